@@ -1,0 +1,1 @@
+"""Ritornello: complete piano performances, modelled in a memory of fixed size."""

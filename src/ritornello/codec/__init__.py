@@ -1,0 +1,48 @@
+"""Performances as tokens: the vocabulary, whole-piece and streaming translation, and the grammar of legal events.
+
+Reading order: ``vocabulary`` (the offset table), ``encoding`` (Piece <-> tokens), ``streaming`` (tokens -> notes as
+they finish), ``grammar`` (which event may come next).
+"""
+
+from ritornello.codec.encoding import decode, encode, seconds_of, steps_of
+from ritornello.codec.grammar import Context, Grammar, contexts, legal_events
+from ritornello.codec.streaming import Note, StreamDecoder
+from ritornello.codec.vocabulary import (
+    END,
+    FINGERPRINT,
+    N_EVENTS,
+    NOTE_OFF,
+    NOTE_ON,
+    PAD,
+    SHIFT,
+    START,
+    STEP_S,
+    VELOCITY,
+    VOCABULARY_SIZE,
+    describe,
+)
+
+__all__ = [
+    "END",
+    "FINGERPRINT",
+    "NOTE_OFF",
+    "NOTE_ON",
+    "N_EVENTS",
+    "PAD",
+    "SHIFT",
+    "START",
+    "STEP_S",
+    "VELOCITY",
+    "VOCABULARY_SIZE",
+    "Context",
+    "Grammar",
+    "Note",
+    "StreamDecoder",
+    "contexts",
+    "decode",
+    "describe",
+    "encode",
+    "legal_events",
+    "seconds_of",
+    "steps_of",
+]

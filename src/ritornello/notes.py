@@ -1,0 +1,152 @@
+"""A performance as notes: sorted arrays of onset, offset, pitch and velocity, and the sustain pedal's spans.
+
+Conventions: times in seconds (float64), pitches 0-127 (MIDI), velocities 1-127, N notes, P pedal spans.
+A pedal span is half open: [down, up). No torch, no MIDI here: files are read and written in ``midi``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Seconds = NDArray[np.float64]
+MAX_SECONDS = 1e6  # eleven days: beyond any performance, and far below where 10 ms steps lose exactness
+
+
+def _no_pedals() -> Seconds:
+    return np.zeros((0, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One performance. Built from arrays in any order; kept sorted by onset, then pitch, then offset.
+
+    Args:
+        onset: (N,) strike times in seconds, not negative.
+        offset: (N,) times at which the key is let go, in seconds, not before the onset. Pedal not applied.
+        pitch: (N,) MIDI pitches, 0-127.
+        velocity: (N,) MIDI velocities, 1-127.
+        pedals: (P, 2) sustain-pedal spans [down, up) in seconds; overlapping ones are merged.
+        title: free text, written to and read from MIDI files.
+
+    Raises:
+        ValueError: if shapes differ or a value is outside the limits above.
+    """
+
+    onset: Seconds
+    offset: Seconds
+    pitch: NDArray[np.uint8]
+    velocity: NDArray[np.uint8]
+    pedals: Seconds = field(default_factory=_no_pedals)
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        onset = np.asarray(self.onset, np.float64).reshape(-1)
+        offset = np.asarray(self.offset, np.float64).reshape(-1)
+        pitch = np.asarray(self.pitch).reshape(-1)
+        velocity = np.asarray(self.velocity).reshape(-1)
+        pedals = np.asarray(self.pedals, np.float64).reshape(-1, 2)
+        if not len(onset) == len(offset) == len(pitch) == len(velocity):
+            lengths = f"{len(onset)}, {len(offset)}, {len(pitch)}, {len(velocity)}"
+            raise ValueError(f"onset, offset, pitch and velocity differ in length: {lengths}")
+        _check("onset", onset, 0, MAX_SECONDS)
+        _check("offset", offset, 0, MAX_SECONDS)
+        _check("pitch", pitch, 0, 127)
+        _check("velocity", velocity, 1, 127)
+        _check("pedals", pedals, 0, MAX_SECONDS)
+        if np.any(offset < onset):
+            first = int(np.argmax(offset < onset))
+            raise ValueError(f"note {first} ends at {offset[first]} s, before its onset at {onset[first]} s")
+        order = np.lexsort((offset, pitch, onset))
+        object.__setattr__(self, "onset", onset[order])
+        object.__setattr__(self, "offset", offset[order])
+        object.__setattr__(self, "pitch", pitch[order].astype(np.uint8))
+        object.__setattr__(self, "velocity", velocity[order].astype(np.uint8))
+        object.__setattr__(self, "pedals", _merged(pedals))
+
+    @classmethod
+    def from_notes(cls, notes: Iterable[tuple[float, float, int, int]], **rest: Any) -> Piece:
+        """A piece from (onset, offset, pitch, velocity) rows in any order; ``rest`` goes to the constructor."""
+        rows = np.array(list(notes), np.float64).reshape(-1, 4)
+        return cls(rows[:, 0], rows[:, 1], rows[:, 2].astype(int), rows[:, 3].astype(int), **rest)
+
+    def __len__(self) -> int:
+        return len(self.onset)
+
+    @property
+    def seconds(self) -> float:
+        """From time 0 to the last release (pedal not applied); 0.0 for a piece without notes."""
+        return float(self.offset.max()) if len(self) else 0.0
+
+    def sounding_offset(self) -> Seconds:
+        """(N,) when each note falls silent: let go by key and pedal, or struck again, whichever ends it.
+
+        A note whose key is let go inside a pedal span [down, up) sounds until ``up``. Every note ends at the next
+        onset of its pitch at the latest: one key, one string. Notes struck at the very same time do not end
+        each other. The rule of ``note_seq.apply_sustain_control_changes``, for one piano with one pedal.
+        """
+        offset = self.offset.copy()
+        if len(self.pedals):
+            span = np.searchsorted(self.pedals[:, 0], offset, side="right") - 1
+            up = self.pedals[span, 1]
+            offset = np.where((span >= 0) & (offset < up), up, offset)
+        order = np.lexsort((self.onset, self.pitch))
+        onset, pitch = self.onset[order], self.pitch[order]
+        if len(order) > 1:
+            begins = np.r_[True, (onset[1:] != onset[:-1]) | (pitch[1:] != pitch[:-1])]
+            strike = np.cumsum(begins) - 1  # notes of one key at one time are one strike
+            first = np.flatnonzero(begins)
+            following = np.r_[first[1:], len(order) - 1][strike]
+            again = np.where(pitch[following] == pitch, onset[following], np.inf)
+            again[strike == strike[-1]] = np.inf
+            offset[order] = np.minimum(offset[order], again)
+        return offset
+
+    def without_pedal(self) -> Piece:
+        """The same music with the pedal turned into note lengths (see `sounding_offset`)."""
+        return Piece(self.onset, self.sounding_offset(), self.pitch, self.velocity, title=self.title)
+
+    def transposed(self, semitones: int) -> Piece:
+        """Every pitch moved by ``semitones``. Raises ValueError if one would leave 0-127."""
+        pitch = self.pitch.astype(int) + semitones
+        return Piece(self.onset, self.offset, pitch, self.velocity, self.pedals, self.title)
+
+    def stretched(self, factor: float) -> Piece:
+        """Every time multiplied by ``factor`` (2.0 is half as fast). Raises ValueError unless it is positive."""
+        if not factor > 0:
+            raise ValueError(f"a piece is stretched by a positive factor, not {factor}")
+        return Piece(
+            self.onset * factor, self.offset * factor, self.pitch, self.velocity, self.pedals * factor, self.title
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Writes a MIDI file (see `ritornello.midi.write_midi`)."""
+        from ritornello.midi import write_midi
+
+        write_midi(self, path)
+
+
+def _check(name: str, values: ArrayLike, low: float, high: float) -> None:
+    values = np.asarray(values)
+    bad = ~((values >= low) & (values <= high))  # NaN is bad too
+    if np.any(bad):
+        raise ValueError(f"{name} holds {values[bad][0]}; it must lie between {low:g} and {high:g}")
+
+
+def _merged(pedals: Seconds) -> Seconds:
+    """(P, 2) spans sorted, empty ones dropped, overlapping ones joined (spans that only touch stay apart)."""
+    pedals = pedals[pedals[:, 1] > pedals[:, 0]]
+    if not len(pedals):
+        return _no_pedals()
+    pedals = pedals[np.argsort(pedals[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(pedals[:, 1])
+    begins = np.r_[True, pedals[1:, 0] >= reach[:-1]]
+    ends = np.r_[begins[1:], True]
+    return np.stack([pedals[begins, 0], reach[ends]], axis=1)
