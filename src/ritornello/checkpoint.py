@@ -1,0 +1,182 @@
+"""A model on disk: a folder with one JSON file and safetensors, no pickles, loadable at any moment.
+
+``checkpoint.json`` names the files that belong to it with their sizes and SHA-256, and is replaced in one step after
+they are complete. A kill before that leaves the previous checkpoint whole; what no JSON names is swept by the next save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ritornello import codec
+from ritornello.errors import RitornelloError
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds. Tensors are read when asked for."""
+
+    folder: Path
+    family: str
+    config: dict[str, Any]
+    data: dict[str, Any]
+    """what the weights were trained on: name, licence"""
+    progress: dict[str, Any]
+    """figures and counters of the run: steps, tokens, seconds, nats/token, recipe, feed state"""
+    files: dict[str, dict[str, Any]] = field(repr=False)
+
+    def tensors(self, name: str = "weights") -> dict[str, Tensor]:
+        """The tensors of one file, on the CPU. Raises RitornelloError if it is missing or damaged."""
+        if name not in self.files:
+            raise RitornelloError(f"{self.folder}: this checkpoint holds no {name}; use the run's last checkpoint")
+        entry = self.files[name]
+        path = self.folder / entry["file"]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RitornelloError(f"{path}: cannot be read ({error.strerror}); copy the checkpoint again") from None
+        if len(content) != entry["bytes"]:
+            cut = f"{len(content):,} of {entry['bytes']:,} bytes"
+            raise RitornelloError(f"{path}: cut short or changed ({cut}); copy the checkpoint again")
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise RitornelloError(f"{path}: its content is not what was saved (checksum); copy the checkpoint again")
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise RitornelloError(f"{path}: not a safetensors file ({error})") from None
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    family: str,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Writes a checkpoint; an earlier one in the folder is replaced only when the new one is complete.
+
+    Args:
+        folder: made if missing.
+        family: the model's family, see `ritornello.models.build`.
+        config: the model's config as JSON-able values.
+        data: name and licence of what it was trained on.
+        progress: JSON-able figures.
+        tensors: one safetensors file per name; ``weights`` among them.
+
+    Raises:
+        RitornelloError: if the folder cannot be written (no right, a full disk); nothing new is left then.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, group in tensors.items():
+            content = save({key: _copied(tensor) for key, tensor in group.items()})
+            digest = hashlib.sha256(content).hexdigest()
+            path = folder / f"{name}-{digest[:12]}.safetensors"
+            if not path.exists() or path.stat().st_size != len(content):
+                written.append(path)
+                _write(path, content)
+            files[name] = {"file": path.name, "bytes": len(content), "sha256": digest}
+        manifest = {
+            "format": FORMAT,
+            "vocabulary": codec.FINGERPRINT,
+            "family": family,
+            "config": config,
+            "data": data,
+            "progress": progress,
+            "files": files,
+        }
+        _write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise RitornelloError(
+            f"{folder}: the checkpoint could not be written ({error.strerror}); free some space or choose another folder"
+        ) from None
+    kept = {entry["file"] for entry in files.values()}
+    for path in folder.glob("*.safetensors*"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def load_checkpoint(model: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, or a bundled one by name; a run's folder stands for its best checkpoint.
+
+    Raises:
+        RitornelloError: if there is none, or it was made with another vocabulary or by another version.
+    """
+    folder = _find(model)
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise RitornelloError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello")
+        if manifest["vocabulary"] != codec.FINGERPRINT:
+            raise RitornelloError(
+                f"{path}: made with another vocabulary ({manifest['vocabulary']}, here {codec.FINGERPRINT}); train again"
+            )
+        return Checkpoint(
+            folder, *(manifest[key] for key in ("family", "config", "data", "progress")), files=manifest["files"]
+        )
+    except OSError as error:
+        raise RitornelloError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise RitornelloError(f"{path}: not a checkpoint's manifest, or cut short; copy the checkpoint again") from None
+
+
+def bundled_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+
+
+def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights rounded to bfloat16, as they are shipped."""
+    return {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+
+
+def _find(model: str | Path) -> Path:
+    folder = Path(model)
+    for candidate in (folder, folder / "best", folder / "last"):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    if isinstance(model, str) and model in bundled_models():
+        return BUNDLED / model
+    known = ", ".join(bundled_models()) or "none"
+    raise RitornelloError(f"{model}: no checkpoint there (no {MANIFEST}), and no bundled model of that name ({known})")
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU and in memory of its own: safetensors takes no views that share."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing, and on the disk before it has its name."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

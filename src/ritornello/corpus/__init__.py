@@ -1,0 +1,9 @@
+"""Performances packed for training: many MIDI files become a few memory-mapped arrays of tokens.
+
+Reading order: ``shards`` (the folder's format, reading it), ``prepare`` (folder or CSV -> corpus), ``workers`` (a pool
+that survives crashes and hangs), ``maestro`` (MAESTRO's official archive -> corpus). Reading needs numpy only.
+"""
+
+from ritornello.corpus.shards import SPLITS, Corpus, PieceRecord
+
+__all__ = ["SPLITS", "Corpus", "PieceRecord"]

@@ -1,0 +1,131 @@
+"""Streamed full-piece likelihood: every token of every piece predicted once, each piece from an empty state.
+
+Figures: nats/token is the mean over all predicted tokens of a split (END included), perplexity its exponential;
+nats/note and nats/second divide the same sum by the notes and the seconds of music. ``legal`` figures are under the
+grammar, ``free`` ones over all events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.corpus import Corpus, PieceRecord
+from ritornello.feed import Lanes
+from ritornello.likelihood import to_device, token_nats
+
+POSITION_EDGES_TOKENS = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # the last bin is open
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Likelihood of a set of pieces, token by token."""
+
+    records: tuple[PieceRecord, ...]
+    nats: tuple[NDArray[np.float32], ...]
+    """per piece, (tokens,) -ln p of every token in order"""
+    legal: bool
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean over every predicted token of every piece."""
+        return self._total / sum(len(piece) for piece in self.nats)
+
+    @property
+    def _total(self) -> float:
+        return math.fsum(float(piece.sum(dtype=np.float64)) for piece in self.nats)
+
+    def by_position(self) -> list[dict[str, Any]]:
+        """nats/token by position in the piece: from, to (None = open end), tokens, nats_per_token; empty bins left out."""
+        rows = []
+        for low, high in zip(POSITION_EDGES_TOKENS, (*POSITION_EDGES_TOKENS[1:], None)):
+            inside = [piece[low:high] for piece in self.nats]
+            count = sum(map(len, inside))
+            if count:
+                mean = math.fsum(float(part.sum(dtype=np.float64)) for part in inside) / count
+                rows.append({"from": low, "to": high, "tokens": count, "nats_per_token": mean})
+        return rows
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as JSON-able values."""
+        notes = sum(record.notes for record in self.records)
+        seconds = sum(record.seconds for record in self.records)
+        return {
+            "kind": "legal" if self.legal else "free",
+            "pieces": len(self.records),
+            "tokens": sum(len(piece) for piece in self.nats),
+            "nats_per_token": self.nats_per_token,
+            "perplexity": math.exp(self.nats_per_token),
+            "nats_per_note": self._total / notes,
+            "nats_per_second": self._total / seconds,
+            "by_position": self.by_position(),
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    corpus: Corpus,
+    split: str,
+    *,
+    legal: bool,
+    lanes: int = 8,
+    pieces: list[int] | None = None,
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Reads whole pieces of a split in ``lanes`` lanes; the figures do not depend on how many.
+
+    Args:
+        model: a `RecurrentModel`; its training mode is restored afterwards.
+        corpus: the packed corpus.
+        split: train, validation or test.
+        legal: mask illegal events before the softmax.
+        lanes: pieces read side by side, at most.
+        pieces: only these indices of the split; None for all.
+        autocast: precision to compute in; None for that of the weights.
+        progress: called with tokens done and tokens in all.
+    """
+    records = corpus.pieces(split)
+    chosen = range(len(records)) if pieces is None else sorted(pieces)
+    lengths = [records[i].tokens for i in chosen]
+    lanes = max(1, min(lanes, sum(lengths) // max(lengths)))  # more would stand idle behind the longest piece
+    feed = Lanes(
+        corpus,
+        split,
+        lanes=lanes,
+        segment_tokens=model.segment_tokens,
+        shuffle=False,
+        epochs=1,
+        grammar=legal,
+        pieces=pieces,
+    )
+    nats = {i: np.zeros(records[i].tokens, np.float32) for i in chosen}
+    total, done = sum(map(len, nats.values())), 0
+    was_training, device = model.training, model.device
+    model.eval()
+    state = model.initial_state(lanes)
+    try:
+        for batch in feed:
+            state = model.restart(state, torch.from_numpy(batch.starts))
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                logits, state = model(torch.from_numpy(batch.inputs).to(device), state)
+            targets = torch.from_numpy(batch.targets).to(device)
+            losses = token_nats(logits, targets, to_device(batch.context, device)).cpu().numpy()
+            for lane, (piece, start) in enumerate(zip(batch.piece, batch.position)):
+                length = int(np.count_nonzero(batch.targets[lane] != codec.PAD))
+                if length:
+                    nats[int(piece)][start : start + length] = losses[lane, :length]
+                    done += length
+            if progress is not None:
+                progress(done, total)
+    finally:
+        model.train(was_training)
+    return Evaluation(tuple(records[i] for i in chosen), tuple(nats[i] for i in chosen), legal)

@@ -1,0 +1,204 @@
+"""From a packed corpus to batches: lanes that read whole pieces, segment by segment.
+
+Everything random is a function of (seed, epoch, piece), so the whole state of a feed is a few integers per lane, and a
+resumed feed goes on exactly where it stopped. No torch here. Axes: B lanes, T <= S tokens of one segment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.corpus import Corpus, PieceRecord
+from ritornello.errors import RitornelloError
+
+LOWEST_KEY, HIGHEST_KEY = 21, 108  # of a piano
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a piece is moved before it is read, drawn anew each epoch."""
+
+    semitones: int = 0
+    """transposed by up to this many semitones either way, within the piano's keys"""
+    stretch: float = 0.0
+    """time multiplied by a factor between 1 / (1 + stretch) and 1 + stretch, uniform on a logarithmic scale"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.semitones <= 24:
+            raise RitornelloError(f"augmentation semitones is {self.semitones}; it must lie between 0 and 24")
+        if not 0 <= self.stretch <= 1:
+            raise RitornelloError(f"augmentation stretch is {self.stretch}; it must lie between 0 and 1")
+
+    def __call__(self, tokens: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.uint16]:
+        """A moved copy of a piece's tokens (T,) -> (T',)."""
+        factor = math.exp(rng.uniform(-1, 1) * math.log1p(self.stretch))
+        if factor != 1:
+            tokens = codec.encode(codec.decode(tokens).stretched(factor))
+        return transposed(tokens, _draw_semitones(tokens, self.semitones, rng))
+
+
+class Batch(NamedTuple):
+    """One segment of every lane."""
+
+    inputs: NDArray[np.int64]  # (B, T) what the model reads: START, then each token's predecessor
+    targets: NDArray[np.int64]  # (B, T) what it is to predict; PAD behind a piece's end
+    starts: NDArray[np.bool_]  # (B,) lanes that begin a piece with this segment
+    context: codec.Context | None  # of the targets, (B, T, ...); None where the grammar is not asked for
+    piece: NDArray[np.int64]  # (B,) index of the piece in the split; -1 for an idle lane
+    position: NDArray[np.int64]  # (B,) tokens of the piece before this segment
+
+
+@dataclass
+class _Lane:
+    epoch: int
+    piece: int
+    position: int
+    tokens: NDArray[np.uint16]
+    context: codec.Context | None
+
+
+class Lanes:
+    """An endless (or, with ``epochs``, finite) stream of batches over one split.
+
+    Each epoch visits every piece once; a lane that finishes a piece takes the next of the order with its next segment,
+    so no lane waits for another. Only the last segment of a piece is padded.
+
+    Args:
+        corpus: the packed corpus.
+        split: train, validation or test.
+        lanes: B.
+        segment_tokens: S.
+        seed: of order and augmentation.
+        shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
+        epochs: how often every piece is read; None for ever.
+        augmentation: see `Augmentation`.
+        grammar: whether batches hold the targets' grammar contexts.
+        pieces: only these indices of the split; None for all.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        *,
+        lanes: int,
+        segment_tokens: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        epochs: int | None = None,
+        augmentation: Augmentation | None = None,
+        grammar: bool = False,
+        pieces: list[int] | None = None,
+    ) -> None:
+        if not 1 <= lanes <= 65536:
+            raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
+        self.corpus = corpus
+        self.records: list[PieceRecord] = corpus.pieces(split)
+        self.segment_tokens = segment_tokens
+        self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
+        self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
+        self._augmentation, self._grammar = augmentation, grammar
+        self._epoch, self._next = 0, 0
+        self._order = self._order_of(0)
+        self._lanes: list[_Lane | None] = [None] * lanes
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        for i, lane in enumerate(self._lanes):
+            if lane is None or lane.position >= len(lane.tokens):
+                self._lanes[i] = self._take()
+        return self._batch()
+
+    def state(self) -> dict[str, Any]:
+        """Where every lane stands, as JSON-able integers."""
+        lanes = [lane and {"epoch": lane.epoch, "piece": lane.piece, "position": lane.position} for lane in self._lanes]
+        return {"epoch": self._epoch, "next": self._next, "lanes": lanes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to where `state` was taken, in a feed made with the same arguments."""
+        if len(state["lanes"]) != len(self._lanes):
+            raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
+        self._epoch, self._next = state["epoch"], state["next"]
+        self._order = self._order_of(self._epoch)
+        self._lanes = [lane and self._load(lane["epoch"], lane["piece"], lane["position"]) for lane in state["lanes"]]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that pieces are being taken from, from 0."""
+        return self._epoch
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        if self._shuffle:
+            return np.random.default_rng([self._seed, epoch]).permutation(self._indices)
+        lengths = np.array([self.records[i].tokens for i in self._indices])
+        return self._indices[np.argsort(-lengths, kind="stable")]
+
+    def _take(self) -> _Lane | None:
+        if self._next >= len(self._order):
+            if self._epochs is not None and self._epoch + 1 >= self._epochs:
+                return None
+            self._epoch, self._next = self._epoch + 1, 0
+            self._order = self._order_of(self._epoch)
+        piece = int(self._order[self._next])
+        self._next += 1
+        return self._load(self._epoch, piece, 0)
+
+    def _load(self, epoch: int, piece: int, position: int) -> _Lane:
+        tokens = self.corpus.tokens(self.records[piece])
+        if self._augmentation is not None:
+            tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
+        return _Lane(epoch, piece, position, tokens, codec.contexts(tokens) if self._grammar else None)
+
+    def _batch(self) -> Batch:
+        busy = [lane for lane in self._lanes if lane is not None]
+        if not busy:
+            raise StopIteration
+        n = len(self._lanes)
+        width = max(min(self.segment_tokens, len(lane.tokens) - lane.position) for lane in busy)
+        inputs = np.full((n, width), codec.PAD, np.int64)
+        targets = np.full((n, width), codec.PAD, np.int64)
+        piece, position = np.full(n, -1), np.zeros(n, np.int64)
+        context = _blank_context(n, width) if self._grammar else None
+        for i, lane in enumerate(self._lanes):
+            if lane is None:
+                continue
+            start, stop = lane.position, min(lane.position + width, len(lane.tokens))
+            targets[i, : stop - start] = lane.tokens[start:stop]
+            inputs[i, 0] = lane.tokens[start - 1] if start else codec.START
+            inputs[i, 1 : stop - start] = lane.tokens[start : stop - 1]
+            piece[i], position[i] = lane.piece, start
+            if context is not None and lane.context is not None:
+                for field, source in zip(context, lane.context):
+                    field[i, : stop - start] = source[start:stop]
+            lane.position = stop
+        return Batch(inputs, targets, position == 0, context, piece, position)
+
+
+def transposed(tokens: NDArray[np.uint16], semitones: int) -> NDArray[np.uint16]:
+    """Tokens (T,) with every pitch moved; no pitch may leave 0-127."""
+    is_note = tokens < codec.SHIFT
+    return np.where(is_note, tokens.astype(np.int64) + semitones, tokens).astype(np.uint16)
+
+
+def _draw_semitones(tokens: NDArray[np.uint16], most: int, rng: np.random.Generator) -> int:
+    pitches = tokens[tokens < codec.NOTE_OFF].astype(int)
+    if not len(pitches):
+        return 0
+    low = max(-most, min(0, LOWEST_KEY - int(pitches.min())))
+    high = min(most, max(0, HIGHEST_KEY - int(pitches.max())))
+    return int(rng.integers(low, high + 1))
+
+
+def _blank_context(n: int, width: int) -> codec.Context:
+    """Contexts of rows where nothing is predicted: anything legal will do, as long as something is."""
+    row = codec.contexts(np.array([codec.END]))
+    return codec.Context(*(np.repeat(np.repeat(field[None], n, 0), width, 1) for field in row))

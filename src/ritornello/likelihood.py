@@ -1,0 +1,31 @@
+"""The negative log-likelihood of tokens: the one loss of training and evaluation, free or under the grammar."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ritornello import codec
+
+
+def token_nats(logits: Tensor, targets: Tensor, context: codec.Context | None) -> Tensor:
+    """-ln p(target), in nats, (B, T); 0 where the target is PAD.
+
+    Args:
+        logits: (B, T, V).
+        targets: (B, T) int64.
+        context: the targets' grammar contexts as tensors (B, T, ...): illegal logits are masked before the softmax
+            ("legal" nats). None: a softmax over all events ("free" nats).
+    """
+    if context is not None:
+        logits = logits.masked_fill(~codec.legal_events(context, torch), -torch.inf)
+    flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=codec.PAD, reduction="none")
+    return flat.view_as(targets)
+
+
+def to_device(context: codec.Context | None, device: torch.device) -> codec.Context | None:
+    """A context of NumPy arrays as tensors on a device."""
+    if context is None:
+        return None
+    return codec.Context(*(torch.from_numpy(field).to(device, non_blocking=True) for field in context))

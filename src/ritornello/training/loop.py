@@ -1,0 +1,318 @@
+"""The training loop: lanes stream whole pieces, the state is carried and detached, one segment is one step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ritornello import codec
+from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ritornello.corpus import Corpus
+from ritornello.errors import RitornelloError
+from ritornello.evaluation import evaluate
+from ritornello.feed import Batch, Lanes
+from ritornello.likelihood import to_device, token_nats
+from ritornello.models import build, describe_model, from_checkpoint
+from ritornello.models.dsmr import State
+from ritornello.training.journal import Journal
+from ritornello.training.optimisers import Optimisers, learning_rate_factor
+from ritornello.training.recipes import Recipe
+
+LOG_EVERY_STEPS = 10
+SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save
+
+
+@dataclass(frozen=True)
+class Report:
+    """One line of progress."""
+
+    step: int
+    share: float
+    """of the run, 0 to 1"""
+    tokens: int
+    """predicted so far"""
+    nats_per_token: float
+    """of the training batches since the last report"""
+    tokens_per_s: float
+    memory_bytes: int
+    """peak of the device's allocator, or of the process on a CPU"""
+    left_s: float
+    """estimate of the time still to go"""
+    validation: float | None
+    """nats/token on whole validation pieces, where they were just read"""
+    best: float | None
+
+
+def train(
+    corpus: Corpus,
+    run: Path,
+    recipe: Recipe,
+    *,
+    hours: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: torch.device | None = None,
+    report: Callable[[Report], None] = lambda _: None,
+) -> float:
+    """Trains a model and keeps its best and last checkpoint in ``run``.
+
+    Args:
+        corpus: what to train on.
+        run: folder for ``best``, ``last``, the log; refused if it holds a run and ``resume`` is not asked for.
+        recipe: everything that decides the run.
+        hours: time budget; learning rates follow the clock. Else ``steps`` (the recipe's by default) and a resumed run
+            is that of an uninterrupted one, to the bit on a CPU.
+        steps: length of the run, in optimiser steps.
+        seed: of weights, order and augmentation.
+        init: a checkpoint whose weights and sizes to start from (fine-tuning).
+        resume: go on from ``run/last``, with its length and seed unless others are given.
+        device: CUDA where there is one, by default.
+        report: called about once a second and after each validation.
+
+    Returns:
+        The best validation nats/token.
+
+    Raises:
+        RitornelloError: for settings that do not fit, or a folder that cannot be used.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    last = _resumable(run, recipe, resume)
+    done: dict[str, Any] = last.progress if last else {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
+    if last and hours is None and steps is None:
+        hours, steps = done["hours"], done["steps"]
+    seed = done["seed"] if last else seed
+    n_steps = steps or recipe.steps
+    _check_limits(hours, n_steps)
+
+    torch.manual_seed(seed)
+    model = from_checkpoint(load_checkpoint(init)) if init else build(*_family_and_config(recipe))
+    model.to(device).train()
+    optimisers = Optimisers(model, recipe)
+    feed = Lanes(
+        corpus,
+        "train",
+        lanes=recipe.lanes,
+        segment_tokens=model.segment_tokens,
+        seed=seed,
+        augmentation=recipe.augmentation,
+        grammar=recipe.legal,
+    )
+    validation_pieces = _validation_pieces(corpus, recipe)
+    state = model.initial_state(recipe.lanes)
+    precision = torch.bfloat16 if has_bfloat16(device) else None
+    if last:
+        model.load_state_dict(last.tensors())
+        state = _restore(last.tensors("training"), optimisers, device)
+        feed.restore(done["feed"])
+
+    step, tokens, best = done["step"], done["tokens"], done["best"]
+    before_s, began_s = done["seconds"], time.monotonic()
+    saved_s = reported_s = began_s
+    logged_tokens, logged_s, losses = tokens, began_s, []
+    journal = Journal(run, after_step=step)
+
+    def elapsed_s() -> float:
+        return before_s + time.monotonic() - began_s
+
+    def share() -> float:
+        by_clock = elapsed_s() / (hours * 3600 - SAVE_MARGIN_S) if hours else 0.0
+        return min(1.0, max(by_clock, 0.0 if hours and not steps else step / n_steps))
+
+    def save(name: str, feed_state: dict[str, Any] | None) -> None:
+        progress = {
+            "step": step,
+            "tokens": tokens,
+            "seconds": elapsed_s(),
+            "best": best,
+            "legal": recipe.legal,
+            "recipe": recipe.settings(),
+            "seed": seed,
+            "hours": hours,
+            "steps": steps,
+        }
+        tensors = {"weights": model.state_dict()}
+        if feed_state is not None:
+            progress["feed"] = feed_state
+            tensors["training"] = _training_tensors(optimisers, state, device)
+        family, config = describe_model(model)
+        data = {"name": corpus.name, "licence": corpus.licence}
+        save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
+
+    with _interruptible() as interrupted, _ahead(feed) as batches:
+        feed_state = feed.state() if not last else done["feed"]
+        while share() < 1.0 and not interrupted:
+            batch, feed_state = next(batches)
+            targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+            inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
+            count = int(np.count_nonzero(batch.targets != codec.PAD))
+            state = model.restart(state, torch.from_numpy(batch.starts))
+            with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+                logits, state = model(inputs, state)
+            loss = token_nats(logits, targets, to_device(batch.context, device)).sum() / count
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimisers.step(learning_rate_factor(recipe, step=step, progress=share()))
+            step, tokens = step + 1, tokens + count
+            losses.append(loss.detach())
+
+            validation = None
+            if step % recipe.validate_every_steps == 0 or share() >= 1.0:
+                paused_s = time.monotonic()
+                validation = evaluate(
+                    model, corpus, "validation", legal=recipe.legal, pieces=validation_pieces, autocast=precision
+                ).nats_per_token
+                logged_s += time.monotonic() - paused_s  # tokens/s are of training alone
+                journal.write(step, tokens=tokens, seconds=elapsed_s(), validation=validation)
+                if best is None or validation < best:
+                    best = validation
+                    save("best", None)
+            if step % LOG_EVERY_STEPS == 0:
+                mean = float(torch.stack(losses[-LOG_EVERY_STEPS:]).mean())
+                if not math.isfinite(mean):
+                    raise RitornelloError(f"{run}: the loss became {mean} at step {step}; resume with a lower rate")
+                journal.write(step, tokens=tokens, seconds=elapsed_s(), nats=mean)
+            now_s = time.monotonic()
+            if validation is not None or now_s - reported_s > 1:
+                speed = (tokens - logged_tokens) / (now_s - logged_s)
+                left_s = elapsed_s() / max(share(), 1e-9) * (1 - share())
+                nats = float(torch.stack(losses).mean())
+                report(Report(step, share(), tokens, nats, speed, _peak_bytes(device), left_s, validation, best))
+                reported_s, losses = now_s, losses[-LOG_EVERY_STEPS + 1 :]
+                logged_tokens, logged_s = tokens, now_s
+            if now_s - saved_s > recipe.checkpoint_every_s:
+                save("last", feed_state)
+                saved_s = now_s
+        save("last", feed_state)
+    journal.close()
+    return best if best is not None else math.nan
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are native there, so that autocast pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@contextmanager
+def _ahead(feed: Lanes) -> Iterator[Iterator[tuple[Batch, dict[str, Any]]]]:
+    """Batches made in a thread while the step before them runs, each with the feed's state behind it."""
+
+    def take() -> tuple[Batch, dict[str, Any]]:
+        return next(feed), feed.state()
+
+    def batches() -> Iterator[tuple[Batch, dict[str, Any]]]:
+        pending = pool.submit(take)
+        while True:
+            taken = pending.result()
+            pending = pool.submit(take)
+            yield taken
+
+    with ThreadPoolExecutor(1) as pool:
+        yield batches()
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us handles signals
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _resumable(run: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
+    if not resume:
+        if (run / "last").exists() or (run / "best").exists():
+            raise RitornelloError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RitornelloError(f"{run}: cannot be made ({error.strerror}); name another folder") from None
+        return None
+    last = load_checkpoint(run / "last")
+    before, now = last.progress["recipe"], recipe.settings()
+    for key in now:
+        if before.get(key) != now[key]:
+            raise RitornelloError(f"{run}: was trained with {key} = {before.get(key)}, not {now[key]}; resume unchanged")
+    return last
+
+
+def _check_limits(hours: float | None, steps: int) -> None:
+    if hours is not None and not SAVE_MARGIN_S / 3600 < hours <= 10_000:
+        raise RitornelloError(f"hours is {hours}; it must lie between {SAVE_MARGIN_S / 3600:.3f} and 10,000")
+    if not 1 <= steps <= 10**9:
+        raise RitornelloError(f"steps is {steps}; it must lie between 1 and 1,000,000,000")
+
+
+def _family_and_config(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    return "dsmr", recipe.settings()["model"]
+
+
+def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:
+    there = len(corpus.pieces("validation"))
+    if recipe.validation_pieces is None or recipe.validation_pieces >= there:
+        return None
+    return sorted(np.random.default_rng(0).permutation(there)[: recipe.validation_pieces].tolist())
+
+
+def _training_tensors(optimisers: Optimisers, state: State, device: torch.device) -> dict[str, Tensor]:
+    tensors = {f"optimiser/{name}": tensor for name, tensor in optimisers.tensors().items()}
+    for kind in ("keys", "values"):
+        tensors |= {f"state/{kind}/{layer}": t for layer, t in enumerate(getattr(state, kind))}
+    tensors["state/position"] = state.position
+    tensors["random/cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.device) -> State:
+    prefix = "optimiser/"
+    optimisers.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    torch.set_rng_state(tensors["random/cpu"])
+    if device.type == "cuda" and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)
+    layers = sum(name.startswith("state/keys/") for name in tensors)
+    keys, values = (
+        tuple(tensors[f"state/{kind}/{layer}"].to(device) for layer in range(layers)) for kind in ("keys", "values")
+    )
+    return State(keys, values, tensors["state/position"])
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,75 @@
+"""Muon for the matrices of the layers, AdamW for the rest, their learning rates over a run, and their state as tensors.
+
+Muon (K. Jordan, 2024) orthogonalises each matrix's update. It is torch's own, from 2.9 on.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from ritornello.training.recipes import Recipe
+
+
+class Optimisers:
+    """The optimisers of one model as one thing."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        named = dict(model.named_parameters())
+        matrices = {n: p for n, p in named.items() if n.startswith("blocks.") and p.ndim == 2}
+        others = {n: p for n, p in named.items() if n not in matrices}
+        fused = next(iter(named.values())).is_cuda
+        # The gains and the embedding are not pulled towards zero; the matrices are.
+        self._parts: dict[str, tuple[Optimizer, list[str], float]] = {
+            "muon": (
+                Muon(matrices.values(), lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, momentum=0.95),
+                list(matrices),
+                recipe.matrix_lr,
+            ),
+            "adamw": (
+                AdamW(others.values(), lr=recipe.other_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=fused),
+                list(others),
+                recipe.other_lr,
+            ),
+        }
+
+    def step(self, factor: float) -> None:
+        """One update with the peak learning rates times ``factor``; gradients are dropped afterwards."""
+        for optimiser, _, peak in self._parts.values():
+            for group in optimiser.param_groups:
+                group["lr"] = peak * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, by optimiser, parameter and quantity."""
+        return {
+            f"{part}/{names[index]}/{quantity}": tensor
+            for part, (optimiser, names, _) in self._parts.items()
+            for index, quantities in optimiser.state_dict()["state"].items()
+            for quantity, tensor in quantities.items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `tensors` gave."""
+        for part, (optimiser, names, _) in self._parts.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for index, name in enumerate(names):
+                prefix = f"{part}/{name}/"
+                found = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+                if found:
+                    state[index] = found
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def learning_rate_factor(recipe: Recipe, *, step: int, progress: float) -> float:
+    """Share of the peak learning rate: a linear rise over the warm-up, a plateau, a linear fall to zero.
+
+    Args:
+        recipe: warm-up and decay.
+        step: steps taken before this one.
+        progress: share of the whole run that is done, 0 to 1.
+    """
+    rise = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    fall = min(1.0, (1.0 - progress) / recipe.decay_share) if recipe.decay_share else 1.0
+    return rise * max(fall, 0.0)

@@ -1,0 +1,734 @@
+"""Corpora: every file is packed or accounted for, splits do not leak, and no file or disk can spoil the rest."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import http.server
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ritornello.codec import decode, encode
+from ritornello.corpus import Corpus, maestro, prepare, shards, workers
+from ritornello.corpus.prepare import prepare as make
+from ritornello.corpus.workers import Failure, map_files
+from ritornello.errors import RitornelloError
+from ritornello.midi import read_midi, write_midi
+from ritornello.notes import Piece
+
+
+def song(seed: int, count: int = 20) -> Piece:
+    generator = np.random.default_rng(seed)
+    onset = np.sort(generator.uniform(0, 10, count))
+    length = generator.uniform(0.05, 1, count)
+    return Piece(onset, onset + length, generator.integers(30, 90, count), generator.integers(1, 128, count))
+
+
+def write_songs(folder: Path, names: dict[str, int]) -> None:
+    for name, seed in names.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_midi(song(seed), path)
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def row(name: str, split: str) -> dict[str, str]:
+    return {
+        "canonical_composer": "Clara Schumann",
+        "canonical_title": f"No. {name}",
+        "split": split,
+        "year": "2018",
+        "midi_filename": name,
+        "duration": "10.0",
+    }
+
+
+def expected_tokens(path: Path) -> list[int]:
+    return encode(read_midi(path)).tolist()
+
+
+def sources(corpus: Corpus, split: str) -> list[str]:
+    return [record.source for record in corpus.pieces(split)]
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """A CSV corpus of five songs and the folder it lies in."""
+    names = {"2018/a.midi": 1, "2018/b.midi": 2, "2019/c.midi": 3, "2019/d.midi": 4, "e.MID": 5}
+    splits = ["train", "validation", "test", "train", "train"]
+    write_songs(tmp_path / "songs", names)
+    write_csv(tmp_path / "songs" / "songs.csv", [row(name, split) for name, split in zip(names, splits, strict=True)])
+    return tmp_path / "songs"
+
+
+@pytest.fixture
+def corpus(songs, tmp_path):
+    return make(songs, tmp_path / "packed", csv=songs / "songs.csv", licence="CC0", workers=1)
+
+
+# ---- what is packed ----
+
+
+def test_every_row_of_a_csv_is_packed_with_what_the_csv_says(corpus, songs):
+    assert corpus.splits() == {"train": 3, "validation": 1, "test": 1}
+    assert sources(corpus, "train") == ["2018/a.midi", "2019/d.midi", "e.MID"]
+    for record in corpus.records:
+        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
+        assert (record.composer, record.title) == ("Clara Schumann", f"No. {record.source}")
+    assert (corpus.name, corpus.licence) == ("packed", "CC0")
+
+
+def test_a_record_counts_tokens_notes_and_seconds(corpus):
+    for record in corpus.records:
+        tokens = corpus.tokens(record)
+        piece = decode(tokens)
+        assert record.tokens == len(tokens)
+        assert record.notes == len(piece)
+        assert record.seconds == pytest.approx(piece.seconds, abs=1e-6)
+
+
+def test_tokens_are_a_read_only_view_of_the_mapped_file(corpus):
+    tokens = corpus.tokens(corpus.pieces("test")[0])
+    assert tokens.dtype == np.uint16
+    assert not tokens.flags.writeable
+    assert not tokens.flags.owndata
+
+
+def test_a_corpus_can_be_sent_to_another_process(corpus):
+    again = pickle.loads(pickle.dumps(corpus))
+    assert again.records == corpus.records
+
+
+def test_a_full_shard_is_followed_by_the_next(songs, tmp_path, monkeypatch):
+    longest = max(len(expected_tokens(path)) for path in songs.rglob("*.[mM][iI][dD]*"))
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 2 * (longest + 70))
+    corpus = make(songs, tmp_path / "packed", csv=songs / "songs.csv", workers=1)
+    files = [path.name for path in sorted((tmp_path / "packed").glob("*.npy"))]
+    assert files == ["test-000.npy", "train-000.npy", "train-001.npy", "train-002.npy", "validation-000.npy"]
+    for record in corpus.records:
+        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
+
+
+def test_the_same_source_and_seed_give_the_same_bytes(songs, tmp_path):
+    for name, count in (("one", 1), ("two", 2)):
+        make(songs, tmp_path / name, seed=3, name="x", workers=count)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_pieces_keep_their_order_whatever_order_they_are_finished_in(songs, tmp_path, monkeypatch):
+    def backwards(function, items, **_):
+        for index in reversed(range(len(items))):
+            yield index, function(items[index])
+
+    monkeypatch.setattr(prepare, "map_files", backwards)
+    corpus = make(songs, tmp_path / "packed", csv=songs / "songs.csv")
+    assert sources(corpus, "train") == ["2018/a.midi", "2019/d.midi", "e.MID"]
+    for record in corpus.records:
+        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
+
+
+def test_names_come_from_the_folders_and_licence_files_are_mentioned(tmp_path):
+    write_songs(tmp_path / "midi", {"Bach/Fugues/846.mid": 1, "Bach/Fugues/848.MIDI": 2, "lonely.mid": 3})
+    (tmp_path / "midi" / "LICENSE.txt").write_text("free")
+    (tmp_path / "midi" / "notes.txt").write_text("no music")
+    corpus = make(tmp_path / "midi", tmp_path / "packed", workers=1)
+    found = {record.source: (record.composer, record.title) for record in corpus.records}
+    assert found == {
+        "Bach/Fugues/846.mid": ("Bach", "Fugues/846"),
+        "Bach/Fugues/848.MIDI": ("Bach", "Fugues/848"),
+        "lonely.mid": ("", "lonely"),
+    }
+    assert corpus.manifest["licence_files"] == ["LICENSE.txt"]
+
+
+def test_files_of_a_csv_may_lie_in_the_source_folder_instead(songs, tmp_path):
+    elsewhere = tmp_path / "tables"
+    elsewhere.mkdir()
+    shutil.move(songs / "songs.csv", elsewhere / "songs.csv")
+    assert len(make(songs, tmp_path / "packed", csv=elsewhere / "songs.csv", workers=1).records) == 5
+
+
+def test_programs_not_asked_for_are_left_out(songs, tmp_path):
+    with pytest.raises(RitornelloError, match="holds no notes"):
+        make(songs, tmp_path / "packed", keep_programs={7}, workers=1)
+
+
+# ---- splits and duplicates ----
+
+
+def test_folders_named_after_splits_are_the_splits(tmp_path):
+    write_songs(tmp_path / "midi", {"train/x/1.mid": 1, "Valid/2.mid": 2, "test/3.mid": 3})
+    corpus = make(tmp_path / "midi", tmp_path / "packed", workers=1)
+    assert [sources(corpus, split) for split in ("train", "validation", "test")] == [
+        ["train/x/1.mid"],
+        ["Valid/2.mid"],
+        ["test/3.mid"],
+    ]
+    assert corpus.pieces("train")[0].composer == "x"
+
+
+def test_a_file_outside_the_split_folders_is_refused_by_name(tmp_path):
+    write_songs(tmp_path / "midi", {"train/1.mid": 1, "test/2.mid": 2, "stray/3.mid": 3})
+    with pytest.raises(RitornelloError, match=r"stray.3\.mid lies outside the split folders train, test"):
+        make(tmp_path / "midi", tmp_path / "packed", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (10, (8, 1, 1)), (30, (24, 3, 3)), (1000, (800, 100, 100))],
+)
+def test_without_splits_a_tenth_each_is_held_out(count, sizes):
+    found = split_names(count, seed=5)
+    assert tuple(found.count(split) for split in shards.SPLITS) == sizes
+
+
+def split_names(count: int, *, seed: int, digests: list[bytes] | None = None) -> list[str]:
+    digests = digests or [str(number).encode() for number in range(count)]
+    pieces = [
+        prepare._Spooled(prepare.Source("", f"{number:04d}", "", "", ""), number, 1, 1, 1.0, digest)
+        for number, digest in enumerate(digests)
+    ]
+    return [piece.source.split for piece in prepare._assign_splits(pieces, seed)]
+
+
+def test_the_seed_chooses_the_splits():
+    assert split_names(50, seed=1) == split_names(50, seed=1)
+    assert split_names(50, seed=1) != split_names(50, seed=2)
+
+
+def test_chosen_splits_keep_equal_pieces_together():
+    for seed in range(20):
+        names = split_names(0, seed=seed, digests=[b"a", b"b", b"c", b"a", b"b", b"c", b"a"])
+        assert names[0] == names[3] == names[6]
+        assert names[1] == names[4]
+        assert names[2] == names[5]
+        assert set(names) == set(shards.SPLITS)
+
+
+def test_a_train_copy_of_a_held_out_piece_is_left_out_and_reported(tmp_path):
+    write_songs(tmp_path / "m", {"train/1.mid": 1, "train/1 again.mid": 1, "train/2.mid": 2, "train/2 again.mid": 2})
+    write_songs(tmp_path / "m", {"test/1.mid": 1, "test/3.mid": 3, "validation/3.mid": 3, "train/4.mid": 4})
+    corpus = make(tmp_path / "m", tmp_path / "packed", workers=1)
+    assert sources(corpus, "train") == ["train/2 again.mid", "train/2.mid", "train/4.mid"]
+    assert sources(corpus, "test") == ["test/1.mid", "test/3.mid"]
+    assert sources(corpus, "validation") == ["validation/3.mid"]
+    left_out = {tuple(group["files"]): group["left_out"] for group in corpus.manifest["duplicates"]}
+    assert left_out == {
+        ("test/1.mid", "train/1 again.mid", "train/1.mid"): ["train/1 again.mid", "train/1.mid"],
+        ("test/3.mid", "validation/3.mid"): [],
+        ("train/2 again.mid", "train/2.mid"): [],
+    }
+
+
+# ---- bad sources ----
+
+
+def test_unusable_files_are_skipped_with_the_reason_and_the_others_packed(songs, tmp_path):
+    (songs / "2018/a.midi").write_bytes(b"")
+    (songs / "2019/d.midi").write_bytes((songs / "2019/d.midi").read_bytes()[:-5])
+    (songs / "e.MID").unlink()
+    write_midi(Piece.from_notes([]), songs / "silent.mid")
+    table = songs / "songs.csv"
+    table.write_text(table.read_text() + "x,y,train,1,silent.mid,1\n")
+    corpus = make(songs, tmp_path / "packed", csv=table, workers=1)
+    reasons = {entry["file"]: entry["reason"] for entry in corpus.manifest["skipped"]}
+    assert list(reasons) == ["2018/a.midi", "2019/d.midi", "e.MID", "silent.mid"]
+    for (name, reason), word in zip(reasons.items(), ("empty", "cut short", "No such file", "no notes"), strict=True):
+        assert word in reason
+        assert name not in reason
+    assert corpus.splits() == {"validation": 1, "test": 1}
+
+
+def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "midi").mkdir()
+    (tmp_path / "midi" / "a.mid").write_text("no")
+    with pytest.raises(RitornelloError, match=r"none of 1 files.*a\.mid: not a MIDI file"):
+        make(tmp_path / "midi", tmp_path / "packed", workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["midi"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("canonical_composer,split\nx,train\n", "has no column canonical_title, midi_filename"),
+        ("canonical_composer,canonical_title,midi_filename,split\n", "no rows"),
+        ("canonical_composer,canonical_title,midi_filename,split\nx,y,e.MID,practice\n", "row 2 has split 'practice'"),
+        ("canonical_composer,canonical_title,midi_filename,split\nx,y,e.MID\n", "row 2 has split None"),
+        ("canonical_composer,canonical_title,split,midi_filename\nx,y,train,\n", "row 2 has no midi_filename"),
+        ("", "has no column"),
+    ],
+)
+def test_a_bad_csv_gets_one_line(songs, tmp_path, text, reason):
+    (songs / "songs.csv").write_text(text)
+    with pytest.raises(RitornelloError, match=reason) as caught:
+        make(songs, tmp_path / "packed", csv=songs / "songs.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_sources_that_are_none_get_one_line(songs, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    for source, table, reason in (
+        (tmp_path / "none", None, "is not a folder"),
+        (songs / "e.MID", None, "is not a folder"),
+        (tmp_path / "bare", None, "holds no .mid"),
+        (songs, tmp_path / "none.csv", "cannot be read"),
+        (songs, tmp_path / "binary.csv", "is not a CSV"),
+    ):
+        with pytest.raises(RitornelloError, match=reason) as caught:
+            make(source, tmp_path / "packed", csv=table)
+        assert "\n" not in str(caught.value)
+
+
+# ---- the destination ----
+
+
+def test_an_existing_corpus_is_replaced_only_when_asked(corpus, songs, tmp_path):
+    with pytest.raises(RitornelloError, match="exists already"):
+        make(songs, tmp_path / "packed", workers=1)
+    make(songs / "2018", tmp_path / "packed", workers=1, overwrite=True)
+    assert len(Corpus.open(tmp_path / "packed").records) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "songs"]
+
+
+def test_a_folder_that_is_no_corpus_is_never_overwritten(songs, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("Clara")
+    with pytest.raises(RitornelloError, match="is not a corpus"):
+        make(songs, tmp_path / "letters", overwrite=True, workers=1)
+    with pytest.raises(RitornelloError, match="is a file"):
+        make(songs, tmp_path / "letters" / "dear.txt", overwrite=True, workers=1)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "Clara"
+
+
+def test_a_corpus_that_holds_its_source_is_not_overwritten(corpus, tmp_path):
+    write_songs(tmp_path / "packed" / "midi", {"a.mid": 1})
+    with pytest.raises(RitornelloError, match="holds the source"):
+        make(tmp_path / "packed" / "midi", tmp_path / "packed", overwrite=True, workers=1)
+
+
+def test_an_empty_folder_is_a_fine_destination(songs, tmp_path):
+    (tmp_path / "packed").mkdir()
+    assert len(make(songs, tmp_path / "packed", workers=1).records) == 5
+
+
+LIMITED = """
+import resource, signal, sys
+from ritornello.corpus.prepare import prepare
+from ritornello.errors import RitornelloError
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    try:
+        prepare(sys.argv[1], sys.argv[2], workers=1)
+    except RitornelloError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("limit_bytes", [100, 900])  # stops the spool, and a later file
+def test_a_full_disk_gets_one_line_and_leaves_nothing(songs, tmp_path, limit_bytes):
+    (tmp_path / "limited.py").write_text(LIMITED)
+    command = [sys.executable, tmp_path / "limited.py", songs, tmp_path / "packed", str(limit_bytes)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == f"{tmp_path / 'packed'}: the disk is full; nothing was kept, make room\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["limited.py", "songs"]
+
+
+@pytest.mark.parametrize("step", ["write_shard", "write_manifest"])
+def test_a_disk_that_fills_late_keeps_the_old_corpus(corpus, songs, tmp_path, monkeypatch, step):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()}
+    monkeypatch.setattr(prepare, step, full)
+    with pytest.raises(RitornelloError, match="disk is full"):
+        make(songs, tmp_path / "packed", overwrite=True, workers=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "songs"]
+
+
+def test_a_corpus_whose_successor_cannot_take_its_place_comes_back(corpus, songs, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()}
+    rename = Path.rename
+
+    def stubborn(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stubborn)
+    with pytest.raises(RitornelloError, match="Permission denied"):
+        make(songs, tmp_path / "packed", overwrite=True, workers=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "songs"]
+
+
+# ---- opening ----
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_corpus_of_another_vocabulary_or_format_must_be_prepared_again(corpus):
+    edit_manifest(corpus.path, vocabulary="other")
+    with pytest.raises(RitornelloError, match="another vocabulary; prepare the corpus again"):
+        Corpus.open(corpus.path)
+    edit_manifest(corpus.path, format_version=99)
+    with pytest.raises(RitornelloError, match="corpus format 99"):
+        Corpus.open(corpus.path)
+
+
+def test_a_damaged_corpus_is_refused(corpus):
+    shard, manifest = corpus.path / "train-000.npy", corpus.path / "manifest.json"
+    whole, text = shard.read_bytes(), manifest.read_text()
+    for data in (whole[:-2], whole[:50], b"", b"PK\3\4"):
+        shard.write_bytes(data)
+        with pytest.raises(RitornelloError, match=r"train-000\.npy: is cut short"):
+            Corpus.open(corpus.path)
+    np.save(shard, np.zeros(7, np.uint16))
+    with pytest.raises(RitornelloError, match="is not the shard"):
+        Corpus.open(corpus.path)
+    shard.unlink()
+    with pytest.raises(RitornelloError, match="is missing"):
+        Corpus.open(corpus.path)
+    shard.write_bytes(whole)
+    for damaged in (text[:-20], "[]", text.replace('"notes"', '"tones"'), text.replace('"start": 0', '"start": 9999')):
+        manifest.write_text(damaged)
+        with pytest.raises(RitornelloError, match=r"manifest\.json: is damaged"):
+            Corpus.open(corpus.path)
+
+
+def test_a_folder_without_a_corpus_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RitornelloError, match="no corpus here"):
+            Corpus.open(path)
+
+
+def test_a_split_without_pieces_is_refused_naming_those_there_are(songs, tmp_path):
+    corpus = make(songs / "2018", tmp_path / "packed", workers=1)
+    for split in ("test", "practice"):
+        with pytest.raises(RitornelloError, match=rf"split '{split}'; it has train \(1\), validation \(1\)"):
+            corpus.pieces(split)
+
+
+def test_reading_a_corpus_imports_neither_the_midi_reader_nor_torch():
+    code = "import sys, ritornello.corpus; sys.exit(any(m in sys.modules for m in ('ritornello.midi', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- the pool ----
+
+
+def treat(item: str) -> str:
+    """What the pool's tests do with an item; runs in worker processes."""
+    kind, _, rest = item.partition(" ")
+    if kind == "crash":
+        os.abort()
+    if kind == "exit":
+        os._exit(3)
+    if kind == "hang":
+        time.sleep(600)
+    if kind == "fail":
+        raise RitornelloError(rest)
+    if kind == "bug":
+        raise ValueError("first\nsecond")
+    return item.upper()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_files_that_crash_or_hang_their_worker_cost_only_themselves(count):
+    items = [f"fine {number}" for number in range(40)]
+    bad = {3: "crash", 4: "crash", 20: "hang", 30: "exit", 38: "fail no music", 39: "bug"}
+    for place, item in bad.items():
+        items[place] = item
+    outcomes = dict(map_files(treat, items, workers=count, timeout_s=1.0))
+    assert sorted(outcomes) == list(range(40))
+    failures = {place: outcome.reason for place, outcome in outcomes.items() if isinstance(outcome, Failure)}
+    assert sorted(failures) == sorted(bad)
+    assert "crashed" in failures[3]
+    assert "crashed" in failures[4]
+    assert failures[20] == "took longer than 1 s to read"
+    assert "exit code 3" in failures[30]
+    assert failures[38] == "no music"
+    assert failures[39] == "ValueError: first second"
+    assert all(outcomes[place] == items[place].upper() for place in range(40) if place not in bad)
+
+
+def test_a_slow_batch_is_no_hang():
+    items = ["fine"] * 8  # a batch of four takes longer than the limit, no item does
+    assert dict(map_files(slow, items, workers=1, timeout_s=0.9)) == dict.fromkeys(range(8), "done")
+
+
+def slow(_: str) -> str:
+    time.sleep(0.3)
+    return "done"
+
+
+def test_an_abandoned_map_leaves_no_process():
+    pool = workers.Pool(treat, ["fine", "hang", "hang"], workers=2, timeout_s=60)
+    outcomes = pool.run()
+    assert next(outcomes) == (0, "FINE")
+    processes = [worker.process for worker in pool.workers]
+    outcomes.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_nothing_to_map_starts_nothing():
+    assert list(map_files(treat, [])) == []
+
+
+def test_workers_that_cannot_start_get_one_line(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from ritornello.corpus.workers import map_files\nprint(dict(map_files(len, ['abc'], workers=1)))"
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert "RitornelloError: worker processes cannot start" in result.stderr.splitlines()[-1]
+
+
+def test_progress_tells_every_file(songs, tmp_path):
+    told = []
+    make(songs, tmp_path / "packed", workers=1, progress=lambda *news: told.append(news))
+    assert [(done, total) for done, total, _ in told] == [(number, 5) for number in range(1, 6)]
+    assert sorted(text for _, _, text in told) == ["2018/a.midi", "2018/b.midi", "2019/c.midi", "2019/d.midi", "e.MID"]
+
+
+# ---- MAESTRO ----
+
+
+@pytest.fixture
+def archive(songs, tmp_path):
+    """A made-up archive of MAESTRO's shape and the description that fits it."""
+    path = tmp_path / "given.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.write(songs / "songs.csv", "maestro-v3.0.0/maestro-v3.0.0.csv")
+        packed.writestr("maestro-v3.0.0/LICENSE", "CC BY-NC-SA 4.0")
+        packed.writestr("maestro-v3.0.0/README", bytes(300_000))
+        for name in ("2018/a.midi", "2018/b.midi", "2019/c.midi", "2019/d.midi", "e.MID"):
+            packed.write(songs / name, f"maestro-v3.0.0/{name}")
+    return path, describe(path)
+
+
+def describe(path: Path, **changes: str) -> maestro.Archive:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return maestro.Archive(size_bytes=path.stat().st_size, **{"sha256": digest, **changes})
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves ``data``; says no more than ``cut_bytes`` at once; knows ranges if ``ranges``."""
+
+    def __init__(self, *rest, data: bytes, ranges: bool, cut_bytes: int, asked: list, status: int = 200) -> None:
+        self.data, self.ranges, self.cut_bytes, self.asked, self.status = data, ranges, cut_bytes, asked, status
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        status = 206 if start else self.status
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
+        self.send_header("Content-Length", str(len(self.data) - start))
+        self.end_headers()
+        self.wfile.write(self.data[start : start + self.cut_bytes])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve():
+    """Starts a server of some data; gives its URL and the list that its requests' Range headers go to."""
+    running = []
+
+    def start(data: bytes, *, ranges: bool = True, cut_bytes: int = 10**9, status: int = 200):
+        asked: list[str | None] = []
+        handler = functools.partial(Server, data=data, ranges=ranges, cut_bytes=cut_bytes, asked=asked, status=status)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/maestro.zip", asked
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_official_archive_is_pinned():
+    assert maestro.OFFICIAL.size_bytes == 58_416_533
+    assert maestro.OFFICIAL.sha256 == "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"
+
+
+def test_a_local_archive_becomes_a_corpus_with_official_splits(archive, tmp_path):
+    path, official = archive
+    corpus = maestro.fetch(tmp_path / "maestro", archive=path, official=official, workers=1)
+    assert corpus.splits() == {"train": 3, "validation": 1, "test": 1}
+    assert (corpus.name, corpus.licence) == ("MAESTRO v3.0.0", "CC BY-NC-SA 4.0")
+    assert corpus.manifest["licence_files"] == ["LICENSE"]
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["given.zip", "maestro", "songs"]
+
+
+def test_a_download_is_verified_kept_and_not_repeated(archive, tmp_path, serve):
+    path, official = archive
+    url, asked = serve(path.read_bytes())
+    told = []
+    maestro.fetch(tmp_path / "m", official=official, url=url, workers=1, progress=lambda *news: told.append(news))
+    assert (tmp_path / official.name).read_bytes() == path.read_bytes()
+    assert (official.size_bytes, official.size_bytes, "download") in told
+    maestro.fetch(tmp_path / "m", official=official, url=url, workers=1, overwrite=True)
+    assert asked == [None]
+
+
+def test_a_cut_download_goes_on_where_it_stopped(archive, tmp_path, serve):
+    path, official = archive
+    third = official.size_bytes // 3 + 1
+    url, asked = serve(path.read_bytes(), cut_bytes=third)
+    maestro.download(url, tmp_path / "m.zip", official, pause_s=0)
+    assert (tmp_path / "m.zip").read_bytes() == path.read_bytes()
+    assert asked == [None, f"bytes={third}-", f"bytes={2 * third}-"]
+    assert not (tmp_path / "m.zip.part").exists()
+
+
+def test_a_later_call_goes_on_with_an_unfinished_download(archive, tmp_path, serve):
+    path, official = archive
+    (tmp_path / "m.zip.part").write_bytes(path.read_bytes()[:1000])
+    url, asked = serve(path.read_bytes())
+    maestro.download(url, tmp_path / "m.zip", official)
+    assert (tmp_path / "m.zip").read_bytes() == path.read_bytes()
+    assert asked == ["bytes=1000-"]
+
+
+def test_a_server_without_ranges_is_asked_for_everything_again(archive, tmp_path, serve):
+    path, official = archive
+    (tmp_path / "m.zip.part").write_bytes(b"x" * 1000)
+    url, _ = serve(path.read_bytes(), ranges=False)
+    maestro.download(url, tmp_path / "m.zip", official)
+    assert (tmp_path / "m.zip").read_bytes() == path.read_bytes()
+
+
+def test_a_server_that_sends_another_range_than_asked_for_starts_the_file_again(archive, tmp_path, serve):
+    path, official = archive
+    (tmp_path / "m.zip.part").write_bytes(path.read_bytes()[:1000])
+    url, _ = serve(path.read_bytes(), ranges=False, status=206)
+    maestro.download(url, tmp_path / "m.zip", official)
+    assert (tmp_path / "m.zip").read_bytes() == path.read_bytes()
+
+
+def test_a_download_with_the_wrong_checksum_is_deleted(archive, tmp_path, serve):
+    path, official = archive
+    url, _ = serve(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(RitornelloError, match=r"checksum.*deleted"):
+        maestro.fetch(tmp_path / "maestro", official=official, url=url, workers=1)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["given.zip", "songs"]
+
+
+def test_a_server_that_sends_too_much_is_not_believed(archive, tmp_path, serve):
+    path, official = archive
+    url, asked = serve(path.read_bytes() + b"more")
+    with pytest.raises(RitornelloError, match=r"bytes.*deleted"):
+        maestro.download(url, tmp_path / "m.zip", official, pause_s=0)
+    assert len(asked) == 1
+    assert not list(tmp_path.glob("m.zip*"))
+
+
+@pytest.mark.parametrize(("status", "requests"), [(404, 1), (503, 3)])
+def test_a_refused_download_gets_one_line_and_only_passing_trouble_is_tried_again(
+    archive, tmp_path, serve, status, requests
+):
+    url, asked = serve(b"no", status=status)
+    with pytest.raises(RitornelloError, match=r"cannot be downloaded.*--archive") as caught:
+        maestro.download(url, tmp_path / "m.zip", archive[1], tries=3, pause_s=0)
+    assert "\n" not in str(caught.value)
+    assert len(asked) == requests
+
+
+def test_no_network_gets_one_line(archive, tmp_path):
+    with pytest.raises(RitornelloError, match=r"cannot be downloaded.*--archive"):
+        maestro.download("http://127.0.0.1:9/x.zip", tmp_path / "m.zip", archive[1], tries=2, pause_s=0)
+
+
+def test_a_local_archive_that_is_another_file_is_refused_and_kept(archive, tmp_path):
+    path, official = archive
+    for data, reason in ((b"short", "5 bytes"), (path.read_bytes()[:-1] + b"?", "checksum")):
+        (tmp_path / "other.zip").write_bytes(data)
+        with pytest.raises(RitornelloError, match=reason):
+            maestro.fetch(tmp_path / "maestro", archive=tmp_path / "other.zip", official=official)
+        assert (tmp_path / "other.zip").read_bytes() == data
+    with pytest.raises(RitornelloError, match="cannot be read"):
+        maestro.fetch(tmp_path / "maestro", archive=tmp_path / "none.zip", official=official)
+
+
+@pytest.mark.parametrize("name", ["../evil.mid", "/evil.mid", "a/../../evil.mid", "..\\evil.mid", "C:evil.mid"])
+def test_an_archive_that_reaches_outside_its_folder_is_refused(tmp_path, name):
+    path = tmp_path / "in" / "evil.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr(name, "boo")
+    with pytest.raises(RitornelloError, match="outside its folder"):
+        maestro.fetch(tmp_path / "in" / "maestro", archive=path, official=describe(path))
+    assert [found.name for found in tmp_path.rglob("*")] == ["in", "evil.zip"]
+
+
+def test_an_archive_without_the_csv_and_one_that_is_no_zip_are_refused(tmp_path):
+    path = tmp_path / "odd.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("readme.txt", "hello")
+    with pytest.raises(RitornelloError, match=r"holds no maestro-v3\.0\.0\.csv"):
+        maestro.fetch(tmp_path / "maestro", archive=path, official=describe(path))
+    path.write_bytes(b"PK not really")
+    with pytest.raises(RitornelloError, match="not a usable ZIP"):
+        maestro.fetch(tmp_path / "maestro", archive=path, official=describe(path))
+    assert [found.name for found in tmp_path.iterdir()] == ["odd.zip"]
+
+
+def test_an_existing_destination_is_noticed_before_the_download(tmp_path):
+    (tmp_path / "maestro").mkdir()
+    (tmp_path / "maestro" / "x").write_text("x")
+    with pytest.raises(RitornelloError, match="exists already"):
+        maestro.fetch(tmp_path / "maestro", url="http://127.0.0.1:9/x.zip")
+
+
+# ---- real data ----
+
+
+def test_real_performances_keep_their_splits_and_tokens(asap, tmp_path):
+    with (asap / "asap-performances.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[::70]
+    for line in rows:
+        line["midi_filename"] = str(asap / line["midi_filename"])
+    corpus = make(asap, tmp_path / "packed", csv=write_csv(tmp_path / "some.csv", rows))
+    assert not corpus.manifest["skipped"]
+    found = {record.source: record for record in corpus.records}
+    for line in rows:
+        record = found[line["midi_filename"]]
+        assert record.split == line["split"]
+        assert record.seconds == pytest.approx(float(line["duration"]), rel=0.2)
+        assert corpus.tokens(record).tolist() == expected_tokens(Path(line["midi_filename"]))
