@@ -65,6 +65,14 @@ class Recipe:
             if value is not None and not low <= value <= high:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
 
+    def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
+        """The recipe with what is given in place of its own. Raises RitornelloError for a schedule that does not fit."""
+        recipe = self
+        if schedule is not None:
+            parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
+            recipe = replace(recipe, model=replace(recipe.model, schedule=parsed))
+        return recipe if legal is None else replace(recipe, legal=legal)
+
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON-able values."""
         settings = asdict(self)

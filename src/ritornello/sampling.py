@@ -1,0 +1,52 @@
+"""From logits to a token: temperature, top-p, min-p, the event grammar, and one random generator.
+
+Axes: V = codec.N_EVENTS events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello.errors import RitornelloError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn. Raises RitornelloError for a number outside its limits."""
+
+    temperature: float = 1.0
+    """logits are divided by it: below 1 safer, above 1 wilder; 0 always takes the likeliest event"""
+    top_p: float = 0.95
+    """only the likeliest events that together reach this probability; 1 keeps all (Holtzman et al. 2020)"""
+    min_p: float = 0.0
+    """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1)):
+            value = getattr(self, name)
+            if not low <= value <= high or (name == "top_p" and value == 0):
+                raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
+
+    def probabilities(self, logits: NDArray[np.floating], legal: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(V,) probabilities of the events: zero for illegal ones and for those that top-p and min-p leave out."""
+        wide = np.where(legal, logits.astype(np.float64), -np.inf)
+        wide -= wide.max()
+        if self.temperature == 0:
+            likeliest: NDArray[np.float64] = (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
+            return likeliest
+        p = np.exp(wide / self.temperature)
+        p /= p.sum()
+        if self.top_p < 1:
+            order = np.argsort(-p, kind="stable")
+            before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
+            p[order[before >= self.top_p]] = 0.0
+        p[p < self.min_p * p.max()] = 0.0
+        return p / p.sum()
+
+    def draw(self, logits: NDArray[np.floating], legal: NDArray[np.bool_], rng: np.random.Generator) -> int:
+        """One event; never an illegal one. Takes exactly one number from ``rng``."""
+        cumulative = np.cumsum(self.probabilities(logits, legal))
+        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
