@@ -435,8 +435,8 @@ def test_a_split_without_pieces_is_refused_naming_those_there_are(songs, tmp_pat
             corpus.pieces(split)
 
 
-def test_reading_a_corpus_imports_neither_the_midi_reader_nor_torch():
-    code = "import sys, ritornello.corpus; sys.exit(any(m in sys.modules for m in ('ritornello.midi', 'torch')))"
+def test_reading_a_corpus_does_not_import_torch():
+    code = "import sys, ritornello.corpus; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

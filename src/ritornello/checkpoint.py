@@ -1,7 +1,7 @@
 """A model on disk: a folder with one JSON file and safetensors, no pickles, loadable at any moment.
 
 ``checkpoint.json`` names the files that belong to it with their sizes and SHA-256, and is replaced in one step after
-they are complete. A kill before that leaves the previous checkpoint whole; what no JSON names is swept by the next save.
+they are complete. A kill before that leaves the previous checkpoint whole; what no JSON names, the next save sweeps up.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def save_checkpoint(
         for path in written:
             path.unlink(missing_ok=True)
         raise RitornelloError(
-            f"{folder}: the checkpoint could not be written ({error.strerror}); free some space or choose another folder"
+            f"{folder}: the checkpoint could not be written ({error.strerror}); free some space or name another folder"
         ) from None
     kept = {entry["file"] for entry in files.values()}
     for path in folder.glob("*.safetensors*"):
@@ -128,13 +128,20 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise RitornelloError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello")
+            raise RitornelloError(
+                f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello"
+            )
         if manifest["vocabulary"] != codec.FINGERPRINT:
             raise RitornelloError(
-                f"{path}: made with another vocabulary ({manifest['vocabulary']}, here {codec.FINGERPRINT}); train again"
+                f"{path}: made with another vocabulary, {manifest['vocabulary']} not {codec.FINGERPRINT}; train again"
             )
         return Checkpoint(
-            folder, *(manifest[key] for key in ("family", "config", "data", "progress")), files=manifest["files"]
+            folder=folder,
+            family=manifest["family"],
+            config=manifest["config"],
+            data=manifest["data"],
+            progress=manifest["progress"],
+            files=manifest["files"],
         )
     except OSError as error:
         raise RitornelloError(f"{path}: cannot be read ({error.strerror})") from None

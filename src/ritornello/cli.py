@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -39,14 +39,14 @@ class Split(str, Enum):
     test = "test"
 
 
-Seed = Annotated[Optional[int], typer.Option(help="Same seed, same piece; drawn and shown if not given.", min=0)]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same piece; drawn and shown if not given.", min=0)]
 Minutes = Annotated[float, typer.Option(help="Length asked for; the model may end earlier.")]
 Temperature = Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest event.")]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
 Model = Annotated[str, typer.Option(help="A bundled model's name or a checkpoint folder.")]
 EngineName = Annotated[str, typer.Option("--engine", help="What runs the model.")]
-Png = Annotated[Optional[Path], typer.Option(help="Also draw a piano roll here.")]
+Png = Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data').")]
 
@@ -76,7 +76,7 @@ def generate(
 def continue_piece(
     source: Annotated[Path, typer.Argument(metavar="IN.mid", help="The performance to go on from.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write: prompt and continuation.")],
-    prompt_seconds: Annotated[Optional[float], typer.Option(help="Use this much of IN.mid; all if not given.")] = None,
+    prompt_seconds: Annotated[float | None, typer.Option(help="Use this much of IN.mid; all if not given.")] = None,
     minutes: Minutes = 2.0,
     seed: Seed = None,
     temperature: Temperature = 1.0,
@@ -106,7 +106,7 @@ def continue_piece(
 @data_app.command(epilog="Example: ritornello data maestro data/maestro --archive maestro-v3.0.0-midi.zip")
 def maestro(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The corpus folder to make.")],
-    archive: Annotated[Optional[Path], typer.Option(help="The archive, if it is here already.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="The archive, if it is here already.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a corpus that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,8 +122,8 @@ def maestro(
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of MIDI files, or a CSV that lists them.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The corpus folder to make.")],
-    csv: Annotated[Optional[Path], typer.Option(help="A table with MAESTRO's columns; paths relative to SRC.")] = None,
-    name: Annotated[Optional[str], typer.Option(help="The corpus's name.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table with MAESTRO's columns; paths relative to SRC.")] = None,
+    name: Annotated[str | None, typer.Option(help="The corpus's name.")] = None,
     licence: Annotated[str, typer.Option(help="The performances' licence; shown wherever weights are.")] = "",
     seed: Annotated[int, typer.Option(help="Of the splits, where the source names none.", min=0)] = 0,
     piano_only: Annotated[bool, typer.Option(help="Leave out programs other than pianos (0-7).")] = False,
@@ -153,14 +153,14 @@ def train(
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
     recipe: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
-    hours: Annotated[Optional[float], typer.Option(help="Time budget; learning rates follow the clock.")] = None,
-    steps: Annotated[Optional[int], typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
-    schedule: Annotated[Optional[str], typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
-    init: Annotated[Optional[str], typer.Option(help="Start from this model's weights and sizes.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model, or fine-tune one."""
@@ -199,10 +199,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
     data: DataFolder,
     split: Annotated[Split, typer.Option(help="Which pieces.")] = Split.validation,
-    schedule: Annotated[Optional[str], typer.Option(help="Memory horizons, instead of the model's.")] = None,
-    free: Annotated[Optional[bool], typer.Option("--free/--legal", help="Softmax over all or legal events.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the model's.")] = None,
+    free: Annotated[bool | None, typer.Option("--free/--legal", help="Softmax over all or legal events.")] = None,
     lanes: Annotated[int, typer.Option(help="Pieces read side by side; no figure depends on it.", min=1)] = 8,
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""

@@ -43,7 +43,7 @@ class Evaluation:
         return math.fsum(float(piece.sum(dtype=np.float64)) for piece in self.nats)
 
     def by_position(self) -> list[dict[str, Any]]:
-        """nats/token by position in the piece: from, to (None = open end), tokens, nats_per_token; empty bins left out."""
+        """Rows from, to (None = open end), tokens, nats_per_token, by position in the piece; no empty ones."""
         rows = []
         for low, high in zip(POSITION_EDGES_TOKENS, (*POSITION_EDGES_TOKENS[1:], None)):
             inside = [piece[low:high] for piece in self.nats]

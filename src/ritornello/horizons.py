@@ -140,9 +140,7 @@ class HorizonSchedule:
         if self.budget_tokens is None:
             return None
         far = (self.budget_tokens // segment_tokens + self.layers + 2) * segment_tokens
-        return max(
-            q - self.first_reached(q, segment_tokens=segment_tokens) for q in range(far, far + segment_tokens)
-        )
+        return max(q - self.first_reached(q, segment_tokens=segment_tokens) for q in range(far, far + segment_tokens))
 
 
 def visible(query: Any, key: Any, *, horizon: int | None, segment_tokens: int, rule: Rule = "segment") -> Any:

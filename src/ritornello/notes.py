@@ -42,8 +42,8 @@ class Piece:
 
     onset: Seconds
     offset: Seconds
-    pitch: NDArray[np.uint8]
-    velocity: NDArray[np.uint8]
+    pitch: NDArray[np.integer]
+    velocity: NDArray[np.integer]
     pedals: Seconds = field(default_factory=_no_pedals)
     title: str = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +109,11 @@ class Performer:
                 return
             logits = session.read(np.array([token]))
 
-    def _perform(
-        self, prompt: NDArray[np.uint16], seconds: float, seed: int, progress: Progress | None
-    ) -> Performance:
+    def _perform(self, prompt: NDArray[np.uint16], seconds: float, seed: int, progress: Progress | None) -> Performance:
         if not 0 < seconds <= MAX_MINUTES * 60:
-            raise RitornelloError(f"a length of {seconds / 60:g} minutes; it must lie above 0 and up to {MAX_MINUTES:g}")
+            raise RitornelloError(
+                f"a length of {seconds / 60:g} minutes; it must lie above 0 and up to {MAX_MINUTES:g}"
+            )
         prompt_s = codec.seconds_of(prompt)
         until_s = prompt_s + seconds
         tokens: list[int] = []
@@ -145,12 +146,12 @@ def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:
     border = round(border_s / codec.STEP_S)
     before = _nearest_step(played.sounding_offset()) <= border
     after = _nearest_step(performed.offset) > border
-    columns = (
-        np.concatenate([getattr(played, name)[before], getattr(performed, name)[after]])
-        for name in ("onset", "offset", "pitch", "velocity")
-    )
+
+    def both(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(played, name)[before], getattr(performed, name)[after]])
+
     pedals = np.minimum(played.pedals[played.pedals[:, 0] < border_s], border_s)
-    return Piece(*columns, pedals=pedals, title=played.title)
+    return Piece(both("onset"), both("offset"), both("pitch"), both("velocity"), pedals, played.title)
 
 
 def _nearest_step(seconds: NDArray[np.float64]) -> NDArray[np.int64]:

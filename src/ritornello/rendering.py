@@ -104,7 +104,7 @@ def _rows(total_s: float) -> tuple[float, int]:
     return row_s, int(np.ceil(total_s / row_s))
 
 
-def _register(pitch: NDArray[np.uint8]) -> tuple[int, int]:
+def _register(pitch: NDArray[np.integer]) -> tuple[int, int]:
     """Lowest and highest pitch to draw: those used and two more on each side, at least two octaves."""
     low, high = (int(pitch.min()) - 2, int(pitch.max()) + 2) if len(pitch) else (48, 72)
     low = int(np.clip(low - max(24 - (high - low), 0) // 2, 0, 127 - 24))

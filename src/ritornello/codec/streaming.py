@@ -1,4 +1,4 @@
-"""Tokens to notes as they are told, one token at a time, for live use. Agrees with ``encoding.decode`` on any stream."""
+"""Tokens to notes as they are told, one token at a time, for live use; agrees with ``encoding.decode``."""
 
 from __future__ import annotations
 

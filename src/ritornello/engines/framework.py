@@ -79,7 +79,7 @@ class TorchSession:
         position = torch.arange(self.position, self.position + length)
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
-        for layer, (block, horizon) in enumerate(zip(model.blocks, self._horizons)):
+        for layer, (block, horizon) in enumerate(zip(model.layers(), self._horizons)):
             q, k, v = block.project(x, rotation)
             used = self._used[layer] = self._used[layer] + length
             keys, values = self._room(layer, used)
@@ -95,9 +95,9 @@ class TorchSession:
         if len(position) == 1 and rule == "segment":
             return None
         key = position[-1] + 1 - used + torch.arange(used)
-        return visible(
-            position[:, None], key, horizon=horizon, segment_tokens=self._model.segment_tokens, rule=rule
-        )[None, None]
+        return visible(position[:, None], key, horizon=horizon, segment_tokens=self._model.segment_tokens, rule=rule)[
+            None, None
+        ]
 
     def _room(self, layer: int, slots: int) -> Tensor:
         buffer = self._buffers[layer]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,10 @@ class DSMR(nn.Module):
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         self._initialise()
 
+    def layers(self) -> list[Block]:
+        """The blocks, lowest first."""
+        return cast("list[Block]", list(self.blocks))
+
     @property
     def segment_tokens(self) -> int:
         """S, in tokens."""
@@ -160,7 +164,7 @@ class DSMR(nn.Module):
         keys, values = [], []
         masks: dict[tuple[int | None, int], Tensor | None] = {}
         after = state.position + length
-        for block, horizon, old_k, old_v in zip(self.blocks, schedule.horizons, state.keys, state.values):
+        for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = block.project(x, rotation)
             if old_k.shape[2]:
                 k = torch.cat([old_k.to(k.dtype), k], dim=2)
@@ -221,7 +225,7 @@ class DSMR(nn.Module):
         """Branches start silent (zero output matrices), so depth does not scale the first steps."""
         nn.init.normal_(self.embedding.weight)
         nn.init.normal_(self.head.weight, std=0.01)
-        for block in self.blocks:
+        for block in self.layers():
             for inner in (block.qkv, block.gate_up):
                 nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
             nn.init.zeros_(block.out.weight)

@@ -264,7 +264,8 @@ def _resumable(run: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
     before, now = last.progress["recipe"], recipe.settings()
     for key in now:
         if before.get(key) != now[key]:
-            raise RitornelloError(f"{run}: was trained with {key} = {before.get(key)}, not {now[key]}; resume unchanged")
+            was = f"was trained with {key} = {before.get(key)}, not {now[key]}"
+            raise RitornelloError(f"{run}: {was}; resume it unchanged")
     return last
 
 

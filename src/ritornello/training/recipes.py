@@ -7,7 +7,7 @@ GPU and MAESTRO. A new recipe is a function here, derived from its neighbour wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ritornello.errors import RitornelloError
@@ -28,7 +28,7 @@ class Recipe:
     """optimiser steps of the whole schedule, if no time budget is given"""
     legal: bool = True
     """mask illegal events before the softmax"""
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     matrix_lr: float = 0.02
     """peak learning rate of Muon, for the matrices of the layers"""
     other_lr: float = 0.008
@@ -66,7 +66,11 @@ class Recipe:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
 
     def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
-        """The recipe with what is given in place of its own. Raises RitornelloError for a schedule that does not fit."""
+        """The recipe with what is given in place of its own.
+
+        Raises:
+            RitornelloError: for a schedule that does not fit the depth.
+        """
         recipe = self
         if schedule is not None:
             parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
@@ -104,9 +108,7 @@ def small() -> Recipe:
     """An hour or two on two CPU cores: 6.7 M parameters."""
     return Recipe(
         name="small",
-        model=DSMRConfig(
-            HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=256
-        ),
+        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=256),
         lanes=8,
         steps=6000,
         augmentation=Augmentation(semitones=3, stretch=0.05),

@@ -1,0 +1,10 @@
+"""MIDI files to pieces and back: ``tracks`` (bytes to events), ``reading`` (events to a piece), ``writing``.
+
+The parser is the project's own, in numpy, because nothing that a file holds may be lost: docs/architecture.md says
+what the libraries lose.
+"""
+
+from ritornello.midi.reading import parse_midi, read_midi
+from ritornello.midi.writing import write_midi
+
+__all__ = ["parse_midi", "read_midi", "write_midi"]
