@@ -20,9 +20,12 @@ class Journal:
     def __init__(self, run: Path, *, after_step: int) -> None:
         self._path = run / "log.jsonl"
         kept = [line for line in read_journal(run) if line["step"] <= after_step]
+        temporary = self._path.with_name(self._path.name + ".part")
         try:
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(self._path)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise RitornelloError(f"{self._path}: cannot be written ({error.strerror})") from None
         self._board = _tensorboard(run / "tensorboard", after_step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ritornello import codec
-from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
@@ -30,7 +31,7 @@ from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
-SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save
+SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save, and as much as a validation took
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def train(
             is that of an uninterrupted one, to the bit on a CPU.
         steps: length of the run, in optimiser steps.
         seed: of weights, order and augmentation.
-        init: a checkpoint whose weights and sizes to start from (fine-tuning).
-        resume: go on from ``run/last``, with its length and seed unless others are given.
+        init: a checkpoint whose weights and sizes to start from (fine-tuning); a resumed run has its own.
+        resume: go on from ``run/last`` with its seed, and its length unless another is given.
         device: CUDA where there is one, by default.
         report: called about once a second and after each validation.
 
@@ -89,16 +90,19 @@ def train(
         RitornelloError: for settings that do not fit, or a folder that cannot be used.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    last = _resumable(run, recipe, resume)
+    last = _resumable(run, recipe) if resume else None
+    if last is None:
+        _check_unused(run)
     done: dict[str, Any] = last.progress if last else {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
     if last and hours is None and steps is None:
         hours, steps = done["hours"], done["steps"]
     seed = done["seed"] if last else seed
-    n_steps = steps or recipe.steps
+    n_steps = recipe.steps if steps is None else steps
     _check_limits(hours, n_steps)
 
     torch.manual_seed(seed)
-    model = from_checkpoint(load_checkpoint(init)) if init else build(*_family_and_config(recipe))
+    start = last or (load_checkpoint(init) if init else None)
+    model = from_checkpoint(start) if start else build(*_family_and_config(recipe))
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
     feed = Lanes(
@@ -113,22 +117,26 @@ def train(
     validation_pieces = _validation_pieces(corpus, recipe)
     state = model.initial_state(recipe.lanes)
     precision = torch.bfloat16 if has_bfloat16(device) else None
+    losses: list[Tensor] = []
     if last:
-        model.load_state_dict(last.tensors())
-        state = _restore(last.tensors("training"), optimisers, device)
         feed.restore(done["feed"])
+        tensors = last.tensors("training")
+        state = _restore(tensors, optimisers, device)
+        losses = list(tensors.get("losses", torch.zeros(0)).to(device))
 
     step, tokens, best = done["step"], done["tokens"], done["best"]
+    validation_s = done.get("validation_seconds", 0.0)
     before_s, began_s = done["seconds"], time.monotonic()
     saved_s = reported_s = began_s
-    logged_tokens, logged_s, losses = tokens, began_s, []
+    logged_tokens, logged_s = tokens, began_s
+    _make(run)
     journal = Journal(run, after_step=step)
 
     def elapsed_s() -> float:
         return before_s + time.monotonic() - began_s
 
     def share() -> float:
-        by_clock = elapsed_s() / (hours * 3600 - SAVE_MARGIN_S) if hours else 0.0
+        by_clock = elapsed_s() / max(hours * 3600 - SAVE_MARGIN_S - validation_s, 1e-9) if hours else 0.0
         return min(1.0, max(by_clock, 0.0 if hours and not steps else step / n_steps))
 
     def save(name: str, feed_state: dict[str, Any] | None) -> None:
@@ -136,6 +144,7 @@ def train(
             "step": step,
             "tokens": tokens,
             "seconds": elapsed_s(),
+            "validation_seconds": validation_s,
             "best": best,
             "legal": recipe.legal,
             "recipe": recipe.settings(),
@@ -146,13 +155,15 @@ def train(
         tensors = {"weights": model.state_dict()}
         if feed_state is not None:
             progress["feed"] = feed_state
-            tensors["training"] = _training_tensors(optimisers, state, device)
+            tensors["training"] = _training_tensors(optimisers, state, losses[1 - LOG_EVERY_STEPS :], device)
         family, config = describe_model(model)
         data = {"name": corpus.name, "licence": corpus.licence}
         save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
 
     with _interruptible() as interrupted, _ahead(feed) as batches:
         feed_state = feed.state() if not last else done["feed"]
+        if not last:
+            save("last", feed_state)  # whatever stops the run, there is something to resume; a bad folder shows now
         while share() < 1.0 and not interrupted:
             batch, feed_state = next(batches)
             targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
@@ -174,7 +185,8 @@ def train(
                 validation = evaluate(
                     model, corpus, "validation", legal=recipe.legal, pieces=validation_pieces, autocast=precision
                 ).nats_per_token
-                logged_s += time.monotonic() - paused_s  # tokens/s are of training alone
+                took_s = time.monotonic() - paused_s
+                validation_s, logged_s = max(validation_s, took_s), logged_s + took_s  # tokens/s are of training alone
                 journal.write(step, tokens=tokens, seconds=elapsed_s(), validation=validation)
                 if best is None or validation < best:
                     best = validation
@@ -182,7 +194,9 @@ def train(
             if step % LOG_EVERY_STEPS == 0:
                 mean = float(torch.stack(losses[-LOG_EVERY_STEPS:]).mean())
                 if not math.isfinite(mean):
-                    raise RitornelloError(f"{run}: the loss became {mean} at step {step}; resume with a lower rate")
+                    raise RitornelloError(
+                        f"{run}: the loss became {mean} at step {step}; start another run with --init {run / 'best'}"
+                    )
                 journal.write(step, tokens=tokens, seconds=elapsed_s(), nats=mean)
             now_s = time.monotonic()
             if validation is not None or now_s - reported_s > 1:
@@ -203,7 +217,7 @@ def train(
 def has_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are native there, so that autocast pays."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -251,15 +265,19 @@ def _interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _resumable(run: Path, recipe: Recipe, resume: bool) -> Checkpoint | None:
-    if not resume:
-        if (run / "last").exists() or (run / "best").exists():
-            raise RitornelloError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RitornelloError(f"{run}: cannot be made ({error.strerror}); name another folder") from None
-        return None
+def _check_unused(run: Path) -> None:
+    if any((run / name / MANIFEST).exists() for name in ("last", "best")):
+        raise RitornelloError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
+
+
+def _make(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RitornelloError(f"{run}: cannot be made ({error.strerror}); name another folder") from None
+
+
+def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
     last = load_checkpoint(run / "last")
     before, now = last.progress["recipe"], recipe.settings()
     for key in now:
@@ -287,11 +305,14 @@ def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:
     return sorted(np.random.default_rng(0).permutation(there)[: recipe.validation_pieces].tolist())
 
 
-def _training_tensors(optimisers: Optimisers, state: State, device: torch.device) -> dict[str, Tensor]:
+def _training_tensors(
+    optimisers: Optimisers, state: State, losses: list[Tensor], device: torch.device
+) -> dict[str, Tensor]:
     tensors = {f"optimiser/{name}": tensor for name, tensor in optimisers.tensors().items()}
     for kind in ("keys", "values"):
         tensors |= {f"state/{kind}/{layer}": t for layer, t in enumerate(getattr(state, kind))}
     tensors["state/position"] = state.position
+    tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)  # the log's next mean needs them
     tensors["random/cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state(device)
@@ -314,6 +335,9 @@ def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.d
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
