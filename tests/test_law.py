@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import law
 import pytest
@@ -13,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law import CLAIMS, GRADIENT_CLAIMS, Claim, Subject, attention_memory_bytes
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
@@ -24,16 +23,20 @@ WIDTH = 16
 EVERY_CLAIM = (*CLAIMS, *GRADIENT_CLAIMS)
 
 SCHEDULES = {
-    "two_scale": HorizonSchedule.two_scale(layers=4, n_long=2, long=18, short=6),
-    "uniform": HorizonSchedule.uniform(layers=3, horizon=12),
+    "two_scale": HorizonSchedule.two_scale(layers=3, n_long=1, long=18, short=6),
+    "uniform": HorizonSchedule.uniform(layers=2, horizon=12),
     "without_memory": HorizonSchedule.uniform(layers=3, horizon=0),
-    "unlimited": HorizonSchedule.unlimited(layers=3),
+    "unlimited": HorizonSchedule.unlimited(layers=2),
     "zeros_in_the_middle": HorizonSchedule((12, 0, 0, 6)),
-    "long_in_the_lowest_alone": HorizonSchedule((18, 0, 0)),
-    "no_multiples_of_a_segment": HorizonSchedule((7, 1, 11, 5)),
+    "long_in_the_lowest_alone": HorizonSchedule((18, 0)),
+    "no_multiples_of_a_segment": HorizonSchedule((7, 1, 11)),
     "unlimited_among_others": HorizonSchedule((4, None, 0)),
 }
-RULES = ("segment", "sliding")
+SLIDING = ("two_scale", "uniform", "zeros_in_the_middle", "no_multiples_of_a_segment", "unlimited_among_others")
+CASES = {
+    **SCHEDULES,
+    **{f"{name}_sliding": dataclasses.replace(SCHEDULES[name], rule="sliding") for name in SLIDING},
+}
 
 
 def generator() -> Generator:
@@ -68,13 +71,19 @@ def state_from(tensors: Mapping[str, Tensor]) -> State:
     return State(keys, values, tensors["position"])
 
 
+def resident_bytes(state: State) -> int:
+    """What a state keeps alive: a view counts with all of the tensor that it looks into."""
+    storages = [t.untyped_storage() for t in state.keys + state.values]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def subject_of(
     schedule: HorizonSchedule,
     *,
     segment_tokens: int = SEGMENT_TOKENS,
     dtype: torch.dtype = torch.float64,
-    tolerance: float = 1e-10,
-    far_tolerance: float = 1e-7,
+    tolerance: float = 1e-12,
+    far_tolerance: float = 1e-8,
     kind: type[DSMR] = DSMR,
 ) -> Subject[State]:
     """A tiny DSMR under ``schedule``, with everything that the law wants to know."""
@@ -84,18 +93,19 @@ def subject_of(
     size = torch.finfo(dtype).bits // 8
     finite = [h for h in schedule.horizons if h is not None]
     reach = schedule.reach_tokens(segment_tokens=segment_tokens)
+    filled = max(finite, default=0) + 2 * segment_tokens
     return Subject(
         model=model,
         schedule=schedule,
         vocabulary=codec.N_EVENTS,
         padding=codec.PAD,
-        reading_tokens=(sum(finite) + 2 * segment_tokens if reach is None else reach) + 2 * segment_tokens + 3,
+        reading_tokens=(filled if reach is None else reach) + 2 * segment_tokens + 3,
         tolerance=tolerance,
         far_tolerance=far_tolerance,
         tensors=state_tensors,
         from_tensors=state_from,
         standing_at=lambda positions: model.initial_state(len(positions))._replace(position=positions),
-        memory_bytes=State.nbytes,
+        memory_bytes=resident_bytes,
         declared_bytes=attention_memory_bytes(
             schedule, segment_tokens=segment_tokens, width=WIDTH, bytes_per_number=size
         ),
@@ -107,10 +117,9 @@ def subject_of(
 
 
 @pytest.mark.parametrize("claim", EVERY_CLAIM, ids=lambda claim: claim.__name__)
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_dsmr_obeys(name: str, rule: Any, claim: Claim) -> None:
-    claim(subject_of(dataclasses.replace(SCHEDULES[name], rule=rule)), generator())
+@pytest.mark.parametrize("schedule", CASES.values(), ids=CASES)
+def test_dsmr_obeys(schedule: HorizonSchedule, claim: Claim) -> None:
+    claim(subject_of(schedule), generator())
 
 
 @pytest.mark.parametrize("claim", EVERY_CLAIM, ids=lambda claim: claim.__name__)
@@ -122,12 +131,105 @@ def test_dsmr_obeys_in_single_precision(claim: Claim) -> None:
 def schedules(draw: st.DrawFn, segment_tokens: int) -> HorizonSchedule:
     horizon = st.none() | st.integers(0, 2 * segment_tokens + 3)
     horizons = draw(st.lists(horizon, min_size=1, max_size=4))
-    return HorizonSchedule(tuple(horizons), draw(st.sampled_from(RULES)))
+    return HorizonSchedule(tuple(horizons), draw(st.sampled_from(("segment", "sliding"))))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(data=st.data(), segment_tokens=st.integers(4, 8), seed=st.integers(0, 2**31))
 def test_dsmr_obeys_under_any_schedule(data: st.DataObject, segment_tokens: int, seed: int) -> None:
     subject = subject_of(data.draw(schedules(segment_tokens)), segment_tokens=segment_tokens)
     for claim in EVERY_CLAIM:
         claim(subject, torch.Generator().manual_seed(seed))
+
+
+class SeesTheWholeSegment(DSMR):
+    def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
+        return None
+
+
+class ForgetsOneTokenEarly(DSMR):
+    def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
+        return super()._seen(position, n_keys, max(0, (horizon or 0) - 1))
+
+
+class TrimsBeforeAttending(DSMR):
+    def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
+        length, horizons = tokens.shape[1], self.config.schedule.horizons
+        room = [max(0, self._remembered(state.position + length, h) - length) for h in horizons]
+        keys, values = (
+            tuple(t[:, :, t.shape[2] - min(t.shape[2], n) :] for t, n in zip(kind, room))
+            for kind in (state.keys, state.values)
+        )
+        return super()._within_segment(tokens, State(keys, values, state.position), detach)
+
+
+class TrimsOneTokenTooFew(DSMR):
+    def _remembered(self, position: Tensor, horizon: int | None) -> int:
+        return super()._remembered(position, horizon) + 1
+
+
+class IgnoresRestarts(DSMR):
+    def restart(self, state: State, lanes: Tensor) -> State:
+        return state
+
+
+class RestartsEveryLane(DSMR):
+    def restart(self, state: State, lanes: Tensor) -> State:
+        return super().restart(state, torch.ones_like(lanes))
+
+
+class MixesItsLanes(DSMR):
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = super().embed(tokens)
+        return x + 1e-9 * x.mean(dim=0, keepdim=True)
+
+
+class CountsInItsState(DSMR):
+    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+        logits, after = super().forward(tokens, state, detach=detach)
+        state.position.copy_(after.position)
+        return logits, after._replace(position=state.position)
+
+
+class HidesItsState(DSMR):
+    hidden: State | None = None
+
+    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+        remembered = state if self.hidden is None or not state.position.any() else self.hidden
+        logits, after = super().forward(tokens, remembered, detach=detach)
+        self.hidden = after
+        return logits, after
+
+
+class RotatesInSinglePrecision(DSMR):
+    def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.config.width // self.config.heads // 2
+        angles = position[:, None, :, None].float() * (10_000.0 ** (-torch.arange(half).float() / half))
+        return angles.cos().to(self.final_gain.dtype), angles.sin().to(self.final_gain.dtype)
+
+
+class LetsGradientsThrough(DSMR):
+    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+        return super().forward(tokens, state, detach=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "claim"),
+    [
+        (SeesTheWholeSegment, law.nothing_after_a_query_matters),
+        (ForgetsOneTokenEarly, law.declared_reach_equals_the_one_measured_by_gradient),
+        (TrimsBeforeAttending, law.any_chunking_gives_the_same_logits),
+        (TrimsOneTokenTooFew, law.memory_is_what_is_declared),
+        (IgnoresRestarts, law.a_restarted_lane_equals_a_fresh_one),
+        (RestartsEveryLane, law.a_restarted_lane_equals_a_fresh_one),
+        (MixesItsLanes, law.lanes_leak_nothing_into_each_other),
+        (CountsInItsState, law.using_a_state_changes_nothing_in_it),
+        (HidesItsState, law.an_old_state_can_be_used_again),
+        (RotatesInSinglePrecision, law.only_relative_positions_matter),
+        (LetsGradientsThrough, law.no_gradient_crosses_a_segments_start),
+    ],
+    ids=lambda part: part.__name__,
+)
+def test_the_law_catches_a_model_that(fault: type[DSMR], claim: Claim) -> None:
+    with pytest.raises(AssertionError, match=r"\d"):
+        claim(subject_of(SCHEDULES["two_scale"], kind=fault), generator())

@@ -244,3 +244,10 @@ def test_stretching_multiplies_every_time_and_nothing_else():
 def test_a_factor_that_is_not_positive_is_refused(factor):
     with pytest.raises(ValueError, match=str(factor)):
         PIECE.stretched(factor)
+
+
+def test_a_fractional_pitch_and_a_reversed_pedal_span_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pitch holds 60\.7"):
+        Piece([0.0], [1.0], [60.7], [64])
+    with pytest.raises(ValueError, match=r"pedal span ends at 1\.0 s, before it begins at 3\.0 s"):
+        Piece([0.0], [1.0], [60], [64], pedals=[(3, 1)])

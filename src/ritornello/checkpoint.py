@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def save_checkpoint(
     """
     files: dict[str, dict[str, Any]] = {}
     written: list[Path] = []
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, group in tensors.items():
@@ -108,13 +110,16 @@ def save_checkpoint(
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
+        if is_new and folder.is_dir():
+            folder.rmdir()
         raise RitornelloError(
             f"{folder}: the checkpoint could not be written ({error.strerror}); free some space or name another folder"
         ) from None
     kept = {entry["file"] for entry in files.values()}
     for path in folder.glob("*.safetensors*"):
         if path.name not in kept:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the checkpoint is complete; the next save sweeps again
+                path.unlink(missing_ok=True)
 
 
 def load_checkpoint(model: str | Path) -> Checkpoint:
@@ -137,11 +142,14 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
             )
         return Checkpoint(
             folder=folder,
-            family=manifest["family"],
-            config=manifest["config"],
-            data=manifest["data"],
-            progress=manifest["progress"],
-            files=manifest["files"],
+            family=str(manifest["family"]),
+            config=dict(manifest["config"]),
+            data=dict(manifest["data"]),
+            progress=dict(manifest["progress"]),
+            files={
+                name: {"file": str(entry["file"]), "bytes": int(entry["bytes"]), "sha256": entry["sha256"]}
+                for name, entry in dict(manifest["files"]).items()
+            },
         )
     except OSError as error:
         raise RitornelloError(f"{path}: cannot be read ({error.strerror})") from None

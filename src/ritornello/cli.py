@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -19,16 +22,16 @@ from rich.table import Table
 from ritornello.errors import RitornelloError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Models complete piano performances in a memory of fixed size, and plays new ones.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Performances to packed corpora.")
+data_app = typer.Typer(help="Performances to packed corpora.")
 app.add_typer(data_app, name="data")
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 DEFAULT_MODEL = "small"
+MAX_SEED = 2**63 - 1  # torch takes no greater one
 
 
 class Split(str, Enum):
@@ -66,7 +69,7 @@ def generate(
 ) -> None:
     """Play a new piece."""
     seed = secrets.randbelow(2**32) if seed is None else seed
-    performer = _performer(out, png, model, engine, temperature, top_p, min_p)
+    performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
     with _music_bar(minutes * 60) as progress:
         performance = performer.generate(seconds=minutes * 60, seed=seed, progress=progress)
     _write(performance, f"Ritornello {model}, seed {seed}", out, png, seed, as_json)
@@ -92,7 +95,7 @@ def continue_piece(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     piece = read_midi(source)
-    performer = _performer(out, png, model, engine, temperature, top_p, min_p)
+    performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
     with _music_bar(minutes * 60) as progress:
         try:
             performance = performer.continue_piece(
@@ -154,19 +157,17 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
     recipe: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, not the recipe's.", min=1)] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model, or fine-tune one."""
     _needs_torch()
-    import torch
-
     from ritornello.corpus import Corpus
     from ritornello.training.display import watch
     from ritornello.training.loop import train as run_training
@@ -184,12 +185,13 @@ def train(
             seed=seed,
             init=init,
             resume=resume,
-            device=torch.device(device) if device else None,
+            device=_device(device),
             report=report,
         )
     kind = "legal" if chosen.legal else "free"
     if as_json:
-        print(json.dumps({"run": str(out), "kind": kind, "best_validation_nats_per_token": best}))
+        figure = best if math.isfinite(best) else None
+        print(json.dumps({"run": str(out), "kind": kind, "best_validation_nats_per_token": figure}))
     else:
         console.print(f"{out}: best validation {best:.4f} {kind} nats/token; play it with --model {out}")
 
@@ -207,8 +209,6 @@ def evaluate(
 ) -> None:
     """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""
     _needs_torch()
-    import torch
-
     from ritornello.checkpoint import load_checkpoint
     from ritornello.corpus import Corpus
     from ritornello.evaluation import evaluate as read_pieces
@@ -219,7 +219,7 @@ def evaluate(
     network = from_checkpoint(checkpoint)
     if schedule is not None:
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
-    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network.to(_device(device))
     legal = bool(checkpoint.progress.get("legal", False)) if free is None else not free
     with _count_bar() as progress:
         result = read_pieces(
@@ -243,13 +243,41 @@ def evaluate(
         _show_likelihood(figures)
 
 
+# A mistake in the arguments, of click or of the copy of it that newer typers carry.
+UsageError: Any = typer.BadParameter.__base__
+
+
 def main() -> None:
     """The command ``ritornello``: errors that are the user's to mend are one line and exit code 2."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except RitornelloError as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        sys.exit(2)
+        message = str(error)
+    except UsageError as error:
+        command = f"'{error.ctx.command_path} --help'" if error.ctx else "--help"
+        message = f"{' '.join(error.format_message().split()).rstrip('.')}; see {command}"
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = f"{error.filename or 'the disk'}: {error.strerror}; give another place, or mend this one"
+    except typer.Abort:
+        sys.exit(130)
+    console.print(f"error: {message}", style="red")
+    sys.exit(2)
+
+
+def _device(name: str | None) -> Any:
+    """The torch device of a name, or the best there is."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):  # an assertion is what a torch without CUDA fails
+        raise RitornelloError(f"device {name!r} cannot be used here; use cpu, or leave --device out") from None
+    return device
 
 
 def _needs_torch() -> None:
@@ -263,23 +291,35 @@ def _needs_torch() -> None:
 
 
 def _performer(
-    out: Path, png: Path | None, model: str, engine: str, temperature: float, top_p: float, min_p: float
+    out: Path, png: Path | None, minutes: float, model: str, engine: str, temperature: float, top_p: float, min_p: float
 ) -> Any:
     """A performer, after a look at whether its result can be written: minutes of playing must not be lost."""
-    from ritornello.performing import load
+    from ritornello.performing import check_length, load
     from ritornello.sampling import Sampling
 
     for path in filter(None, (out, png)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            what = "is a folder" if path.is_dir() else "its folder does not exist"
-            raise RitornelloError(f"{path}: {what}; name a file in a folder that exists")
+        _check_writable(path)
+    if png is not None and png.absolute() == out.absolute():
+        raise RitornelloError(f"{png}: cannot hold both the music and its picture; name another file with --png")
+    check_length(minutes * 60)
     return load(model, engine=engine, sampling=Sampling(temperature, top_p, min_p))
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise RitornelloError(f"{path}: is a folder; name a file in it")
+    if not folder.is_dir():
+        raise RitornelloError(f"{path}: its folder does not exist; name a file in a folder that does")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RitornelloError(f"{path}: its folder cannot be written; name a file in another folder")
 
 
 def _write(performance: Any, title: str, out: Path, png: Path | None, seed: int, as_json: bool) -> None:
     from dataclasses import replace
 
-    piece = replace(performance.piece, title=title)
+    # A file name may hold bytes that are no text; a title may not.
+    piece = replace(performance.piece, title=title.encode("utf-8", "replace").decode())
     piece.write(out)
     if png is not None:
         from ritornello.rendering import piano_roll
@@ -320,10 +360,10 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
         table.add_row(split, *(f"{value:,}" for value in row.values()))
     console.print(table)
     for entry in skipped:
-        console.print(f"skipped {entry['file']}: {entry['reason']}", markup=False)
+        console.print(f"skipped {entry['file']}: {entry['reason']}")
     for entry in duplicates:
         left_out = f"; left out: {', '.join(entry['left_out'])}" if entry["left_out"] else ""
-        console.print(f"equal token for token: {', '.join(entry['files'])}{left_out}", markup=False)
+        console.print(f"equal token for token: {', '.join(entry['files'])}{left_out}")
 
 
 def _show_likelihood(figures: dict[str, Any]) -> None:
@@ -352,7 +392,11 @@ def _music_bar(seconds: float) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def _count_bar() -> Iterator[Callable[[int, int, str], None]]:
-    columns = (BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"), TextColumn("{task.fields[what]}"))
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TextColumn("{task.fields[what]}", markup=False),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1, what="")
         yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)

@@ -105,6 +105,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar = augmentation, grammar
+        self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
         self._lanes: list[_Lane | None] = [None] * lanes
@@ -121,10 +122,20 @@ class Lanes:
     def state(self) -> dict[str, Any]:
         """Where every lane stands, as JSON-able integers."""
         lanes = [lane and {"epoch": lane.epoch, "piece": lane.piece, "position": lane.position} for lane in self._lanes]
-        return {"epoch": self._epoch, "next": self._next, "lanes": lanes}
+        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next, "lanes": lanes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes to where `state` was taken, in a feed made with the same arguments."""
+        """Goes to where `state` was taken, in a feed made with the same arguments.
+
+        Raises:
+            RitornelloError: if the pieces or the number of lanes are others than then.
+        """
+        before = state.get("corpus_tokens", self._corpus_tokens)
+        if before != self._corpus_tokens:
+            raise RitornelloError(
+                f"{self.corpus.path}: holds {self._corpus_tokens:,} tokens to read, the run's corpus held {before:,}; "
+                "go on with the same corpus"
+            )
         if len(state["lanes"]) != len(self._lanes):
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
         self._epoch, self._next = state["epoch"], state["next"]

@@ -101,6 +101,8 @@ class HorizonSchedule:
         """The text form; ``parse`` gives back the same schedule."""
         runs = [(h, len(list(group))) for h, group in groupby(self.horizons)]
         words = ", ".join((f"{n}x" if n > 1 else "") + ("unlimited" if h is None else str(h)) for h, n in runs)
+        if words == "unlimited":  # alone, that word is the constructor of any depth
+            words = "1xunlimited"
         return words if self.rule == "segment" else f"{words} {self.rule}"
 
     @property
@@ -147,7 +149,7 @@ def visible(query: Any, key: Any, *, horizon: int | None, segment_tokens: int, r
     """Whether the query at a position sees the key at another: the one rule of the whole project.
 
     Args:
-        query: positions in the piece, an int or an integer array of NumPy or torch.
+        query: positions in the piece, an int or a signed integer array of NumPy or torch.
         key: the same, broadcastable against ``query``. Negative positions belong to no piece and are never seen.
         horizon: H_l of the layer; None = unlimited.
         segment_tokens: S.
@@ -209,6 +211,8 @@ def _arguments(inside: str) -> tuple[Positional, Named]:
     for part in filter(None, (p.strip() for p in inside.split(","))):
         name, equals, value = (p.strip() for p in part.partition("="))
         if equals:
+            if name in named:
+                raise RitornelloError(f"{name} is given twice")
             named[name] = value
         else:
             positional.append(name)
@@ -226,7 +230,7 @@ def _bound(positional: Positional, named: Named, names: tuple[str, ...]) -> Name
 def _runs(text: str) -> list[int | None]:
     horizons: list[int | None] = []
     for part in _parts(text):
-        found = re.fullmatch(r"(?:(\d+)\s*x\s*)?(\d+|unlimited)", part)
+        found = re.fullmatch(r"(?:([0-9]{1,18})\s*x\s*)?([0-9]{1,18}|unlimited)", part)
         if not found:
             raise RitornelloError(f"{part!r} is not a horizon: write whole tokens, a run such as 2x4096, or unlimited")
         count = int(found[1] or 1)

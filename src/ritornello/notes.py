@@ -61,6 +61,11 @@ class Piece:
         _check("pitch", pitch, 0, 127)
         _check("velocity", velocity, 1, 127)
         _check("pedals", pedals, 0, MAX_SECONDS)
+        _check_whole("pitch", pitch)
+        _check_whole("velocity", velocity)
+        if np.any(pedals[:, 1] < pedals[:, 0]):
+            down, up = pedals[pedals[:, 1] < pedals[:, 0]][0]
+            raise ValueError(f"a pedal span ends at {up} s, before it begins at {down} s")
         if np.any(offset < onset):
             first = int(np.argmax(offset < onset))
             raise ValueError(f"note {first} ends at {offset[first]} s, before its onset at {onset[first]} s")
@@ -90,7 +95,8 @@ class Piece:
 
         A note whose key is let go inside a pedal span [down, up) sounds until ``up``. Every note ends at the next
         onset of its pitch at the latest: one key, one string. Notes struck at the very same time do not end
-        each other. The rule of ``note_seq.apply_sustain_control_changes``, for one piano with one pedal.
+        each other. The rule of ``note_seq.apply_sustain_control_changes`` for one piano with one pedal, except at exact
+        ties: there a release at the moment of pedal-up may hang until a later one.
         """
         offset = self.offset.copy()
         if len(self.pedals):
@@ -138,6 +144,12 @@ def _check(name: str, values: ArrayLike, low: float, high: float) -> None:
     bad = ~((values >= low) & (values <= high))  # NaN is bad too
     if np.any(bad):
         raise ValueError(f"{name} holds {values[bad][0]}; it must lie between {low:g} and {high:g}")
+
+
+def _check_whole(name: str, values: NDArray[Any]) -> None:
+    bad = values % 1 != 0
+    if np.any(bad):
+        raise ValueError(f"{name} holds {values[bad][0]}; it must be a whole number")
 
 
 def _merged(pedals: Seconds) -> Seconds:

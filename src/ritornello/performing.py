@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.codec.vocabulary import STEPS_PER_S
 from ritornello.engines import Engine, load_engine
 from ritornello.errors import RitornelloError
-from ritornello.notes import Piece
+from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
 
 MAX_MINUTES = 24 * 60.0
@@ -74,9 +74,9 @@ class Performer:
             raise RitornelloError(f"a prompt of {prompt_s:g} seconds holds no music; give a positive number")
         tokens = codec.encode(piece)[:-1]
         if prompt_s is not None:
-            tokens = tokens[codec.steps_of(tokens) < round(prompt_s / codec.STEP_S)]
+            tokens = tokens[codec.steps_of(tokens) < round(min(prompt_s, MAX_SECONDS) * STEPS_PER_S)]
         if not np.any(tokens < codec.NOTE_OFF):
-            first = f"; its first note is at {piece.onset[0]:.1f} s" if len(piece) else ""
+            first = f"; its first note is at {piece.onset[0]:.2f} s" if len(piece) else ""
             raise RitornelloError(f"the prompt has no notes{first}; give a piece with notes, or more of it")
         performance = self._perform(tokens, seconds, seed, progress)
         return Performance(
@@ -104,18 +104,16 @@ class Performer:
             grammar.advance(token)
             if codec.SHIFT <= token < codec.VELOCITY:
                 steps += token - codec.SHIFT + 1
-            yield token, steps * codec.STEP_S
+            yield token, steps / STEPS_PER_S
             if token == codec.END:
                 return
             logits = session.read(np.array([token]))
 
     def _perform(self, prompt: NDArray[np.uint16], seconds: float, seed: int, progress: Progress | None) -> Performance:
-        if not 0 < seconds <= MAX_MINUTES * 60:
-            raise RitornelloError(
-                f"a length of {seconds / 60:g} minutes; it must lie above 0 and up to {MAX_MINUTES:g}"
-            )
+        check_length(seconds)
         prompt_s = codec.seconds_of(prompt)
-        until_s = prompt_s + seconds
+        # On the grid of steps, so that no note can begin within a hair of the end.
+        until_s = (round(prompt_s * STEPS_PER_S) + max(1, round(seconds * STEPS_PER_S))) / STEPS_PER_S
         tokens: list[int] = []
         ended = False
         for token, now_s in self.stream(seed=seed, prompt=prompt):
@@ -127,6 +125,12 @@ class Performer:
                 break
         piece = codec.decode(np.r_[prompt, np.array(tokens, np.uint16)])
         return Performance(_cut(piece, until_s), prompt_s, ended, len(tokens))
+
+
+def check_length(seconds: float) -> None:
+    """Raises RitornelloError unless a performance may be asked to last that long."""
+    if not 0 < seconds <= MAX_MINUTES * 60:
+        raise RitornelloError(f"a length of {seconds / 60:g} minutes; it must lie above 0 and up to {MAX_MINUTES:g}")
 
 
 def load(model: str, *, engine: str = "torch", sampling: Sampling | None = None) -> Performer:
@@ -142,17 +146,26 @@ def _cut(piece: Piece, until_s: float) -> Piece:
 
 
 def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:
-    """The notes of ``played`` that end by the border, as they were; everything else from ``performed``."""
-    border = round(border_s / codec.STEP_S)
-    before = _nearest_step(played.sounding_offset()) <= border
+    """The notes of ``played`` that fall silent by the border, as they were; everything else from ``performed``.
+
+    Which those are is decided on the grid as the encoder decides it: else a note could be in both, or in neither.
+    """
+    border = round(border_s * STEPS_PER_S)
+    silent_s = played.sounding_offset()
+    before = np.maximum(_nearest_step(silent_s), _nearest_step(played.onset) + 1) <= border
     after = _nearest_step(performed.offset) > border
-
-    def both(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(played, name)[before], getattr(performed, name)[after]])
-
-    pedals = np.minimum(played.pedals[played.pedals[:, 0] < border_s], border_s)
-    return Piece(both("onset"), both("offset"), both("pitch"), both("velocity"), pedals, played.title)
+    # A key held beyond the border had been struck again before: its note ends there, or it would outlast the piece.
+    let_go_s = np.where(_nearest_step(played.offset) <= border, played.offset, silent_s)
+    down_s, up_s = played.pedals.T
+    return Piece(
+        np.concatenate([played.onset[before], performed.onset[after]]),
+        np.concatenate([let_go_s[before], performed.offset[after]]),
+        np.concatenate([played.pitch[before], performed.pitch[after]]),
+        np.concatenate([played.velocity[before], performed.velocity[after]]),
+        np.stack([down_s, np.where(_nearest_step(up_s) <= border, up_s, border_s)], axis=1),
+        played.title,
+    )
 
 
 def _nearest_step(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.floor(seconds / codec.STEP_S + 0.5).astype(np.int64)
+    return np.floor(seconds * STEPS_PER_S + 0.5).astype(np.int64)

@@ -25,19 +25,29 @@ class Sampling:
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1)):
+        for name, high in (("temperature", 100), ("min_p", 1)):
             value = getattr(self, name)
-            if not low <= value <= high or (name == "top_p" and value == 0):
-                raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
+            if not 0 <= value <= high:
+                raise RitornelloError(f"{name} is {value}; it must lie between 0 and {high}")
+        if not 0 < self.top_p <= 1:
+            raise RitornelloError(f"top_p is {self.top_p}; it must lie above 0 and up to 1")
 
     def probabilities(self, logits: NDArray[np.floating], legal: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """(V,) probabilities of the events: zero for illegal ones and for those that top-p and min-p leave out."""
+        """(V,) probabilities of the events: zero for illegal ones and for those that top-p and min-p leave out.
+
+        Raises:
+            RitornelloError: if the logits (V,) of the legal events are no numbers, as those of a damaged model.
+        """
         wide = np.where(legal, logits.astype(np.float64), -np.inf)
-        wide -= wide.max()
+        highest = wide.max()
+        if not np.isfinite(highest):
+            raise RitornelloError("the model's likelihoods are no numbers: its weights are damaged; use another model")
+        wide -= highest
         if self.temperature == 0:
             likeliest: NDArray[np.float64] = (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
             return likeliest
-        p = np.exp(wide / self.temperature)
+        with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
+            p = np.exp(wide / self.temperature)
         p /= p.sum()
         if self.top_p < 1:
             order = np.argsort(-p, kind="stable")

@@ -58,6 +58,9 @@ def decode(tokens: ArrayLike) -> Piece:
     A release of a silent key, specials and unknown integers are ignored; a key struck again ends its earlier note;
     a second strike of a key in the same step, with no release between, is ignored; what still sounds at the end is
     closed there. Onsets and offsets are exact multiples of 10 ms.
+
+    Raises:
+        ValueError: if the piece would last longer than `notes.MAX_SECONDS`, eleven days.
     """
     tokens = _until_end(tokens)
     step = steps_of(tokens)
@@ -96,8 +99,8 @@ def steps_of(tokens: ArrayLike) -> NDArray[np.int64]:
 
 
 def seconds_of(tokens: ArrayLike) -> float:
-    """Seconds of music that tokens (T,) tell: the sum of their shifts."""
-    steps = steps_of(tokens)
+    """Seconds of music that tokens (T,) tell: the sum of their shifts up to END or the last token."""
+    steps = steps_of(_until_end(tokens))
     return float(steps[-1]) / v.STEPS_PER_S if len(steps) else 0.0
 
 
@@ -115,11 +118,7 @@ def _strikes(piece: Piece) -> tuple[NDArray[np.int64], ...]:
         off = np.maximum.reduceat(off, first)
         velocity = np.maximum.reduceat(velocity, first)
         on, pitch = on[first], pitch[first]
-    off = np.maximum(off, on + 1)
-    if len(on) > 1:
-        again = np.where(pitch[1:] == pitch[:-1], on[1:], np.iinfo(np.int64).max)
-        off[:-1] = np.minimum(off[:-1], again)
-    return on, off, pitch, v.velocity_bin(velocity)
+    return on, np.maximum(off, on + 1), pitch, v.velocity_bin(velocity)
 
 
 def _until_end(tokens: ArrayLike) -> NDArray[np.int64]:

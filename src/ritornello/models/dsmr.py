@@ -135,7 +135,8 @@ class DSMR(nn.Module):
         """The same weights (shared, not copied) under another schedule of the same depth."""
         if schedule.layers != len(self.blocks):
             raise RitornelloError(f"the schedule has {schedule.layers} layers, the model {len(self.blocks)}")
-        twin = copy.copy(self)
+        # Modules of its own around shared weights: a twin put to evaluation leaves this model training.
+        twin = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()})
         twin.config = replace(self.config, schedule=schedule)
         return twin
 
@@ -174,9 +175,9 @@ class DSMR(nn.Module):
                 masks[shape] = self._seen(position, k.shape[2], horizon)
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
             x = block.attend(x, q, k, v, masks[shape])
-            kept = slice(k.shape[2] - min(k.shape[2], self._remembered(after, horizon)), None)
-            keys.append(k[:, :, kept].detach() if detach else k[:, :, kept])
-            values.append(v[:, :, kept].detach() if detach else v[:, :, kept])
+            kept = min(k.shape[2], self._remembered(after, horizon))
+            keys.append(latest(k.detach() if detach else k, kept))
+            values.append(latest(v.detach() if detach else v, kept))
         return self.predict(x), State(tuple(keys), tuple(values), after)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -236,6 +237,13 @@ def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
     """RMS norm over the last axis; half precision is widened to float32 first."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     return F.rms_norm(wide, x.shape[-1:], gain, eps=1e-6)
+
+
+def latest(x: Tensor, n: int) -> Tensor:
+    """The last ``n`` slots of (B, H, K, D), in memory of their own: a view would keep alive all that it looks into."""
+    view = x[:, :, x.shape[2] - n :]
+    owned = view.untyped_storage().nbytes() == view.numel() * view.element_size()
+    return view if owned else view.clone(memory_format=torch.contiguous_format)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -120,9 +120,7 @@ def train(
     losses: list[Tensor] = []
     if last:
         feed.restore(done["feed"])
-        tensors = last.tensors("training")
-        state = _restore(tensors, optimisers, device)
-        losses = list(tensors.get("losses", torch.zeros(0)).to(device))
+        state, losses = _restore(last.tensors("training"), optimisers, device)
 
     step, tokens, best = done["step"], done["tokens"], done["best"]
     validation_s = done.get("validation_seconds", 0.0)
@@ -319,7 +317,8 @@ def _training_tensors(
     return tensors
 
 
-def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.device) -> State:
+def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.device) -> tuple[State, list[Tensor]]:
+    """Puts back what `_training_tensors` gave; returns the model's state and the latest losses."""
     prefix = "optimiser/"
     optimisers.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     torch.set_rng_state(tensors["random/cpu"])
@@ -329,7 +328,8 @@ def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.d
     keys, values = (
         tuple(tensors[f"state/{kind}/{layer}"].to(device) for layer in range(layers)) for kind in ("keys", "values")
     )
-    return State(keys, values, tensors["state/position"])
+    losses = list(tensors.get("losses", torch.zeros(0)).to(device))
+    return State(keys, values, tensors["state/position"]), losses
 
 
 def _peak_bytes(device: torch.device) -> int:

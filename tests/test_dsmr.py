@@ -1,0 +1,318 @@
+"""DSMR: it computes what its papers and design.md say, its config keeps to its limits. The law itself: test_law.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from test_law import CASES, SCHEDULES, SEGMENT_TOKENS, awaken
+from torch import Tensor, nn
+
+from ritornello import codec
+from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
+from ritornello.models import build, describe_model
+from ritornello.models.dsmr import DSMR, DSMRConfig
+
+Array = NDArray[np.float64]
+TWO_SCALE = SCHEDULES["two_scale"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(3)
+
+
+def small(schedule: HorizonSchedule = TWO_SCALE, **changes: Any) -> DSMRConfig:
+    sizes: dict[str, Any] = {"width": 16, "heads": 2, "mlp_width": 24, "segment_tokens": SEGMENT_TOKENS}
+    return DSMRConfig(schedule, **{**sizes, **changes})
+
+
+def some_text(*shape: int) -> Tensor:
+    return torch.randint(codec.N_EVENTS, shape)
+
+
+def logits_of(model: DSMR, text: Tensor, position: int = 0) -> Tensor:
+    standing = model.initial_state(len(text))._replace(position=torch.full((len(text),), position))
+    with torch.no_grad():
+        return model(text, standing)[0]
+
+
+# What it computes.
+
+
+def rms_normed(x: Array) -> Array:
+    return x / np.sqrt(np.mean(x**2) + 1e-6)
+
+
+def reference(model: DSMR, text: list[int], position: int) -> Array:
+    """(T, V): the whole text at once, query by query and key by key; no state, no mask, no rotated keys.
+
+    The score of a query and a key depends on how far they are apart: as complex numbers, pair d of the query times the
+    conjugate of the key's, turned by (q - k) x 10,000 ** (-d / pairs) (arXiv 2104.09864, section 3.4.2).
+    """
+    weights = {name: weight.double().numpy() for name, weight in model.state_dict().items()}
+    config = model.config
+    s, heads, size = config.segment_tokens, config.heads, config.width // config.heads
+    rates = np.array([10_000.0 ** -(d / (size // 2)) for d in range(size // 2)])
+    x = np.stack([rms_normed(weights["embedding.weight"][token]) for token in text])
+    for layer, horizon in enumerate(config.schedule.horizons):
+        own = {name.removeprefix(f"blocks.{layer}."): weight for name, weight in weights.items()}
+        projected = [own["qkv.weight"] @ (rms_normed(row) * own["attention_gain"]) for row in x]
+        queries, keys, values = np.stack(projected).reshape(len(text), 3, heads, size).transpose(1, 0, 2, 3)
+        after = []
+        for i, row in enumerate(x):
+            q = position + i
+            start = (q // s) * s
+            first = -1 if horizon is None else start - horizon
+            if horizon is not None and config.schedule.rule == "sliding":
+                first = min(start, q - horizon)
+            seen = [j for j in range(i + 1) if position + j >= first]
+            found = []
+            for head in range(heads):
+                scores = np.empty(len(seen))
+                query = paired(rms_normed(queries[i, head])) * own["sharpness"][head, 0, 0]
+                for n, j in enumerate(seen):
+                    turned = query * np.conj(paired(rms_normed(keys[j, head]))) * np.exp(1j * (i - j) * rates)
+                    scores[n] = turned.real.sum() / np.sqrt(size)
+                shares = np.exp(scores - scores.max())
+                found.append(sum(share * values[j, head] for share, j in zip(shares / shares.sum(), seen)))
+            row = row + own["out.weight"] @ np.concatenate(found)
+            gate, up = np.split(own["gate_up.weight"] @ (rms_normed(row) * own["mlp_gain"]), 2)
+            after.append(row + own["down.weight"] @ (gate / (1 + np.exp(-gate)) * up))
+        x = np.stack(after)
+    return np.stack([weights["head.weight"] @ (rms_normed(row) * weights["final_gain"]) for row in x])
+
+
+def paired(x: Array) -> NDArray[np.complex128]:
+    """The pairs (d, d + D/2) of (D,) as complex numbers."""
+    a, b = np.split(x, 2)
+    return a + 1j * b
+
+
+@pytest.mark.parametrize("schedule", CASES.values(), ids=CASES)
+def test_it_computes_what_a_plain_loop_over_visible_keys_computes(schedule: HorizonSchedule) -> None:
+    model = awaken(DSMR(small(schedule)).double(), seed=5)
+    text = some_text(2, 5 * SEGMENT_TOKENS + 2)
+    logits = logits_of(model, text)
+    for lane, tokens in enumerate(text.tolist()):
+        assert np.abs(logits[lane].numpy() - reference(model, tokens, 0)).max() < 1e-12
+
+
+@pytest.mark.parametrize("position", [0, 10, 999_996, 1_000_000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)], ids=str)
+def test_it_computes_the_same_at_any_position(position: int, dtype: torch.dtype, tolerance: float) -> None:
+    model = awaken(DSMR(small()).to(dtype), seed=5)
+    text = some_text(1, 5 * SEGMENT_TOKENS + 2)
+    found = logits_of(model, text, position)[0].double().numpy()
+    assert np.abs(found - reference(model, text[0].tolist(), position)).max() < tolerance
+
+
+def cosine_and_sine(turns: Decimal) -> tuple[float, float]:
+    """Of an angle in turns, by power series in 60 decimal digits."""
+    angle = (turns % 1) * 2 * pi()
+    term, cosine, sine = Decimal(1), Decimal(0), Decimal(0)
+    for n in range(80):
+        if n % 2:
+            sine += term if n % 4 == 1 else -term
+        else:
+            cosine += term if n % 4 == 0 else -term
+        term *= angle / (n + 1)
+    return float(cosine), float(sine)
+
+
+@functools.cache
+def pi() -> Decimal:
+    """Machin's formula: 4 (4 arctan(1/5) - arctan(1/239))."""
+
+    def arctan_of_inverse(x: int) -> Decimal:
+        return sum((Decimal((-1) ** n) / ((2 * n + 1) * Decimal(x) ** (2 * n + 1)) for n in range(50)), Decimal(0))
+
+    return 4 * (4 * arctan_of_inverse(5) - arctan_of_inverse(239))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-7)], ids=str)
+def test_rotary_angles_are_right_to_ten_million_tokens(dtype: torch.dtype, tolerance: float) -> None:
+    positions = [0, 1, 10, 511, 65_537, 999_999, 1_000_000, 10_000_000]
+    model = DSMR(small(width=32)).to(dtype)
+    cosines, sines = model.rotation(torch.tensor(positions)[None])
+    assert cosines.shape == sines.shape == (1, 1, len(positions), 8)
+    with localcontext() as context:
+        context.prec = 60
+        for row, position in enumerate(positions):
+            for d in range(8):
+                angle = position * Decimal(10_000) ** (-Decimal(d) / 8)
+                cosine, sine = cosine_and_sine(angle / (2 * pi()))
+                assert float(cosines[0, 0, row, d]) == pytest.approx(cosine, abs=tolerance)
+                assert float(sines[0, 0, row, d]) == pytest.approx(sine, abs=tolerance)
+
+
+def test_a_fresh_model_predicts_from_the_last_token_alone() -> None:
+    """Its branches are silent: what comes out is the embedding, normed twice, times the head."""
+    model = DSMR(small())
+    text = some_text(2, 3 * SEGMENT_TOKENS)
+    embedding, head = model.embedding.weight.detach().numpy(), model.head.weight.detach().numpy()
+    logits = logits_of(model, text).numpy()
+    for lane, tokens in enumerate(text.tolist()):
+        expected = np.stack([head @ rms_normed(rms_normed(embedding[token].astype(float))) for token in tokens])
+        assert np.abs(logits[lane] - expected).max() < 1e-5
+
+
+def test_silent_branches_learn() -> None:
+    model = DSMR(small())
+    text = some_text(2, 2 * SEGMENT_TOKENS)
+    model(text, model.initial_state(2))[0].logsumexp(-1).sum().backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    for layer in range(TWO_SCALE.layers):
+        for branch in ("out", "down"):
+            gradient = gradients[f"blocks.{layer}.{branch}.weight"]
+            assert gradient is not None
+            assert gradient.abs().max() > 0
+
+
+def test_forward_without_tokens_is_a_bug_of_the_caller() -> None:
+    model = DSMR(small())
+    with pytest.raises(ValueError, match="at least one token"):
+        model(some_text(1, 0), model.initial_state(1))
+
+
+# Precision and dropout.
+
+
+@pytest.mark.parametrize("name", ["two_scale", "unlimited", "without_memory"])
+def test_half_precision_stays_finite_over_long_texts(name: str) -> None:
+    model = awaken(DSMR(small(SCHEDULES[name], width=32, segment_tokens=16)), seed=11)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)
+    text = some_text(3, 64 * 16)
+    state = model.initial_state(3)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for step, chunk in enumerate(text.split(16, dim=1)):
+            state = model.restart(state, torch.tensor([False, step % 5 == 0, step == 40]))
+            logits, state = model(chunk, state)
+            assert logits.dtype == torch.float32
+            assert logits.isfinite().all(), f"segment {step}"
+    assert {t.dtype for t in state.keys + state.values} == {torch.bfloat16}
+    # 64 segments: lane 1 restarts before the 60th (counted from 0) for the last time, lane 2 before the 40th
+    assert state.position.tolist() == [64 * 16, 4 * 16, 24 * 16]
+
+
+def test_half_precision_is_near_single() -> None:
+    model = awaken(DSMR(small()), seed=5)
+    text = some_text(2, 5 * SEGMENT_TOKENS)
+    single = logits_of(model, text)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = logits_of(model, text)
+    assert (half - single).std() < 0.05 * single.std()
+
+
+def test_dropout_drops_in_training_only() -> None:
+    model = awaken(DSMR(small(dropout=0.5)), seed=5)
+    without = DSMR(small())
+    without.load_state_dict(model.state_dict())
+    text = some_text(2, 2 * SEGMENT_TOKENS)
+    expected = logits_of(without.eval(), text)
+    assert torch.equal(logits_of(model.eval(), text), expected)
+    assert torch.equal(logits_of(without.train(), text), expected)
+    assert not torch.equal(logits_of(model.train(), text), logits_of(model, text))
+
+
+# Other horizons, same weights.
+
+
+def test_a_rescheduled_model_shares_its_weights_and_follows_the_new_schedule() -> None:
+    model = awaken(DSMR(small()).double(), seed=5)
+    text = some_text(1, 4 * SEGMENT_TOKENS)
+    before = logits_of(model, text)
+    other = HorizonSchedule((0, 3, None), "sliding")
+    twin = model.rescheduled(other)
+    assert (twin.config, model.config) == (small(other), small())
+    assert torch.equal(logits_of(model, text), before)
+    assert np.abs(logits_of(twin, text)[0].numpy() - reference(twin, text[0].tolist(), 0)).max() < 1e-12
+    assert [id(weight) for weight in twin.parameters()] == [id(weight) for weight in model.parameters()]
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    assert torch.allclose(logits_of(model.rescheduled(TWO_SCALE), text), 2 * before)
+
+
+def test_evaluating_a_rescheduled_model_leaves_the_other_in_training() -> None:
+    model = DSMR(small(dropout=0.5)).train()
+    twin = model.rescheduled(HorizonSchedule.uniform(layers=3, horizon=0))
+    assert twin.training
+    twin.eval()
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for module in twin.modules())
+
+
+def test_a_schedule_of_another_depth_is_refused() -> None:
+    with pytest.raises(RitornelloError, match="the schedule has 2 layers, the model 3"):
+        DSMR(small()).rescheduled(HorizonSchedule((4, 4)))
+
+
+# Config.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0}, "width is 0; it must lie between 1 and 1,000,000"),
+        ({"heads": 0}, "heads is 0; it must lie between 1 and 1,000,000"),
+        ({"mlp_width": -3}, "mlp_width is -3; it must lie between 1 and 1,000,000"),
+        ({"segment_tokens": 0}, "segment_tokens is 0; it must lie between 1 and 1,000,000"),
+        ({"segment_tokens": 1_000_001}, "segment_tokens is 1000001; it must lie between 1 and 1,000,000"),
+        ({"width": 18, "heads": 4}, "width 18 must be a multiple of 2 x heads (4); change either"),
+        ({"width": 12, "heads": 4}, "width 12 must be a multiple of 2 x heads (4); change either"),  # head size 3
+        ({"dropout": 1.0}, "dropout is 1.0; it must lie between 0 and 1, below 1"),
+        ({"dropout": -0.1}, "dropout is -0.1; it must lie between 0 and 1, below 1"),
+        ({"dropout": float("nan")}, "dropout is nan; it must lie between 0 and 1, below 1"),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_are_refused_by_field_value_and_limit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RitornelloError) as caught:
+        small(**changes)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "schedule", [*CASES.values(), HorizonSchedule((None,)), HorizonSchedule((None,), "sliding")], ids=str
+)
+def test_a_described_model_is_built_again_from_json(schedule: HorizonSchedule) -> None:
+    model = DSMR(small(schedule, dropout=0.25))
+    family, config = describe_model(model)
+    again = build(family, json.loads(json.dumps(config)))
+    assert again.config == model.config
+    assert {name: weight.shape for name, weight in again.state_dict().items()} == {
+        name: weight.shape for name, weight in model.state_dict().items()
+    }
+
+
+def test_what_cannot_be_built_is_refused_in_one_line() -> None:
+    config = describe_model(DSMR(small()))[1]
+    without_schedule = {name: value for name, value in config.items() if name != "schedule"}
+    for family, given, message in [
+        ("lstm", config, "unknown model family 'lstm'"),
+        ("dsmr", {**config, "depth": 3}, "depth"),
+        ("dsmr", without_schedule, "schedule"),
+        ("dsmr", {**config, "schedule": "long"}, "schedule 'long'"),
+        ("dsmr", {**config, "width": "wide"}, "does not fit the family dsmr"),
+        ("dsmr", {**config, "width": 7}, "width 7"),
+    ]:
+        with pytest.raises(RitornelloError, match=message) as caught:
+            build(family, given)
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(TypeError, match="Linear is of no known family"):
+        describe_model(nn.Linear(2, 2))
+
+
+def test_a_config_cannot_be_changed_once_checked() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small().width = 7  # type: ignore[misc]

@@ -1,0 +1,70 @@
+"""Small corpora and models, for tests that train and evaluate in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import made_up_piece
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.corpus import Corpus, PieceRecord
+from ritornello.corpus.shards import shard_name, write_manifest, write_shard
+from ritornello.horizons import HorizonSchedule
+from ritornello.models.dsmr import DSMR, DSMRConfig
+
+SEGMENT_TOKENS = 16
+
+Tokens = NDArray[np.uint16]
+
+
+def made_up_tokens(seed: int, *notes: int) -> list[Tokens]:
+    """One made-up piece per number of notes, encoded; a note takes four to six tokens."""
+    rng = np.random.default_rng(seed)
+    return [codec.encode(made_up_piece(rng, notes=n, seconds=n * 0.3)) for n in notes]
+
+
+def write_corpus(folder: Path, splits: Mapping[str, Iterable[Tokens]]) -> Corpus:
+    """A corpus of the given pieces, one shard per split."""
+    folder.mkdir(parents=True)
+    records, shards = [], []
+    for split, pieces in splits.items():
+        pieces, name, start = list(pieces), shard_name(split, 0), 0
+        shards.append({"file": name, "tokens": write_shard(folder / name, pieces)})
+        for number, tokens in enumerate(pieces):
+            notes, seconds = int(np.sum(tokens < codec.NOTE_OFF)), codec.seconds_of(tokens)
+            source = f"{split}/{number}.mid"
+            records.append(PieceRecord("", str(number), split, source, name, start, len(tokens), notes, seconds))
+            start += len(tokens)
+    rest = {"name": "made up", "licence": "CC0", "shards": shards, "skipped": [], "duplicates": []}
+    write_manifest(folder, records, rest)
+    return Corpus.open(folder)
+
+
+def tiny_config(**changes: object) -> DSMRConfig:
+    """Width 32, two layers, S = 16, with a long and a short memory."""
+    settings = {
+        "schedule": HorizonSchedule((64, 16)),
+        "width": 32,
+        "heads": 2,
+        "mlp_width": 48,
+        "segment_tokens": SEGMENT_TOKENS,
+    }
+    return DSMRConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def random_model(seed: int, **changes: object) -> DSMR:
+    """A model whose every weight is random: none of its branches is silent, so memory and depth matter."""
+    model = DSMR(tiny_config(**changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(std=0.25, generator=generator)
+            if parameter.ndim != 2:
+                parameter.add_(1.0)
+            elif name == "head.weight":
+                parameter.mul_(2.0)
+    return model.eval()
