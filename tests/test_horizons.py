@@ -32,6 +32,7 @@ def first_seen(query: int, horizon: int | None, segment_tokens: int, rule: Rule)
 # Text.
 
 
+@settings(deadline=None)
 @given(schedules(MAX_HORIZON_TOKENS))
 def test_the_text_of_a_schedule_parses_back_to_it(schedule: HorizonSchedule) -> None:
     assert HorizonSchedule.parse(str(schedule)) == schedule
@@ -126,6 +127,7 @@ WORDS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30) | st.lists(st.sampled_from(WORDS), max_size=8).map("".join), st.none() | st.integers(-1, 9))
 def test_any_text_is_a_schedule_or_refused_in_one_line(text: str, layers: int | None) -> None:
     refusal = None
@@ -180,6 +182,7 @@ def test_a_hand_computed_case_of_both_rules() -> None:
     assert [key for key in range(-3, 9) if visible(6, key, horizon=None, segment_tokens=4)] == [0, 1, 2, 3, 4, 5, 6]
 
 
+@settings(deadline=None)
 @given(st.none() | st.integers(0, 40), st.integers(1, 9), RULES)
 def test_what_a_query_sees_is_the_formula_for_ints_numpy_and_torch(
     horizon: int | None, segment_tokens: int, rule: Rule

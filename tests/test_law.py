@@ -134,7 +134,7 @@ def schedules(draw: st.DrawFn, segment_tokens: int) -> HorizonSchedule:
     return HorizonSchedule(tuple(horizons), draw(st.sampled_from(("segment", "sliding"))))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data(), segment_tokens=st.integers(4, 8), seed=st.integers(0, 2**31))
 def test_dsmr_obeys_under_any_schedule(data: st.DataObject, segment_tokens: int, seed: int) -> None:
     subject = subject_of(data.draw(schedules(segment_tokens)), segment_tokens=segment_tokens)

@@ -360,6 +360,14 @@ def test_a_very_short_note_at_the_border_is_there_once():
     assert [note[2] for note in notes(performance.piece)] == [50, 60]
 
 
+@pytest.mark.parametrize("release_s", [2.005, 1.755, 1.065, 2.215])
+def test_a_release_halfway_between_two_steps_is_the_prompt_s(release_s):
+    """Multiplied by 100, such a time rounds down; divided by 0.01 it would round up, beyond the last step heard."""
+    piece = Piece.from_notes([(1.0, release_s, 60, 62)])
+    performance = Performer(Scripted([shift(100)])).continue_piece(piece, seconds=1, seed=0)
+    assert notes(performance.piece) == [(1.0, release_s, 60, 62)]
+
+
 def test_a_key_held_beyond_the_border_but_struck_again_before_it_ends_where_it_was_struck():
     piece = Piece.from_notes([(0.0, 50.0, 60, 62), (1.0, 1.5, 60, 62), (2.0, 2.5, 70, 62)])
     performance = Performer(Scripted([shift(100)])).continue_piece(piece, seconds=1, seed=0, prompt_s=1.8)

@@ -250,7 +250,7 @@ def test_a_run_killed_at_random_moments_goes_on_to_the_bit(
         arguments = [sys.executable, "-c", code, str(corpus.path), str(run), "resume" if attempt else ""]
         process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
         began_s = time.monotonic()
-        while _step(run) <= reached[-1] and process.poll() is None and time.monotonic() < began_s + 60:
+        while _step(run) <= reached[-1] and process.poll() is None and time.monotonic() < began_s + 120:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         process.kill()

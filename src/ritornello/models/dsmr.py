@@ -200,16 +200,17 @@ class DSMR(nn.Module):
         return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
 
     def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
-        """(B, 1, T, K) bool by the visibility rule; None where every query sees every key."""
-        key = position[:, -1:] - n_keys + 1 + torch.arange(n_keys)
+        """(B, 1, T, K) bool by the visibility rule; None where a single query sees every key, as in stepping."""
+        query = position.to(self.device)
+        key = query[:, -1:] - n_keys + 1 + torch.arange(n_keys, device=self.device)
         seen = visible(
-            position[:, :, None],
+            query[:, :, None],
             key[:, None, :],
             horizon=horizon,
             segment_tokens=self.segment_tokens,
             rule=self.config.schedule.rule,
         )
-        return None if bool(seen.all()) else seen[:, None].to(self.device)
+        return None if position.shape[1] == 1 and bool(seen.all()) else seen[:, None]
 
     def _remembered(self, position: Tensor, horizon: int | None) -> int:
         """Slots that queries at (B,) ``position`` and later can still see: horizon and open segment, by lane."""
