@@ -1,9 +1,9 @@
-"""Whether a device computes what the CPU computes: logits and gradients of every kind of schedule, side by side.
+"""Whether a device computes what the CPU computes: logits and gradients under every kind of schedule.
 
     python benchmarks/parity.py --device cuda
 
-The reference is the plain model in float32 on the CPU. Lanes read random tokens over several segments, one lane starts a
-new piece half-way. Exits with 1 if a schedule differs by more than the tolerance.
+The reference is the plain model in float32 on the CPU. Lanes read random tokens over several segments; one lane starts
+a new piece half-way. Exits with 1 if a schedule differs by more than the tolerance.
 """
 
 from __future__ import annotations

@@ -263,11 +263,12 @@ def test_a_schedule_of_another_depth_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 0}, "width is 0; it must lie between 1 and 1,000,000"),
-        ({"heads": 0}, "heads is 0; it must lie between 1 and 1,000,000"),
-        ({"mlp_width": -3}, "mlp_width is -3; it must lie between 1 and 1,000,000"),
-        ({"segment_tokens": 0}, "segment_tokens is 0; it must lie between 1 and 1,000,000"),
-        ({"segment_tokens": 1_000_001}, "segment_tokens is 1000001; it must lie between 1 and 1,000,000"),
+        ({"width": 64.0}, "width is 64.0; it must be a whole number between 1 and 1,000,000"),
+        ({"width": 0}, "width is 0; it must be a whole number between 1 and 1,000,000"),
+        ({"heads": 0}, "heads is 0; it must be a whole number between 1 and 1,000,000"),
+        ({"mlp_width": -3}, "mlp_width is -3; it must be a whole number between 1 and 1,000,000"),
+        ({"segment_tokens": 0}, "segment_tokens is 0; it must be a whole number between 1 and 1,000,000"),
+        ({"segment_tokens": 1_000_001}, "segment_tokens is 1000001; it must be a whole number between 1 and 1,000,000"),
         ({"width": 18, "heads": 4}, "width 18 must be a multiple of 2 x heads (4); change either"),
         ({"width": 12, "heads": 4}, "width 12 must be a multiple of 2 x heads (4); change either"),  # head size 3
         ({"dropout": 1.0}, "dropout is 1.0; it must lie between 0 and 1, below 1"),

@@ -1,6 +1,6 @@
-"""Puts a run's best checkpoint into the package as a bundled model: weights in bfloat16, and what the run knows of them.
+"""Puts a run's best checkpoint into the package as a bundled model, its weights in bfloat16.
 
-    python tools/bundle.py runs/small small
+python tools/bundle.py runs/small small
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def build(family: str, config: dict[str, Any]) -> DSMR:
         raise RitornelloError(f"unknown model family {family!r}; known is {DSMR_FAMILY}")
     try:
         sizes = {key: value for key, value in config.items() if key != "schedule"}
-        return DSMR(DSMRConfig(schedule=HorizonSchedule.parse(config["schedule"]), **sizes))
+        return DSMR(DSMRConfig(schedule=HorizonSchedule.parse(str(config["schedule"])), **sizes))
     except (TypeError, KeyError) as error:
         raise RitornelloError(f"the config does not fit the family {family}: {error}") from None
 

@@ -44,8 +44,9 @@ class DSMRConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_width", "segment_tokens"):
-            if not 1 <= getattr(self, name) <= 1_000_000:
-                raise RitornelloError(f"{name} is {getattr(self, name)}; it must lie between 1 and 1,000,000")
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise RitornelloError(f"{name} is {value}; it must be a whole number between 1 and 1,000,000")
         if self.width % (2 * self.heads):
             raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
         if not 0 <= self.dropout < 1:
