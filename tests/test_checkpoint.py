@@ -281,7 +281,7 @@ def test_another_format_is_refused(saved: Path) -> None:
 
 def test_another_family_is_refused(saved: Path) -> None:
     change(saved, family="perceiver-of-tomorrow")
-    with one_line("perceiver-of-tomorrow"):
+    with one_line(saved, "perceiver-of-tomorrow"):
         use(saved)
 
 

@@ -72,7 +72,7 @@ def generate(
     performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
     with _music_bar(minutes * 60) as progress:
         performance = performer.generate(seconds=minutes * 60, seed=seed, progress=progress)
-    _write(performance, f"Ritornello {model}, seed {seed}", out, png, seed, as_json)
+    _write(performance, f"Ritornello {model}, seed {seed}", out, png, seed, performer.engine.data, as_json)
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")
@@ -103,7 +103,8 @@ def continue_piece(
             )
         except RitornelloError as error:
             raise RitornelloError(f"{source}: {error}") from None
-    _write(performance, f"{piece.title or source.stem}, continued by Ritornello", out, png, seed, as_json)
+    title = f"{piece.title or source.stem}, continued by Ritornello"
+    _write(performance, title, out, png, seed, performer.engine.data, as_json)
 
 
 @data_app.command(epilog="Example: ritornello data maestro data/maestro --archive maestro-v3.0.0-midi.zip")
@@ -193,7 +194,10 @@ def train(
         figure = best if math.isfinite(best) else None
         print(json.dumps({"run": str(out), "kind": kind, "best_validation_nats_per_token": figure}))
     else:
-        console.print(f"{out}: best validation {best:.4f} {kind} nats/token; play it with --model {out}")
+        reached = (
+            f"best validation {best:.4f} {kind} nats/token" if math.isfinite(best) else "stopped before a validation"
+        )
+        console.print(f"{out}: {reached}; play it with --model {out}")
 
 
 @app.command(epilog="Example: ritornello evaluate small --data data/asap --split validation --schedule 'uniform(0)'")
@@ -315,7 +319,9 @@ def _check_writable(path: Path) -> None:
         raise RitornelloError(f"{path}: its folder cannot be written; name a file in another folder")
 
 
-def _write(performance: Any, title: str, out: Path, png: Path | None, seed: int, as_json: bool) -> None:
+def _write(
+    performance: Any, title: str, out: Path, png: Path | None, seed: int, data: dict[str, str], as_json: bool
+) -> None:
     from dataclasses import replace
 
     # A file name may hold bytes that are no text; a title may not.
@@ -333,12 +339,16 @@ def _write(performance: Any, title: str, out: Path, png: Path | None, seed: int,
         "tokens": performance.tokens,
         "seed": seed,
         "ended": performance.ended,
+        "weights_trained_on": data.get("name", ""),
+        "weights_licence": data.get("licence", ""),
     }
     if as_json:
         print(json.dumps(figures))
     else:
         end = ", ended by the model" if performance.ended else ""
         console.print(f"{out}: {_clock(piece.seconds)}, {len(piece):,} notes, seed {seed}{end}")
+        if data.get("licence"):
+            console.print(f"the model's weights were trained on {data['name']}: {data['licence']}", style="dim")
 
 
 def _show_corpus(corpus: Any, as_json: bool) -> None:

@@ -39,9 +39,12 @@ def from_checkpoint(checkpoint: Checkpoint) -> DSMR:
     """The model of a checkpoint, with its weights, ready for evaluation.
 
     Raises:
-        RitornelloError: if the weights do not fit the config.
+        RitornelloError: naming the folder, for an unknown family, or weights that do not fit the config.
     """
-    model = build(checkpoint.family, checkpoint.config)
+    try:
+        model = build(checkpoint.family, checkpoint.config)
+    except RitornelloError as error:
+        raise RitornelloError(f"{checkpoint.folder}: {error}") from None
     weights = checkpoint.tensors()
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if expected != {name: tensor.shape for name, tensor in weights.items()}:
