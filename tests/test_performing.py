@@ -148,6 +148,14 @@ def test_a_model_may_end_before_the_length_asked_for():
     assert len(performance.piece) == 0
 
 
+def test_a_model_that_may_not_end_plays_the_whole_length():
+    engine = Scripted([shift(100), codec.END, codec.END], rest=np.eye(codec.N_EVENTS)[shift(100)] * 1000)
+    performance = Performer(engine).generate(seconds=20, seed=0, may_end=False)
+    assert not performance.ended
+    assert codec.END not in engine.read_tokens
+    assert engine.read_tokens.count(shift(100)) >= 17, "all but the events at END's places are whole seconds"
+
+
 @pytest.mark.parametrize("seconds", [0, -1, -0.0, float("nan"), float("inf"), 86400.1, 1e12])
 def test_an_absurd_length_is_refused_in_one_line(performer, seconds):
     with pytest.raises(RitornelloError, match=r"^a length of \S+ minutes; it must lie above 0 and up to 1440$"):
@@ -360,12 +368,16 @@ def test_a_very_short_note_at_the_border_is_there_once():
     assert [note[2] for note in notes(performance.piece)] == [50, 60]
 
 
-@pytest.mark.parametrize("release_s", [2.005, 1.755, 1.065, 2.215])
-def test_a_release_halfway_between_two_steps_is_the_prompt_s(release_s):
-    """Multiplied by 100, such a time rounds down; divided by 0.01 it would round up, beyond the last step heard."""
-    piece = Piece.from_notes([(1.0, release_s, 60, 62)])
-    performance = Performer(Scripted([shift(100)])).continue_piece(piece, seconds=1, seed=0)
-    assert notes(performance.piece) == [(1.0, release_s, 60, 62)]
+@pytest.mark.parametrize("step", [58, 105, 221])
+def test_a_release_halfway_between_two_steps_is_on_one_side_of_the_border_alone(step):
+    """Multiplied by 100 such a time rounds up, to a step not heard; divided by 0.01 it would round down."""
+    halfway_s = (step * 10 + 5) / 1000
+    piece = Piece.from_notes([(0.1, halfway_s, 60, 62), (0.1, step / 100, 64, 62)])
+    engine = Scripted([shift(100), codec.NOTE_OFF + 60])
+    performance = Performer(engine).continue_piece(piece, seconds=2, seed=0, prompt_s=(step + 1) / 100)
+    assert performance.prompt_s == step / 100
+    assert (0.1, step / 100 + 1, 60, 62) in notes(performance.piece)
+    assert [note[2] for note in notes(performance.piece) if note[0] < step / 100] == [60, 64]
 
 
 def test_a_key_held_beyond_the_border_but_struck_again_before_it_ends_where_it_was_struck():

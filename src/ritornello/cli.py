@@ -44,6 +44,9 @@ class Split(str, Enum):
 
 Seed = Annotated[int | None, typer.Option(help="Same seed, same piece; drawn and shown if not given.", min=0)]
 Minutes = Annotated[float, typer.Option(help="Length asked for; the model may end earlier.")]
+FullLength = Annotated[
+    bool, typer.Option("--full-length", help="Do not let the model end before the length asked for.")
+]
 Temperature = Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest event.")]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
@@ -58,6 +61,7 @@ DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello
 def generate(
     out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write.")],
     minutes: Minutes = 3.0,
+    full_length: FullLength = False,
     seed: Seed = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 0.95,
@@ -71,7 +75,7 @@ def generate(
     seed = secrets.randbelow(2**32) if seed is None else seed
     performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
     with _music_bar(minutes * 60) as progress:
-        performance = performer.generate(seconds=minutes * 60, seed=seed, progress=progress)
+        performance = performer.generate(seconds=minutes * 60, seed=seed, may_end=not full_length, progress=progress)
     _write(performance, f"Ritornello {model}, seed {seed}", out, png, seed, performer.engine.data, as_json)
 
 
@@ -81,6 +85,7 @@ def continue_piece(
     out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write: prompt and continuation.")],
     prompt_seconds: Annotated[float | None, typer.Option(help="Use this much of IN.mid; all if not given.")] = None,
     minutes: Minutes = 2.0,
+    full_length: FullLength = False,
     seed: Seed = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 0.95,
@@ -99,7 +104,12 @@ def continue_piece(
     with _music_bar(minutes * 60) as progress:
         try:
             performance = performer.continue_piece(
-                piece, seconds=minutes * 60, seed=seed, prompt_s=prompt_seconds, progress=progress
+                piece,
+                seconds=minutes * 60,
+                seed=seed,
+                prompt_s=prompt_seconds,
+                may_end=not full_length,
+                progress=progress,
             )
         except RitornelloError as error:
             raise RitornelloError(f"{source}: {error}") from None
@@ -158,7 +168,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
     recipe: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, not the recipe's.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
@@ -174,6 +184,8 @@ def train(
     from ritornello.training.loop import train as run_training
     from ritornello.training.recipes import recipe_named
 
+    if init is not None and schedule is not None:
+        raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
     chosen = recipe_named(recipe).changed(schedule=schedule, legal=False if free else None)
     corpus = Corpus.open(data)
     with watch(console) as report:

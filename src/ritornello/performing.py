@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,13 +45,17 @@ class Performer:
         self.engine = engine
         self.sampling = sampling or Sampling()
 
-    def generate(self, *, seconds: float, seed: int, progress: Progress | None = None) -> Performance:
-        """A new piece of ``seconds`` at most; it is shorter if the model ends it. The same seed gives the same piece.
+    def generate(
+        self, *, seconds: float, seed: int, may_end: bool = True, progress: Progress | None = None
+    ) -> Performance:
+        """A new piece of ``seconds`` at most; the same seed gives the same piece.
+
+        It is shorter if the model ends it and ``may_end`` allows that.
 
         Raises:
             RitornelloError: for an absurd length.
         """
-        return self._perform(np.zeros(0, np.uint16), seconds, seed, progress)
+        return self._perform(np.zeros(0, np.uint16), seconds, seed, may_end, progress)
 
     def continue_piece(
         self,
@@ -60,6 +64,7 @@ class Performer:
         seconds: float,
         seed: int,
         prompt_s: float | None = None,
+        may_end: bool = True,
         progress: Progress | None = None,
     ) -> Performance:
         """``piece`` up to ``prompt_s`` (None: all of it), and up to ``seconds`` more that follow it.
@@ -78,7 +83,7 @@ class Performer:
         if not np.any(tokens < codec.NOTE_OFF):
             first = f"; its first note is at {piece.onset[0]:.2f} s" if len(piece) else ""
             raise RitornelloError(f"the prompt has no notes{first}; give a piece with notes, or more of it")
-        performance = self._perform(tokens, seconds, seed, progress)
+        performance = self._perform(tokens, seconds, seed, may_end, progress)
         return Performance(
             _spliced(piece, performance.piece, performance.prompt_s),
             performance.prompt_s,
@@ -86,10 +91,13 @@ class Performer:
             performance.tokens,
         )
 
-    def stream(self, *, seed: int, prompt: NDArray[np.integer] | None = None) -> Iterator[tuple[int, float]]:
+    def stream(
+        self, *, seed: int, prompt: NDArray[np.integer] | None = None, may_end: bool = True
+    ) -> Iterator[tuple[int, float]]:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
-        Feed them to a `codec.StreamDecoder` for notes. A prompt (T,) of tokens is read first and not yielded.
+        Feed them to a `codec.StreamDecoder` for notes. A prompt (T,) of tokens is read first and not yielded. Without
+        ``may_end`` the stream has no end: END is never drawn.
         """
         rng = np.random.default_rng(seed)
         grammar, session = codec.Grammar(), self.engine.begin()
@@ -100,6 +108,7 @@ class Performer:
         logits = session.read(np.r_[codec.START, given])
         while True:
             legal = grammar.legal()
+            legal[codec.END] &= may_end
             token = self.sampling.draw(logits, legal, rng)
             grammar.advance(token)
             if codec.SHIFT <= token < codec.VELOCITY:
@@ -109,14 +118,16 @@ class Performer:
                 return
             logits = session.read(np.array([token]))
 
-    def _perform(self, prompt: NDArray[np.uint16], seconds: float, seed: int, progress: Progress | None) -> Performance:
+    def _perform(
+        self, prompt: NDArray[np.uint16], seconds: float, seed: int, may_end: bool, progress: Progress | None
+    ) -> Performance:
         check_length(seconds)
         prompt_s = codec.seconds_of(prompt)
         # On the grid of steps, so that no note can begin within a hair of the end.
         until_s = (round(prompt_s * STEPS_PER_S) + max(1, round(seconds * STEPS_PER_S))) / STEPS_PER_S
         tokens: list[int] = []
         ended = False
-        for token, now_s in self.stream(seed=seed, prompt=prompt):
+        for token, now_s in self.stream(seed=seed, prompt=prompt, may_end=may_end):
             tokens.append(token)
             ended = token == codec.END
             if progress is not None:
@@ -124,7 +135,8 @@ class Performer:
             if now_s >= until_s:
                 break
         piece = codec.decode(np.r_[prompt, np.array(tokens, np.uint16)])
-        return Performance(_cut(piece, until_s), prompt_s, ended, len(tokens))
+        closed = replace(piece, offset=np.minimum(piece.offset, until_s))
+        return Performance(closed, prompt_s, ended, len(tokens))
 
 
 def check_length(seconds: float) -> None:
@@ -136,13 +148,6 @@ def check_length(seconds: float) -> None:
 def load(model: str, *, engine: str = "torch", sampling: Sampling | None = None) -> Performer:
     """A performer with a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_engine` does."""
     return Performer(load_engine(model, engine), sampling)
-
-
-def _cut(piece: Piece, until_s: float) -> Piece:
-    """The notes struck before ``until_s``, all closed there."""
-    kept = piece.onset < until_s
-    offset = np.minimum(piece.offset[kept], until_s)
-    return Piece(piece.onset[kept], offset, piece.pitch[kept], piece.velocity[kept])
 
 
 def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:
@@ -162,7 +167,7 @@ def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:
         np.concatenate([let_go_s[before], performed.offset[after]]),
         np.concatenate([played.pitch[before], performed.pitch[after]]),
         np.concatenate([played.velocity[before], performed.velocity[after]]),
-        np.stack([down_s, np.where(_nearest_step(up_s) <= border, up_s, border_s)], axis=1),
+        np.stack([down_s, np.where(_nearest_step(up_s) <= border, up_s, np.maximum(down_s, border_s))], axis=1),
         played.title,
     )
 

@@ -138,7 +138,11 @@ def list_folder(folder: Path) -> list[Source]:
     """The MIDI files below ``folder``, sorted by name. Raises RitornelloError if there are none."""
     if not folder.is_dir():
         raise RitornelloError(f"{folder}: is not a folder; give a folder of MIDI files, or a CSV with --csv")
-    below = (Path(top, name) for top, _, names in os.walk(folder, followlinks=False) for name in names)
+
+    def refuse(error: OSError) -> None:
+        raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
+
+    below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
     paths = sorted(path for path in below if path.suffix.lower() in MIDI_SUFFIXES)
     if not paths:
         raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")

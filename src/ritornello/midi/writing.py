@@ -93,7 +93,7 @@ def _channels(on: Ints, off: Ints, pitch: NDArray[np.integer]) -> list[int]:
 
 
 def _track_bytes(events: list[tuple[int, int, bytes]], title: str) -> bytes:
-    name = title.encode("utf-8")
+    name = title.encode("utf-8", "replace")
     parts = [b"\0\xff\x03", _number_bytes(len(name)), name]
     parts += [b"\0\xff\x51\x03", DEFAULT_TEMPO_US.to_bytes(3, "big")]
     now = 0
