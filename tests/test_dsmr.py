@@ -304,7 +304,7 @@ def test_what_cannot_be_built_is_refused_in_one_line() -> None:
         ("dsmr", {**config, "depth": 3}, "depth"),
         ("dsmr", without_schedule, "schedule"),
         ("dsmr", {**config, "schedule": "long"}, "schedule 'long'"),
-        ("dsmr", {**config, "width": "wide"}, "does not fit the family dsmr"),
+        ("dsmr", {**config, "width": "wide"}, "width is wide; it must be a whole number"),
         ("dsmr", {**config, "width": 7}, "width 7"),
     ]:
         with pytest.raises(RitornelloError, match=message) as caught:

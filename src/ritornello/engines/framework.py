@@ -23,6 +23,9 @@ class TorchEngine:
 
     def __init__(self, model: DSMR, *, name: str = "", data: dict[str, str] | None = None) -> None:
         self.model = model.eval()
+        for module in model.modules():
+            if isinstance(module, nn.Linear):  # laid out by columns: one token's product is faster on a CPU
+                module.weight.data = module.weight.data.t().contiguous().t()
         self.name = name
         self.data = data or {}
 
@@ -30,11 +33,7 @@ class TorchEngine:
     def load(cls, model: str) -> TorchEngine:
         """From a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_checkpoint` does."""
         checkpoint = load_checkpoint(model)
-        network = from_checkpoint(checkpoint)
-        for module in network.modules():
-            if isinstance(module, nn.Linear):  # one token at a time, CPUs multiply by columns twice as fast
-                module.weight.data = module.weight.data.t().contiguous().t()
-        return cls(network, name=str(model), data=checkpoint.data)
+        return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data)
 
     def begin(self) -> TorchSession:
         """A session at the start of a piece."""
