@@ -34,12 +34,11 @@ class Journal:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
+            for name, value in figures.items():
+                if self._board is not None and isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, step)
         except OSError as error:
             raise RitornelloError(f"{self._path}: cannot be written ({error.strerror}); free some space") from None
-        if self._board is not None:
-            for name, value in figures.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes TensorBoard's file."""
@@ -66,4 +65,7 @@ def _tensorboard(folder: Path, after_step: int) -> Any:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=after_step + 1)
+    try:
+        return SummaryWriter(str(folder), purge_step=after_step + 1)
+    except OSError as error:
+        raise RitornelloError(f"{folder}: cannot be written ({error.strerror}); free some space") from None
