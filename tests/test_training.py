@@ -568,6 +568,18 @@ def test_the_first_step_is_as_long_as_its_learning_rate_says(corpus: Corpus, tmp
 # ---- starting from a model ----
 
 
+def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: Corpus, tmp_path: Path) -> None:
+    init = save_model(tmp_path / "init", random_model(4))
+    manifest = init / "checkpoint.json"
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**said, "data": {"name": "ASAP", "licence": "CC BY-NC-SA 4.0"}}))
+    train(corpus, tmp_path / "run", replace(STILL, steps=4), init=init, report=stopping_at(2))
+    train(corpus, tmp_path / "run", replace(STILL, steps=4), resume=True)
+    for name in ("last", "best"):
+        data = load_checkpoint(tmp_path / "run" / name).data
+        assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0"}
+
+
 def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: Path) -> None:
     model = random_model(8, width=48, heads=3, schedule=tiny_config().schedule)
     init = save_model(tmp_path / "init", model)

@@ -102,6 +102,7 @@ def train(
 
     torch.manual_seed(seed)
     start = last or (load_checkpoint(init) if init else None)
+    data = last.data if last else _trained_on(corpus, start)
     model = from_checkpoint(start) if start else build(*_family_and_config(recipe))
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
@@ -155,7 +156,6 @@ def train(
             progress["feed"] = feed_state
             tensors["training"] = _training_tensors(optimisers, state, losses[1 - LOG_EVERY_STEPS :], device)
         family, config = describe_model(model)
-        data = {"name": corpus.name, "licence": corpus.licence}
         save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
 
     with _interruptible() as interrupted, _ahead(feed) as batches:
@@ -294,6 +294,13 @@ def _check_limits(hours: float | None, steps: int) -> None:
 
 def _family_and_config(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     return "dsmr", recipe.settings()["model"]
+
+
+def _trained_on(corpus: Corpus, start: Checkpoint | None) -> dict[str, str]:
+    """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
+    now = {"name": corpus.name, "licence": corpus.licence}
+    before = start.data if start else {}
+    return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
 
 
 def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:
