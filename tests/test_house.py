@@ -52,11 +52,11 @@ ONLY_WHEN_CALLED = {("notes", "midi")}
 # Everything third-party that the sources may name, and the only files that may.
 MAY_NAME = {
     "numpy": ".*",
-    "rich": r"cli\.py|training/display\.py",
-    "typer": r"cli\.py",
+    "rich": r"cli/.*|training/display\.py",
+    "typer": r"cli/.*",
     "PIL": r"rendering\.py",
-    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|engines/framework\.py|cli\.py",
-    "safetensors": r"checkpoint\.py|cli\.py",
+    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|engines/framework\.py|cli/common\.py",
+    "safetensors": r"checkpoint\.py|cli/common\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.
 NEVER_TORCH = {"__init__", "errors", "notes", "midi", "rendering", "metrics", "codec", "corpus", "feed", "horizons"}

@@ -1,0 +1,47 @@
+"""The command line: each verb reads its arguments, calls one function, and shows what came of it.
+
+The verbs register themselves with ``common.app`` when their module is imported, and are listed in that order. None of
+them imports torch before it is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any
+
+import typer
+
+from ritornello.cli import playing
+
+# isort: split
+from ritornello.cli import corpora
+
+# isort: split
+from ritornello.cli import learning  # noqa: F401
+
+# isort: split
+from ritornello.cli.common import app, console
+from ritornello.errors import RitornelloError
+
+# A mistake in the arguments, of click or of the copy of it that newer typers carry.
+UsageError: Any = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """The command ``ritornello``: errors that are the user's to mend are one line and exit code 2."""
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except RitornelloError as error:
+        message = str(error)
+    except UsageError as error:
+        command = f"'{error.ctx.command_path} --help'" if error.ctx else "--help"
+        message = f"{' '.join(error.format_message().split()).rstrip('.')}; see {command}"
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = f"{error.filename or 'the disk'}: {error.strerror}; give another place, or mend this one"
+    except typer.Abort:
+        sys.exit(130)
+    console.print(f"error: {message}", style="red")
+    sys.exit(2)

@@ -1,0 +1,137 @@
+"""``train`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ritornello.cli.common import (
+    MAX_SEED,
+    AsJson,
+    DataFolder,
+    Split,
+    app,
+    console,
+    count_bar,
+    device_named,
+    needs_torch,
+)
+from ritornello.errors import RitornelloError
+
+
+@app.command(epilog="Example: ritornello train --data data/asap --out runs/mine --recipe small --hours 2")
+def train(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
+    recipe: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
+    hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
+    free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
+    init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model, or fine-tune one."""
+    needs_torch()
+    from ritornello.corpus import Corpus
+    from ritornello.training.display import watch
+    from ritornello.training.loop import train as run_training
+    from ritornello.training.recipes import recipe_named
+
+    if init is not None and schedule is not None:
+        raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
+    chosen = recipe_named(recipe).changed(schedule=schedule, legal=False if free else None)
+    corpus = Corpus.open(data)
+    with watch(console) as report:
+        best = run_training(
+            corpus,
+            out,
+            chosen,
+            hours=hours,
+            steps=steps,
+            seed=seed,
+            init=init,
+            resume=resume,
+            device=device_named(device),
+            report=report,
+        )
+    kind = "legal" if chosen.legal else "free"
+    if as_json:
+        figure = best if math.isfinite(best) else None
+        print(json.dumps({"run": str(out), "kind": kind, "best_validation_nats_per_token": figure}))
+    else:
+        reached = (
+            f"best validation {best:.4f} {kind} nats/token" if math.isfinite(best) else "stopped before a validation"
+        )
+        console.print(f"{out}: {reached}; play it with --model {out}")
+
+
+@app.command(epilog="Example: ritornello evaluate small --data data/asap --split validation --schedule 'uniform(0)'")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
+    data: DataFolder,
+    split: Annotated[Split, typer.Option(help="Which pieces.")] = Split.validation,
+    schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the model's.")] = None,
+    free: Annotated[bool | None, typer.Option("--free/--legal", help="Softmax over all or legal events.")] = None,
+    lanes: Annotated[int, typer.Option(help="Pieces read side by side; no figure depends on it.", min=1)] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""
+    needs_torch()
+    from ritornello.checkpoint import load_checkpoint
+    from ritornello.corpus import Corpus
+    from ritornello.evaluation import evaluate as read_pieces
+    from ritornello.horizons import HorizonSchedule
+    from ritornello.models import from_checkpoint
+
+    checkpoint, corpus = load_checkpoint(model), Corpus.open(data)
+    network = from_checkpoint(checkpoint)
+    if schedule is not None:
+        network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
+    network.to(device_named(device))
+    legal = bool(checkpoint.progress.get("legal", False)) if free is None else not free
+    with count_bar() as progress:
+        result = read_pieces(
+            network,
+            corpus,
+            split.value,
+            legal=legal,
+            lanes=lanes,
+            progress=lambda done, total: progress(done, total, "tokens"),
+        )
+    figures = {
+        "model": model,
+        "data": corpus.name,
+        "split": split.value,
+        "schedule": str(network.config.schedule),
+        **result.figures(),
+    }
+    if as_json:
+        print(json.dumps(figures, indent=1))
+    else:
+        _show_likelihood(figures)
+
+
+def _show_likelihood(figures: dict[str, Any]) -> None:
+    heading = f"{figures['model']} on {figures['data']}, {figures['split']}: {figures['pieces']} pieces, whole"
+    table = Table("position", "tokens", f"{figures['kind']} nats/token", title=heading)
+    for row in figures["by_position"]:
+        position = f"{row['from']:,} to {row['to']:,}" if row["to"] else f"{row['from']:,} on"
+        table.add_row(position, f"{row['tokens']:,}", f"{row['nats_per_token']:.4f}")
+    table.add_section()
+    table.add_row("all", f"{figures['tokens']:,}", f"{figures['nats_per_token']:.4f}")
+    console.print(table)
+    console.print(
+        f"perplexity {figures['perplexity']:.3f}, {figures['nats_per_note']:.3f} nats/note, "
+        f"{figures['nats_per_second']:.2f} nats/second; horizons {figures['schedule']}",
+        highlight=False,
+    )
