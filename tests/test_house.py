@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "notes": "errors",
     "midi": "errors notes",
     "rendering": "errors notes",
+    "charts": "errors",
     "metrics": "errors notes",
     "codec": "errors notes",
     "corpus": "errors notes midi codec",
@@ -42,8 +43,8 @@ MAY_IMPORT = {
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
     "__init__": "errors notes midi codec horizons performing",
-    "cli": "errors notes midi rendering metrics codec corpus feed horizons sampling checkpoint models likelihood "
-    "evaluation training engines performing __init__",
+    "cli": "errors notes midi rendering charts metrics codec corpus feed horizons sampling checkpoint models "
+    "likelihood evaluation training engines performing __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -55,11 +56,24 @@ MAY_NAME = {
     "rich": r"cli/.*|training/display\.py",
     "typer": r"cli/.*",
     "PIL": r"rendering\.py",
+    "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|engines/framework\.py|cli/common\.py",
     "safetensors": r"checkpoint\.py|cli/common\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.
-NEVER_TORCH = {"__init__", "errors", "notes", "midi", "rendering", "metrics", "codec", "corpus", "feed", "horizons"}
+NEVER_TORCH = {
+    "__init__",
+    "errors",
+    "notes",
+    "midi",
+    "rendering",
+    "charts",
+    "metrics",
+    "codec",
+    "corpus",
+    "feed",
+    "horizons",
+}
 NEVER_TORCH |= {"sampling", "performing"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 WITHOUT_TORCH = [

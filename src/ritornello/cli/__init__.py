@@ -18,7 +18,7 @@ from ritornello.cli import playing
 from ritornello.cli import corpora
 
 # isort: split
-from ritornello.cli import learning  # noqa: F401
+from ritornello.cli import learning
 
 # isort: split
 from ritornello.cli.common import app, console
