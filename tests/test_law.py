@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import law
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law import CLAIMS, GRADIENT_CLAIMS, Claim, Subject, attention_memory_bytes
@@ -16,6 +17,7 @@ from torch import Generator, Tensor
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
+from ritornello.models.attention import Attention
 from ritornello.models.dsmr import DSMR, DSMRConfig, State
 
 SEGMENT_TOKENS = 6
@@ -143,19 +145,25 @@ def test_dsmr_obeys_under_any_schedule(data: st.DataObject, segment_tokens: int,
 
 
 class SeesTheWholeSegment(DSMR):
-    def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
-        return None
+    def _attention(self, q: Tensor, memory: Tensor) -> Attention:
+        return lambda q, k, v, old_k, old_v, _: F.scaled_dot_product_attention(
+            q, torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)
+        )
 
 
 class ForgetsOneTokenEarly(DSMR):
-    def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
-        return super()._seen(position, n_keys, max(0, (horizon or 0) - 1))
+    def _attention(self, q: Tensor, memory: Tensor) -> Attention:
+        attend = super()._attention(q, memory)
+        return lambda *tensors: attend(
+            *tensors[:-1], dataclasses.replace(tensors[-1], horizon=max(0, (tensors[-1].horizon or 0) - 1))
+        )
 
 
 class TrimsBeforeAttending(DSMR):
     def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
         length, horizons = tokens.shape[1], self.config.schedule.horizons
-        room = [max(0, self._remembered(state.position + length, h) - length) for h in horizons]
+        after = state.position + length
+        room = [max(0, self._slots(after, h, there=law.FAR) - length) for h in horizons]
         keys, values = (
             tuple(t[:, :, t.shape[2] - min(t.shape[2], n) :] for t, n in zip(kind, room))
             for kind in (state.keys, state.values)
@@ -164,8 +172,8 @@ class TrimsBeforeAttending(DSMR):
 
 
 class TrimsOneTokenTooFew(DSMR):
-    def _remembered(self, position: Tensor, horizon: int | None) -> int:
-        return super()._remembered(position, horizon) + 1
+    def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
+        return min(there, super()._slots(position, horizon, there=there) + 1)
 
 
 class IgnoresRestarts(DSMR):

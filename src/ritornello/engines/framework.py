@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -89,7 +90,8 @@ class TorchSession:
             keys[:, :, used - length : used] = k
             values[:, :, used - length : used] = v
             seen = self._seen(position, used, horizon)
-            x = block.attend(x, q, keys[:, :, :used], values[:, :, :used], seen)
+            found = F.scaled_dot_product_attention(q, keys[:, :, :used], values[:, :, :used], attn_mask=seen)
+            x = block.update(x, found)
         self.position += length
         return x
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
-from ritornello.horizons import HorizonSchedule, visible
+from ritornello.horizons import HorizonSchedule
+from ritornello.models.attention import Attention, Sight, flex, plain, tiled
 
 ROTARY_BASE = 10_000.0
 
@@ -88,9 +89,8 @@ class Block(nn.Module):
         q = rotate(norm(q), rotation) * self.sharpness
         return q.to(v.dtype), rotate(norm(k), rotation).to(v.dtype), v
 
-    def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-        """Adds what queries (B, H, T, D) find in keys and values (B, H, K, D); ``seen`` (B, 1, T, K), None = all."""
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    def update(self, x: Tensor, found: Tensor) -> Tensor:
+        """Adds what the queries found (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
         x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
         gate, up = self.gate_up(norm(x, self.mlp_gain)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(gate) * up))
@@ -102,6 +102,7 @@ class DSMR(nn.Module):
     def __init__(self, config: DSMRConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
@@ -123,10 +124,12 @@ class DSMR(nn.Module):
         return self.final_gain.device
 
     def initial_state(self, batch: int) -> State:
-        """The state of ``batch`` lanes at the start of a piece: no keys yet."""
+        """The state of ``batch`` lanes at the start of a piece: no keys yet, or room for them (`_slots`)."""
         heads, size = self.config.heads, self.config.width // self.config.heads
-        empty = tuple(torch.zeros(batch, heads, 0, size, device=self.device) for _ in self.blocks)
-        return State(empty, empty, torch.zeros(batch, dtype=torch.int64))
+        position = torch.zeros(batch, dtype=torch.int64)
+        slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
+        empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
+        return State(empty, empty, position)
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
@@ -160,25 +163,23 @@ class DSMR(nn.Module):
 
     def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
         schedule, length = self.config.schedule, tokens.shape[1]
-        position = state.position[:, None] + torch.arange(length)
-        rotation = self.rotation(position)
+        rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
         keys, values = [], []
-        masks: dict[tuple[int | None, int], Tensor | None] = {}
+        sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = block.project(x, rotation)
-            if old_k.shape[2]:
-                k = torch.cat([old_k.to(k.dtype), k], dim=2)
-                v = torch.cat([old_v.to(v.dtype), v], dim=2)
-            shape = (horizon, k.shape[2])
-            if shape not in masks:
-                masks[shape] = self._seen(position, k.shape[2], horizon)
+            memories = old_k.shape[2]
+            sight = sights.setdefault(
+                (horizon, memories),
+                Sight(state.position, length, memories, horizon, self.segment_tokens, schedule.rule),
+            )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
-            x = block.attend(x, q, k, v, masks[shape])
-            kept = min(k.shape[2], self._remembered(after, horizon))
-            keys.append(latest(k.detach() if detach else k, kept))
-            values.append(latest(v.detach() if detach else v, kept))
+            x = block.update(x, self._attention(q, old_k)(q, k, v, old_k, old_v, sight))
+            slots = self._slots(after, horizon, there=memories + length)
+            keys.append(remember(old_k, k.detach() if detach else k, slots))
+            values.append(remember(old_v, v.detach() if detach else v, slots))
         return self.predict(x), State(tuple(keys), tuple(values), after)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -200,29 +201,27 @@ class DSMR(nn.Module):
         """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""
         return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
 
-    def _seen(self, position: Tensor, n_keys: int, horizon: int | None) -> Tensor | None:
-        """(B, 1, T, K) bool by the visibility rule; None where a single query sees every key, as in stepping."""
-        query = position.to(self.device)
-        key = query[:, -1:] - n_keys + 1 + torch.arange(n_keys, device=self.device)
-        seen = visible(
-            query[:, :, None],
-            key[:, None, :],
-            horizon=horizon,
-            segment_tokens=self.segment_tokens,
-            rule=self.config.schedule.rule,
-        )
-        return None if position.shape[1] == 1 and bool(seen.all()) else seen[:, None]
+    def _attention(self, q: Tensor, memory: Tensor) -> Attention:
+        if self.attention is not None:
+            return self.attention
+        if q.is_cuda:
+            return flex
+        wide = q.dtype in (torch.float32, torch.float64)
+        return tiled if wide and q.shape[2] > 1 and not memory.requires_grad else plain
 
-    def _remembered(self, position: Tensor, horizon: int | None) -> int:
-        """Slots that queries at (B,) ``position`` and later can still see: horizon and open segment, by lane."""
-        phase = position % self.segment_tokens
+    def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
+        """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
+
+        No more than the keys that are ``there``; but on CUDA, room for the whole horizon from the start, and doubled
+        for an unlimited one when it is full: each number of slots is a compilation of its own.
+        """
+        fixed = self.device.type == "cuda" or self.attention is flex
         if horizon is None:
-            needed = position
-        elif self.config.schedule.rule == "segment":
-            needed = torch.minimum(position, phase + horizon)
-        else:
-            needed = torch.minimum(position, phase.clamp(min=horizon))
-        return int(needed.max())
+            read = int(position.max())
+            return max(self.segment_tokens, 1 << (read - 1).bit_length()) if fixed and read else min(read, there)
+        phase = position % self.segment_tokens
+        needed = phase + horizon if self.config.schedule.rule == "segment" else phase.clamp(min=horizon)
+        return int(needed.max()) if fixed else min(int(torch.minimum(position, needed).max()), there)
 
     def _initialise(self) -> None:
         """Branches start silent (zero output matrices), so depth does not scale the first steps."""
@@ -241,11 +240,18 @@ def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
     return F.rms_norm(wide, x.shape[-1:], gain, eps=1e-6)
 
 
-def latest(x: Tensor, n: int) -> Tensor:
-    """The last ``n`` slots of (B, H, K, D), in memory of their own: a view would keep alive all that it looks into."""
-    view = x[:, :, x.shape[2] - n :]
-    owned = view.untyped_storage().nbytes() == view.numel() * view.element_size()
-    return view if owned else view.clone(memory_format=torch.contiguous_format)
+def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
+    """The last ``slots`` keys of memory (B, H, M, D) and chunk (B, H, T, D), in memory of their own.
+
+    A view would keep alive all that it looks into. Slots that no key has filled yet are zero.
+    """
+    batch, heads, length, size = new.shape
+    old = slots - length
+    if old <= 0:
+        return new[:, :, length - slots :].clone(memory_format=torch.contiguous_format)
+    unfilled = new.new_zeros(batch, heads, max(0, old - memory.shape[2]), size)
+    kept = memory[:, :, max(0, memory.shape[2] - old) :].to(new.dtype)
+    return torch.cat([unfilled, kept, new], dim=2)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,13 +1,11 @@
-"""Muon for the matrices of the layers, AdamW for the rest, their learning rates over a run, and their state as tensors.
-
-Muon (K. Jordan, 2024) orthogonalises each matrix's update. It is torch's own, from 2.9 on.
-"""
+"""Muon for the matrices of the layers, AdamW for the rest; their learning rates over a run, their state as tensors."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from ritornello.training.muon import Muon
 from ritornello.training.recipes import Recipe
 
 
