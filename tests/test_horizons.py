@@ -1,4 +1,4 @@
-"""Schedules: their text, their limits, what a query sees, how far influence reaches and what it costs."""
+"""Schedules: their text, their limits, what a query sees and how far influence reaches."""
 
 from __future__ import annotations
 
@@ -57,7 +57,30 @@ def test_the_text_of_a_schedule_parses_back_to_it(schedule: HorizonSchedule) -> 
         ("uniform(horizon=0)", 2, (0, 0), "segment"),
         ("uniform(3x7)", None, (7, 7, 7), "segment"),
         ("unlimited", 3, (None,) * 3, "segment"),
+        ("uniform(budget=1027)", 4, (256,) * 4, "segment"),
         ("unlimited()", 1, (None,), "segment"),
+        ("perceiver_ar(long=8192)", 4, (8192, 0, 0, 0), "segment"),
+        ("perceiver_ar(budget=8192) sliding", 4, (8192, 0, 0, 0), "sliding"),
+        ("perceiver_ar(7)", 1, (7,), "segment"),
+        # 8192 - 6 x 256 = 6656 for two; 10 - 1 = 9 for two, of which one token is left over
+        ("two_scale(budget=8192, long_layers=2, short=256)", 8, (3328,) * 2 + (256,) * 6, "segment"),
+        ("two_scale(short=1, long_layers=2, budget=10)", 3, (4, 4, 1), "segment"),
+        ("two_scale(budget=8, long_layers=2, short=2)", 4, (2, 2, 2, 2), "segment"),
+        ("binary(long=2048, layers=1-4)", 8, (2048,) * 4 + (0,) * 4, "segment"),
+        ("binary(long=5, layers=1+3-4)", 5, (5, 0, 5, 5, 0), "segment"),
+        ("binary(long=5, layers=2 + 2)", 2, (0, 5), "segment"),
+        ("binary(5, odd)", 5, (5, 0, 5, 0, 5), "segment"),
+        ("binary(budget=11, layers=even) sliding", 4, (0, 5, 0, 5), "sliding"),
+        ("binary(budget=11, layers=2-4)", 4, (0, 3, 3, 3), "segment"),
+        ("ascending(low=1, high=10)", 4, (1, 4, 7, 10), "segment"),
+        ("ascending(low=0, high=5)", 3, (0, 3, 5), "segment"),
+        ("ascending(3, 3)", 1, (3,), "segment"),
+        ("descending(low=1, high=10)", 4, (10, 7, 4, 1), "segment"),
+        # sixths of 3: 0.5, 1, 1.5; of 8: 1.33, 2.67, 4; of 10: 1.67, 3.33, 5
+        ("ascending(budget=3)", 3, (0, 1, 2), "segment"),
+        ("ascending(budget=8)", 3, (1, 3, 4), "segment"),
+        ("descending(budget=10) sliding", 3, (5, 3, 2), "sliding"),
+        ("ascending(budget=8192)", 8, (228, 455, 683, 910, 1138, 1365, 1593, 1820), "segment"),
     ],
 )
 def test_a_text_names_a_schedule(text: str, layers: int | None, horizons: tuple[int | None, ...], rule: Rule) -> None:
@@ -96,6 +119,35 @@ def test_a_text_names_a_schedule(text: str, layers: int | None, horizons: tuple[
         ("uniform(horizon=512, horizon=256)", 8, "horizon is given twice"),
         ("unlimited(3)", 8, "it takes nothing"),
         ("unlimited", None, "how many layers"),
+        ("unlimited(budget=8)", 8, "it takes nothing"),
+        ("binary(long=4, layers=1)", None, "how many layers"),
+        ("ascending(budget=64)", None, "how many layers"),
+        ("perceiver_ar(budget=7)", 8, "a budget of 7 tokens is smaller than the depth of 8 layers; give at least 8"),
+        ("uniform(budget=7)", 8, "smaller than the depth"),
+        ("ascending(budget=0)", 8, "smaller than the depth"),
+        ("binary(budget=7, layers=1)", 8, "smaller than the depth"),
+        ("two_scale(budget=7, long_layers=1, short=0)", 8, "smaller than the depth"),
+        ("two_scale(budget=799, long_layers=2, short=100)", 8, "smaller than 8 layers of 100; give at least 800"),
+        ("two_scale(budget=799, long_layers=0, short=9)", 8, "a budget needs a long layer"),
+        ("two_scale(budget=799, long_layers=9, short=9)", 8, "8 layers cannot have 9 long ones"),
+        ("two_scale(budget=799, long=2x4, short=9)", 8, "it takes long, short or budget, long_layers, short"),
+        ("uniform(budget=-8)", 8, "budget is '-8': write a whole number"),
+        ("uniform(budget=80.5)", 8, "budget is '80.5': write a whole number"),
+        ("uniform(budget=80000008)", 8, "layer 1 has horizon 10000001"),
+        ("uniform(horizon=3, budget=80)", 8, "it takes horizon or budget"),
+        ("perceiver_ar(long=-1)", 8, "long is '-1': write a whole number"),
+        ("ascending(low=0.5, high=3)", 8, "low is '0.5': write a whole number"),
+        ("ascending(low=4, high=3)", 8, "low must not exceed high"),
+        ("descending(low=4, high=3)", 8, "low must not exceed high"),
+        ("descending(low=3, high=4)", 1, "1 layers cannot grow from 3 to 4"),
+        ("binary(long=4, layers=9)", 8, "layers is '9', the model has 8"),
+        ("binary(long=4, layers=2-999999999)", 8, "the model has 8"),
+        ("binary(long=4, layers=0)", 8, "write a choice such as 1-4, 1+3+5, odd or even"),
+        ("binary(long=4, layers=4-2)", 8, "write a choice"),
+        ("binary(long=4, layers=1+)", 8, "write a choice"),
+        ("binary(long=4, layers=-3)", 8, "write a choice"),
+        ("binary(long=4, layers=even)", 1, "choose one or more"),
+        ("binary(long=4, layers=1, 3)", 8, "it takes long, layers or budget, layers"),
     ],
 )
 def test_a_text_that_names_no_schedule_is_refused_in_one_line(text: str, layers: int | None, mistake: str) -> None:
@@ -121,6 +173,12 @@ WORDS = [
     "7",
     "x",
     "long",
+    "layers",
+    "budget",
+    "binary(",
+    "ascending(",
+    "odd",
+    "+",
     "sliding",
     "-",
     "²",
@@ -151,6 +209,54 @@ def test_constructors_spend_horizons_lowest_layer_first() -> None:
     assert HorizonSchedule.two_scale(layers=2, n_long=2, long=9, short=3).horizons == (9, 9)
     assert HorizonSchedule.uniform(layers=3, horizon=0).horizons == (0, 0, 0)
     assert HorizonSchedule.unlimited(layers=2).horizons == (None, None)
+
+
+def test_a_text_and_the_constructor_of_its_name_agree() -> None:
+    of = HorizonSchedule
+    pairs = {
+        "unlimited": of.unlimited(layers=6),
+        "perceiver_ar(long=80)": of.perceiver_ar(layers=6, long=80),
+        "perceiver_ar(budget=80)": of.perceiver_ar(layers=6, budget=80),
+        "two_scale(long=2x9, short=3)": of.two_scale(layers=6, n_long=2, long=9, short=3),
+        "two_scale(budget=80, long_layers=2, short=3)": of.two_scale(layers=6, n_long=2, short=3, budget=80),
+        "binary(long=9, layers=2+4)": of.binary(layers=6, remembering=(4, 2), long=9),
+        "binary(budget=80, layers=2-4)": of.binary(layers=6, remembering={2, 3, 4}, budget=80),
+        "ascending(low=2, high=9)": of.ascending(layers=6, low=2, high=9),
+        "ascending(budget=80)": of.ascending(layers=6, budget=80),
+        "descending(low=2, high=9)": of.descending(layers=6, low=2, high=9),
+        "descending(budget=80)": of.descending(layers=6, budget=80),
+        "uniform(9)": of.uniform(layers=6, horizon=9),
+        "uniform(budget=80)": of.uniform(layers=6, budget=80),
+    }
+    assert {text: HorizonSchedule.parse(text, layers=6) for text in pairs} == pairs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        ({}, "either horizon or a budget"),
+        ({"horizon": 4, "budget": 8}, "either horizon or a budget"),
+        ({"budget": 8.5}, "the budget is 8.5; it must be whole tokens"),
+        ({"budget": True}, "the budget is True"),
+        ({"budget": -8}, "smaller than the depth of 2 layers"),
+        ({"budget": 1}, "smaller than the depth of 2 layers; give at least 2"),
+        ({"budget": 8, "layers": 0}, "at least one layer"),
+    ],
+)
+def test_a_budget_is_whole_tokens_for_every_layer_and_stands_alone(arguments: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(RitornelloError, match=mistake):
+        HorizonSchedule.uniform(**{"layers": 2, **arguments})
+    if "horizon" not in arguments:
+        with pytest.raises(RitornelloError, match=mistake.replace("horizon", "low and high")):
+            HorizonSchedule.ascending(**{"layers": 2, **arguments})
+
+
+def test_half_of_a_slope_and_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(RitornelloError, match="either low and high or a budget"):
+        HorizonSchedule.descending(layers=3, low=4)
+    for remembering in ((), (0,), (4,), (1, -1)):
+        with pytest.raises(RitornelloError, match="choose one or more of layers 1 to 3"):
+            HorizonSchedule.binary(layers=3, remembering=remembering, long=4)
 
 
 @pytest.mark.parametrize("horizon", [-1, 1.0, 1.5, True, "4", MAX_HORIZON_TOKENS + 1])
@@ -239,19 +345,3 @@ def test_hand_computed_reaches() -> None:
     assert HorizonSchedule((1024, 1024), "sliding").reach_tokens(segment_tokens=512) == 2 * 1024
     assert HorizonSchedule.uniform(layers=8, horizon=0).reach_tokens(segment_tokens=512) == 511
     assert HorizonSchedule((0, None)).reach_tokens(segment_tokens=512) is None
-
-
-# Cost.
-
-
-def test_hand_computed_budget_and_bytes() -> None:
-    two_scale = HorizonSchedule.two_scale(layers=8, n_long=2, long=4096, short=512)
-    assert two_scale.layers == 8
-    assert two_scale.budget_tokens == 11_264
-    # 11,264 slots x (256 numbers of a key + 256 of a value) x 4 bytes
-    assert two_scale.state_bytes(width=256, bytes_per_number=4) == 23_068_672
-    assert two_scale.state_bytes(width=256, bytes_per_number=2) == 11_534_336
-    assert HorizonSchedule.uniform(layers=8, horizon=0).state_bytes(width=256, bytes_per_number=4) == 0
-    some = HorizonSchedule((0, None))
-    assert some.budget_tokens is None
-    assert some.state_bytes(width=256, bytes_per_number=4) is None

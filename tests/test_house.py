@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "codec": "errors notes",
     "corpus": "errors notes midi codec",
     "feed": "errors codec corpus",
-    "horizons": "errors",
+    "horizons": "errors charts",
     "sampling": "errors codec",
     "checkpoint": "errors codec",
     "models": "errors codec horizons checkpoint",

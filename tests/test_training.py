@@ -34,10 +34,11 @@ from ritornello.feed import Augmentation, Lanes
 from ritornello.models import describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR, State
 from ritornello.notes import Piece
-from ritornello.training import loop
+from ritornello.training import loop, precision
 from ritornello.training.journal import Journal, read_journal
-from ritornello.training.loop import Report, has_bfloat16, train
+from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
+from ritornello.training.precision import faster_precision
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 NEVER_S = 1e9
@@ -363,9 +364,8 @@ def gradients_of_training(
         found.append([parameter.grad.clone() for parameter in parameters])
         return length
 
-    monkeypatch.setattr(loop, "has_bfloat16", lambda _: False)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-    train(corpus, run, recipe, **options)
+    train(corpus, run, recipe, precision="fp32", **options)
     return found
 
 
@@ -771,27 +771,27 @@ def test_an_unknown_recipe_names_those_there_are() -> None:
 # ---- precision ----
 
 
-def test_half_precision_is_found_out_without_a_crash() -> None:
-    assert isinstance(has_bfloat16(torch.device("cpu")), bool)
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("fpu sse2 avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu sse2 avx2 avx512f", False), (None, False)],
-)
-def test_a_processor_computes_in_half_precision_if_its_flags_say_so(
-    monkeypatch: pytest.MonkeyPatch, flags: str | None, expected: bool
+@pytest.mark.parametrize(("times_s", "chosen"), [((3.0, 1.0), "bf16"), ((1.4, 1.0), "fp32"), ((1.0, 2.0), "fp32")])
+def test_the_precision_is_the_clearly_faster_one(
+    monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, float], chosen: str
 ) -> None:
-    def read(*_: Any, **__: Any) -> str:
-        if flags is None:
-            raise FileNotFoundError
-        return f"flags\t: {flags}\n"
+    measured = {torch.float32: times_s[0], torch.bfloat16: times_s[1]}
+    monkeypatch.setattr(precision, "_seconds", lambda _, dtype: measured[dtype])
+    assert faster_precision.__wrapped__(torch.device("cpu"), width=64) == chosen
 
-    monkeypatch.setattr(Path, "read_text", read)
-    assert has_bfloat16(torch.device("cpu")) is expected
+
+def test_a_machine_is_measured_in_both_precisions() -> None:
+    assert faster_precision(torch.device("cpu"), width=16) in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_emulated_half_precision_does_not_count(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    assert has_bfloat16(torch.device("cuda")) is native
+    assert faster_precision.__wrapped__(torch.device("cuda"), width=64) == ("bf16" if native else "fp32")
+
+
+def test_a_resumed_run_keeps_its_precision(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(corpus, tmp_path, recipe_named("tiny"), steps=2, precision="bf16")
+    monkeypatch.setattr(loop, "faster_precision", lambda *_, **__: "fp32")
+    train(corpus, tmp_path, recipe_named("tiny"), steps=4, resume=True)
+    assert load_checkpoint(tmp_path / "last").progress["precision"] == "bf16"

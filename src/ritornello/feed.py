@@ -1,7 +1,7 @@
 """From a packed corpus to batches: lanes that read whole pieces, segment by segment.
 
 Everything random is a function of (seed, epoch, piece), so the whole state of a feed is a few integers per lane, and a
-resumed feed goes on exactly where it stopped. No torch here. Axes: B lanes, T <= S tokens of one segment.
+resumed feed goes on exactly where it stopped. No torch here. Axes: B lanes, T = S tokens of one segment.
 """
 
 from __future__ import annotations
@@ -170,11 +170,9 @@ class Lanes:
         return _Lane(epoch, piece, position, tokens, codec.contexts(tokens) if self._grammar else None)
 
     def _batch(self) -> Batch:
-        busy = [lane for lane in self._lanes if lane is not None]
-        if not busy:
+        if not any(self._lanes):
             raise StopIteration
-        n = len(self._lanes)
-        width = max(min(self.segment_tokens, len(lane.tokens) - lane.position) for lane in busy)
+        n, width = len(self._lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
         piece, position = np.full(n, -1), np.zeros(n, np.int64)

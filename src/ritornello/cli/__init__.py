@@ -21,6 +21,9 @@ from ritornello.cli import corpora
 from ritornello.cli import learning
 
 # isort: split
+from ritornello.cli import schedules
+
+# isort: split
 from ritornello.cli.common import app, console
 from ritornello.errors import RitornelloError
 

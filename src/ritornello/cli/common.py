@@ -34,6 +34,13 @@ class Split(str, Enum):
     test = "test"
 
 
+class PrecisionName(str, Enum):
+    """Precisions of training."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data').")]
 

@@ -14,6 +14,7 @@ from ritornello.cli.common import (
     MAX_SEED,
     AsJson,
     DataFolder,
+    PrecisionName,
     Split,
     app,
     console,
@@ -37,6 +38,9 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Of matrix products; the faster one here if not given.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model, or fine-tune one."""
@@ -61,6 +65,7 @@ def train(
             init=init,
             resume=resume,
             device=device_named(device),
+            precision=None if precision is None else precision.value,
             report=report,
         )
     kind = "legal" if chosen.legal else "free"

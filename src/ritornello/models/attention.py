@@ -112,7 +112,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, si
     """FlexAttention, compiled on CUDA. (B, H, T, D)."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend: Any = _compiled(flex_attention) if q.is_cuda else flex_attention
+    attend: Any = compiled(flex_attention) if q.is_cuda else flex_attention
     found: Tensor = attend(q, _joined(memory_k, k), _joined(memory_v, v), block_mask=sight.block_mask(q.device))
     return found
 
@@ -257,9 +257,11 @@ def _block_mask(
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
-    return compiled
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled for the shapes that it meets, once for all blocks and models."""
+    torch._dynamo.config.recompile_limit = 64  # a study's horizons, growing memories, with gradients and without
+    fast: Callable[..., Any] = torch.compile(function, dynamic=False)
+    return fast
 
 
 def _joined(memory: Tensor, new: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.attention import Attention, Sight, flex, plain, tiled
+from ritornello.models.attention import Attention, Sight, compiled, flex, plain, tiled
 
 ROTARY_BASE = 10_000.0
 
@@ -168,15 +168,18 @@ class DSMR(nn.Module):
         keys, values = [], []
         sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
+        project, update = Block.project, Block.update
+        if tokens.is_cuda:
+            project, update = compiled(project), compiled(update)
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
-            q, k, v = block.project(x, rotation)
+            q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
             sight = sights.setdefault(
                 (horizon, memories),
                 Sight(state.position, length, memories, horizon, self.segment_tokens, schedule.rule),
             )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
-            x = block.update(x, self._attention(q, old_k)(q, k, v, old_k, old_v, sight))
+            x = update(block, x, self._attention(q, old_k)(q, k, v, old_k, old_v, sight))
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
@@ -192,10 +195,9 @@ class DSMR(nn.Module):
         Angles are taken in float64: in float32 they would be wrong by a tenth of a radian beyond a million tokens.
         """
         half = self.config.width // self.config.heads // 2
-        rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = position.to(torch.float64)[:, None, :, None] * rates
-        gain = self.final_gain
-        return angles.cos().to(gain.device, gain.dtype), angles.sin().to(gain.device, gain.dtype)
+        rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64, device=self.device) / half)
+        angles = position.to(self.device, torch.float64)[:, None, :, None] * rates
+        return angles.cos().to(self.final_gain.dtype), angles.sin().to(self.final_gain.dtype)
 
     def predict(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""

@@ -28,6 +28,7 @@ from ritornello.models import build, describe_model, from_checkpoint
 from ritornello.models.dsmr import State
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
+from ritornello.training.precision import Precision, faster_precision
 from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
@@ -66,6 +67,7 @@ def train(
     init: str | Path | None = None,
     resume: bool = False,
     device: torch.device | None = None,
+    precision: Precision | None = None,
     report: Callable[[Report], None] = lambda _: None,
 ) -> float:
     """Trains a model and keeps its best and last checkpoint in ``run``.
@@ -81,6 +83,7 @@ def train(
         init: a checkpoint whose weights and sizes to start from (fine-tuning); a resumed run has its own.
         resume: go on from ``run/last`` with its seed, and its length unless another is given.
         device: CUDA where there is one, by default.
+        precision: of matrix products; the faster one there by default. A resumed run keeps its own.
         report: called about once a second and after each validation.
 
     Returns:
@@ -117,7 +120,8 @@ def train(
     )
     validation_pieces = _validation_pieces(corpus, recipe)
     state = model.initial_state(recipe.lanes)
-    precision = torch.bfloat16 if has_bfloat16(device) else None
+    precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
+    autocast = torch.bfloat16 if precision == "bf16" else None
     losses: list[Tensor] = []
     if last:
         feed.restore(done["feed"])
@@ -146,6 +150,7 @@ def train(
             "validation_seconds": validation_s,
             "best": best,
             "legal": recipe.legal,
+            "precision": precision,
             "recipe": recipe.settings(),
             "seed": seed,
             "hours": hours,
@@ -168,7 +173,7 @@ def train(
             inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
             count = int(np.count_nonzero(batch.targets != codec.PAD))
             state = model.restart(state, torch.from_numpy(batch.starts))
-            with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 logits, state = model(inputs, state)
             loss = token_nats(logits, targets, to_device(batch.context, device)).sum() / count
             loss.backward()
@@ -181,7 +186,7 @@ def train(
             if step % recipe.validate_every_steps == 0 or share() >= 1.0:
                 paused_s = time.monotonic()
                 validation = evaluate(
-                    model, corpus, "validation", legal=recipe.legal, pieces=validation_pieces, autocast=precision
+                    model, corpus, "validation", legal=recipe.legal, pieces=validation_pieces, autocast=autocast
                 ).nats_per_token
                 took_s = time.monotonic() - paused_s
                 validation_s, logged_s = max(validation_s, took_s), logged_s + took_s  # tokens/s are of training alone
@@ -210,17 +215,6 @@ def train(
         save("last", feed_state)
     journal.close()
     return best if best is not None else math.nan
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are native there, so that autocast pays."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @contextmanager

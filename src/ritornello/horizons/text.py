@@ -1,0 +1,59 @@
+"""The words of schedules: runs of horizons, arguments in brackets, whole numbers, choices of layers."""
+
+from __future__ import annotations
+
+import re
+
+from ritornello.errors import RitornelloError
+
+
+def read_runs(text: str) -> list[int | None]:
+    """``2x4096, 0, unlimited`` -> a horizon per layer, lowest first; None = unlimited."""
+    horizons: list[int | None] = []
+    for part in (part.strip() for part in text.strip().strip("[]()").split(",")):
+        found = re.fullmatch(r"(?:([0-9]{1,18})\s*x\s*)?([0-9]{1,18}|unlimited)", part)
+        if not found:
+            raise RitornelloError(f"{part!r} is not a horizon: write whole tokens, a run such as 2x4096, or unlimited")
+        count = int(found[1] or 1)
+        if not 1 <= count <= 1000:
+            raise RitornelloError(f"{part!r} describes {count} layers; a run has 1 to 1000")
+        horizons += [None if found[2] == "unlimited" else int(found[2])] * count
+    return horizons
+
+
+def read_arguments(inside: str) -> tuple[list[str], dict[str, str]]:
+    """What stands in a constructor's brackets: arguments without a name, and those with one."""
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in inside.split(","))):
+        name, equals, value = (p.strip() for p in part.partition("="))
+        if not equals:
+            positional.append(name)
+        elif name in named:
+            raise RitornelloError(f"{name} is given twice")
+        else:
+            named[name] = value
+    return positional, named
+
+
+def read_whole(name: str, text: str) -> int:
+    """A whole number of tokens or layers."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise RitornelloError(f"{name} is {text!r}: write a whole number, not below 0")
+    return int(text)
+
+
+def read_choice(text: str, layers: int) -> list[int]:
+    """``1-4``, ``1+3+5``, ``1-2+8``, ``odd`` or ``even`` -> layers counted from 1, the lowest."""
+    if text in ("odd", "even"):
+        return list(range(1 if text == "odd" else 2, layers + 1, 2))
+    chosen: list[int] = []
+    for part in text.split("+"):
+        found = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise RitornelloError(f"layers is {text!r}: write a choice such as 1-4, 1+3+5, odd or even")
+        if last > layers:
+            raise RitornelloError(f"layers is {text!r}, the model has {layers}")
+        chosen += range(first, last + 1)
+    return chosen
