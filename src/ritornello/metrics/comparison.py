@@ -1,0 +1,219 @@
+"""Generated pieces beside a reference: scores per feature, how sure they are, and what halves of the reference score.
+
+Distances are Euclidean over all entries of a feature: *intra* between different pieces of one set, both ways, *inter*
+between the sets. Scores, after Yang & Lerch (2018) and PerceiverS (arXiv 2411.08307, section VI-A):
+
+- ``oa_reference``: overlap area of the distances within the reference and those between the sets;
+- ``oa_generated``: of the distances within the generated set and those between the sets;
+- ``kld``, ``kld_mgeval``: KL divergence from the distances within the reference to those between the sets, in nats.
+
+Beside each score stand a bootstrap interval and the *null*: the same score where the reference plays both parts. R
+reference pieces, G generated ones, N pieces of any set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ritornello.errors import RitornelloError
+from ritornello.metrics.densities import RESAMPLE, SCORE, Agreement, Distances, Resolution
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]  # rows of the reference and, behind it, of the generated set
+BAND = (0.025, 0.5, 0.975)
+TOLERANCE = 1e-3
+"""of overlap areas on the coarser grid: a score this close to a band is inside it, and no band counts as narrower"""
+
+
+class Scores(NamedTuple):
+    """The four scores; see the head of this file."""
+
+    oa_reference: float
+    oa_generated: float
+    kld: float
+    kld_mgeval: float
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Which pieces stand for the reference and for the generated set in each repetition; the same for all features.
+
+    *Bootstrap*: R pieces drawn with replacement from the reference, G from the generated set. Pieces are drawn, not
+    distances, for distances that share a piece depend on each other. A draw of one piece only has no distances and is
+    repeated. *Null*: the reference cut at random into two halves, the second in the part of the generated set; it is
+    smaller than half where fewer pieces were generated.
+    """
+
+    reference: int
+    generated: int
+    bootstrap: list[tuple[Places, Places]]
+    null: list[tuple[Places, Places]]
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, *, reference: int, generated: int, bootstraps: int = 100, nulls: int = 100
+    ) -> Resampling:
+        """Draws all repetitions for R ``reference`` and G ``generated`` pieces; ``rng`` is the only randomness.
+
+        Raises:
+            RitornelloError: for fewer than 4 reference pieces (two halves of 2), 2 generated ones or 1 repetition.
+        """
+        for name, value, least in (
+            ("reference pieces", reference, 4),
+            ("generated pieces", generated, 2),
+            ("bootstraps", bootstraps, 1),
+            ("nulls", nulls, 1),
+        ):
+            if value < least:
+                raise RitornelloError(f"{name}: {value} are too few for a comparison; give at least {least}")
+        drawn = [(_drawn(rng, reference), reference + _drawn(rng, generated)) for _ in range(bootstraps)]
+        part = min(generated, reference // 2)
+        orders = [rng.permutation(reference) for _ in range(nulls)]
+        return cls(reference, generated, drawn, [(order[part:], order[:part]) for order in orders])
+
+
+def compare(
+    reference: Sequence[Mapping[str, ArrayLike]],
+    generated: Sequence[Mapping[str, ArrayLike]],
+    *,
+    rng: np.random.Generator,
+    bootstraps: int = 100,
+    nulls: int = 100,
+) -> dict[str, dict[str, Any]]:
+    """Feature name -> `compare_feature`, for every feature of the pieces.
+
+    Args:
+        reference: the features of R pieces, each as `registry.extract` gives them.
+        generated: the same features of G pieces.
+        rng: see `Resampling.draw`. A feature's figures do not depend on which others there are.
+        bootstraps: how many bootstrap repetitions.
+        nulls: how many random halves.
+
+    Raises:
+        RitornelloError: for too few pieces or repetitions (see `Resampling.draw`), or pieces whose features differ in
+            name or shape or are not finite.
+    """
+    resampling = Resampling.draw(
+        rng, reference=len(reference), generated=len(generated), bootstraps=bootstraps, nulls=nulls
+    )
+    n = len(reference)
+    return {
+        name: compare_feature(values[:n], values[n:], resampling) for name, values in _stacked(reference, generated)
+    }
+
+
+def compare_feature(reference: Floats, generated: Floats, resampling: Resampling) -> dict[str, Any]:
+    """The figures of one feature as JSON-able values.
+
+    Args:
+        reference: (R, D) the feature's D entries of each piece.
+        generated: (G, D)
+        resampling: drawn for R and G.
+
+    Returns:
+        For each of the `Scores` its ``score``, ``interval`` [low, high] and ``null`` [low, median, high], which hold
+        the middle 95% of the repetitions. A resample repeats pieces, which makes it less like any other set than a
+        fresh one would be; so the interval is moved until the repetitions' median is the score. In ``verdict``: by how
+        many of its widths the null's band lies above an overlap area (``widths_below``, 0 for none), which of the two
+        is further below (``score``), and whether neither is (``inside``). A score above the band is no fault: halves
+        are smaller than the sets, and so less alike. At most a few in a hundred features truly alike are below it.
+    """
+    distances = pairwise(np.concatenate([reference, generated]))
+    sizes = len(reference), len(generated)
+    whole = np.arange(sizes[0]), np.arange(sizes[0], sum(sizes))
+    score = _scores(distances, *whole, sizes, SCORE)
+    bootstrap, null = (
+        np.quantile([_scores(distances, *places, sizes, RESAMPLE) for places in repetitions], BAND, axis=0).T
+        for repetitions in (resampling.bootstrap, resampling.null)
+    )
+    figures: dict[str, Any] = {}
+    for name, value, (low, median, high), band in zip(Scores._fields, score, bootstrap, null):
+        most = 1.0 if name.startswith("oa") else np.inf
+        interval = np.clip([value + low - median, value + high - median], 0, most)
+        figures[name] = {"score": value, "interval": interval.tolist(), "null": band.tolist()}
+    below = {name: _widths_below(figures[name]["score"], figures[name]["null"]) for name in Scores._fields[:2]}
+    worse = max(below, key=lambda name: below[name])
+    figures["verdict"] = {"inside": below[worse] == 0, "widths_below": below[worse], "score": worse}
+    return figures
+
+
+def pairwise(values: Floats) -> Floats:
+    """(N, N) Euclidean distances between the rows of ``values`` (N, D); exactly symmetric, and 0 between equal rows."""
+    distances = np.zeros((len(values), len(values)))
+    for i, row in enumerate(values):
+        distances[i, i + 1 :] = np.sqrt(((values[i + 1 :] - row) ** 2).sum(axis=1))
+    return distances + distances.T
+
+
+def _scores(
+    distances: Floats, reference: Places, generated: Places, sizes: tuple[int, int], resolution: Resolution
+) -> Scores:
+    """Scores of the pieces at the given places, smoothed like those of the whole sets.
+
+    Smaller sets have wider kernels by Scott's rule, of which more falls outside the range of the distances: halves of
+    the reference would overlap less for this reason alone.
+    """
+    inter = Distances(distances[np.ix_(reference, generated)], scott_n=sizes[0] * sizes[1])
+    of_reference = Agreement(_intra(distances, reference, sizes[0]), inter, resolution)
+    of_generated = Agreement(_intra(distances, generated, sizes[1]), inter, resolution)
+    return Scores(of_reference.overlap_area, of_generated.overlap_area, of_reference.kld, of_reference.kld_mgeval)
+
+
+def _intra(distances: Floats, places: Places, size: int) -> Distances:
+    """Distances between the pieces at the given places, those between copies of one piece left out.
+
+    Copies come from drawing with replacement. Counted, their zeros would be a share 1/N of the distances, heaped up
+    where sets of different pieces have next to none.
+    """
+    i, j = _pairs(len(places))
+    i, j = places[i], places[j]
+    different = i != j
+    return Distances(distances[i[different], j[different]], times=2, scott_n=size * (size - 1))
+
+
+@lru_cache(maxsize=8)
+def _pairs(n: int) -> tuple[Places, Places]:
+    return np.triu_indices(n, 1)
+
+
+def _widths_below(score: float, null: Sequence[float]) -> float:
+    low, _, high = null
+    return (low - score) / max(high - low, TOLERANCE) if low - score > TOLERANCE else 0.0
+
+
+def _drawn(rng: np.random.Generator, n: int) -> Places:
+    while True:
+        drawn = rng.integers(n, size=n)
+        if drawn.min() < drawn.max():
+            return drawn
+
+
+def _stacked(
+    reference: Sequence[Mapping[str, ArrayLike]], generated: Sequence[Mapping[str, ArrayLike]]
+) -> list[tuple[str, Floats]]:
+    """Feature name and (R + G, D) values, one row for each piece."""
+    pieces = [*reference, *generated]
+    sets = []
+    for name in dict.fromkeys(name for piece in pieces for name in piece):
+        rows: list[Floats] = []
+        for i, piece in enumerate(pieces):
+            place = f"reference piece {i + 1}" if i < len(reference) else f"generated piece {i + 1 - len(reference)}"
+            if name not in piece:
+                raise RitornelloError(f"{place}: feature {name!r} is missing; extract the same features of all pieces")
+            row = np.asarray(piece[name], np.float64)
+            if rows and row.size != rows[0].size:
+                raise RitornelloError(
+                    f"{place}: feature {name!r} has {row.size} entries and {rows[0].size} before; "
+                    "extract the features of all pieces anew"
+                )
+            if not np.isfinite(row).all():
+                raise RitornelloError(f"{place}: feature {name!r} holds no finite numbers; extract it anew")
+            rows.append(row.reshape(-1))
+        sets.append((name, np.stack(rows)))
+    return sets

@@ -1,0 +1,54 @@
+"""How a piece is played: velocity, density, polyphony, note lengths.
+
+Not among PerceiverS's features, but what its listeners would notice. Velocities are MIDI's, 1 to 127, times seconds. A
+piece lasts from its first onset until its last note falls silent, the pedal applied.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ritornello.metrics.counting import duration_us
+from ritornello.notes import Piece
+
+
+def velocity_mean(piece: Piece) -> float:
+    """Mean velocity of the notes; 0 without notes."""
+    return float(piece.velocity.mean()) if len(piece) else 0.0
+
+
+def velocity_spread(piece: Piece) -> float:
+    """Standard deviation of the velocities over all notes (ddof 0); 0 without notes."""
+    return float(piece.velocity.std()) if len(piece) else 0.0
+
+
+def note_density(piece: Piece) -> float:
+    """Notes per second of the piece's duration; 0 for a piece without duration."""
+    duration = duration_us(piece)
+    return len(piece) / duration * 1e6 if duration else 0.0
+
+
+def polyphony(piece: Piece) -> float:
+    """Mean number of notes that sound together, over the time at which any sounds; 0 where none ever does.
+
+    The pedal is applied. MusPy's polyphony (Dong et al. 2020) in continuous time.
+    """
+    if not len(piece):
+        return 0.0
+    offset = piece.sounding_offset()
+    silent_from = np.r_[piece.onset[0], np.maximum.accumulate(offset)[:-1]]
+    any_sounds_s = np.maximum(offset - np.maximum(piece.onset, silent_from), 0).sum()
+    return float((offset - piece.onset).sum() / any_sounds_s) if any_sounds_s else 0.0
+
+
+def key_length(piece: Piece) -> float:
+    """Mean seconds for which a key is held, free of the pedal; 0 without notes.
+
+    Only comparable between sets that both have pedals or both have none (see `sounding_length`).
+    """
+    return float((piece.offset - piece.onset).mean()) if len(piece) else 0.0
+
+
+def sounding_length(piece: Piece) -> float:
+    """Mean seconds for which a note sounds, the pedal applied (`Piece.sounding_offset`); 0 without notes."""
+    return float((piece.sounding_offset() - piece.onset).mean()) if len(piece) else 0.0

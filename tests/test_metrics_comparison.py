@@ -1,0 +1,249 @@
+"""Sets of pieces compared: scores of small sets by plain loops, what is resampled, and what the verdicts are worth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ritornello.errors import RitornelloError
+from ritornello.metrics import Resampling, compare, compare_feature
+from ritornello.metrics.comparison import pairwise
+
+SCORES = ("oa_reference", "oa_generated", "kld", "kld_mgeval")
+
+
+def pieces(rng: np.random.Generator, n: int, *, shift: float = 0.0, spread: float = 1.0) -> list[dict]:
+    """Features of made-up pieces: a number and a small matrix."""
+    return [{"number": float(rng.normal(shift, spread)), "matrix": rng.normal(shift, spread, (2, 3))} for _ in range(n)]
+
+
+def resampling(reference: int, generated: int, seed: int = 0, **how: int) -> Resampling:
+    return Resampling.draw(np.random.default_rng(seed), reference=reference, generated=generated, **how)
+
+
+def looped_scores(reference: list, generated: list, sizes: tuple[int, int] | None = None) -> dict[str, float]:
+    """All scores by plain loops over ordered pairs of different pieces; ``sizes`` are those of Scott's rule."""
+    n, m = sizes or (len(reference), len(generated))
+    intra = {
+        "reference": [math.dist(a, b) for a, b in itertools.permutations(reference, 2) if a is not b],
+        "generated": [math.dist(a, b) for a, b in itertools.permutations(generated, 2) if a is not b],
+    }
+    inter = [math.dist(a, b) for a in reference for b in generated]
+    low, high = (pick([*intra["reference"], *inter]) for pick in (min, max))
+    between = density(inter, n * m)
+    within = {
+        "reference": density(intra["reference"], n * (n - 1)),
+        "generated": density(intra["generated"], m * (m - 1)),
+    }
+    shared = np.linspace(low, high, 1000)
+    return {
+        "oa_reference": overlap(within["reference"], between, low, high),
+        "oa_generated": overlap(
+            within["generated"], between, min([*intra["generated"], *inter]), max([*intra["generated"], *inter])
+        ),
+        "kld": entropy(within["reference"](shared), between(shared)),
+        "kld_mgeval": entropy(
+            within["reference"](np.linspace(min(intra["reference"]), max(intra["reference"]), 1000)),
+            between(np.linspace(min(inter), max(inter), 1000)),
+        ),
+    }
+
+
+def density(distances: list[float], scott_n: int):
+    values = np.array(distances)
+    h = values.std(ddof=1) * scott_n**-0.2
+
+    def at(points: np.ndarray) -> np.ndarray:
+        kernels = np.exp(-(((points[:, None] - values) / h) ** 2) / 2)
+        return kernels.sum(axis=1) / (len(values) * h * math.sqrt(2 * math.pi))
+
+    return at
+
+
+def overlap(one, other, low: float, high: float) -> float:
+    points = np.linspace(low, high, 20_001)
+    return float(np.trapezoid(np.minimum(one(points), other(points)), points))
+
+
+def entropy(p: np.ndarray, q: np.ndarray) -> float:
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+# Scores.
+
+
+def test_distances_are_those_between_whole_features():
+    values = np.random.default_rng(0).normal(size=(7, 12))
+    values[4] = values[2]
+    expected = [[math.dist(a, b) for b in values] for a in values]
+    np.testing.assert_allclose(pairwise(values), expected, rtol=1e-12)
+    assert pairwise(values)[2, 4] == pairwise(values)[4, 2] == 0
+
+
+def test_scores_are_those_of_plain_loops():
+    rng = np.random.default_rng(1)
+    reference, generated = pieces(rng, 11), pieces(rng, 8, shift=0.7)
+    found = compare(reference, generated, rng=rng, bootstraps=3, nulls=3)
+    for name in ("number", "matrix"):
+        rows = [[np.ravel(piece[name]) for piece in side] for side in (reference, generated)]
+        for score, expected in looped_scores(*rows).items():
+            assert found[name][score]["score"] == pytest.approx(expected, abs=2e-5), (name, score)
+
+
+def test_a_repetition_scores_its_pieces_with_the_kernels_of_the_whole_sets_and_copies_are_not_alike_pieces():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(20, 3))
+    reference, generated = [0, 3, 3, 5, 7, 9, 9, 9, 2, 11], [12, 13, 15, 15, 19, 18, 12, 17]
+    places = np.array(reference), np.array(generated)
+    one = Resampling(12, 8, bootstrap=[places], null=[places])
+    found = compare_feature(values[:12], values[12:], one)
+    rows = list(values)
+    expected = looped_scores([rows[i] for i in reference], [rows[i] for i in generated], sizes=(12, 8))
+    for score in SCORES:
+        assert found[score]["null"] == pytest.approx([expected[score]] * 3, abs=2e-3), score
+        assert found[score]["interval"] == pytest.approx([found[score]["score"]] * 2), score
+
+
+# What is drawn.
+
+
+def test_a_bootstrap_draws_whole_sets_of_pieces_with_replacement():
+    drawn = resampling(6, 3, bootstraps=400).bootstrap
+    assert len(drawn) == 400
+    assert all(len(a) == 6 and len(b) == 3 for a, b in drawn)
+    assert {int(i) for a, _ in drawn for i in a} == set(range(6))
+    assert {int(i) for _, b in drawn for i in b} == {6, 7, 8}
+    assert any(len(set(a.tolist())) < 6 for a, _ in drawn)
+    assert all(len(set(b.tolist())) > 1 for _, b in drawn), "one piece alone has no distances"
+
+
+@pytest.mark.parametrize(("reference", "generated", "part"), [(9, 9, 4), (10, 40, 5), (20, 3, 3), (4, 2, 2)])
+def test_the_null_cuts_the_reference_in_two(reference: int, generated: int, part: int) -> None:
+    cuts = resampling(reference, generated, nulls=30).null
+    assert len({tuple(sorted(b.tolist())) for _, b in cuts}) > 2
+    for a, b in cuts:
+        assert len(b) == part
+        assert sorted([*a.tolist(), *b.tolist()]) == list(range(reference))
+
+
+def test_the_generator_is_the_only_randomness_and_features_do_not_meddle_with_each_other():
+    rng = np.random.default_rng(3)
+    reference, generated = pieces(rng, 12), pieces(rng, 12)
+
+    def found(seed: int, names: tuple[str, ...]) -> dict:
+        sides = ([{name: piece[name] for name in names} for piece in side] for side in (reference, generated))
+        return compare(*sides, rng=np.random.default_rng(seed), bootstraps=5, nulls=5)
+
+    both = found(7, ("number", "matrix"))
+    assert both == found(7, ("number", "matrix"))
+    assert both["matrix"] == found(7, ("matrix",))["matrix"]
+    assert both["matrix"] != found(8, ("matrix",))["matrix"]
+
+
+# Verdicts.
+
+
+def test_sets_drawn_alike_are_inside_and_others_are_not():
+    rng = np.random.default_rng(4)
+    reference = pieces(rng, 60)
+    others = {
+        "alike": pieces(rng, 60),
+        "elsewhere": pieces(rng, 60, shift=3.0),
+        "wider": pieces(rng, 60, spread=3.0),
+        "narrower": pieces(rng, 60, spread=0.1),
+        "one piece": pieces(rng, 1) * 60,
+    }
+    for name, generated in others.items():
+        for feature, figures in compare(reference, generated, rng=rng, bootstraps=30, nulls=30).items():
+            verdict, scores = figures["verdict"], {score: figures[score]["score"] for score in SCORES[:2]}
+            assert verdict["inside"] == (name == "alike"), (name, feature)
+            assert (verdict["widths_below"] == 0) == verdict["inside"]
+            if name != "alike":
+                low, _, high = figures[verdict["score"]]["null"]
+                assert verdict["widths_below"] == pytest.approx((low - scores[verdict["score"]]) / (high - low))
+                assert verdict["widths_below"] > 1, (name, feature)
+
+
+def test_verdicts_on_sets_drawn_alike_are_seldom_wrong():
+    rng = np.random.default_rng(5)
+    trials, wrong = 60, 0
+    for reference in [30] * (trials // 2) + [48] * (trials // 2):
+        values = rng.gamma(3, 1, (60, 4))
+        drawn = resampling(reference, 60 - reference, rng.integers(2**32), bootstraps=1, nulls=40)
+        figures = compare_feature(values[:reference], values[reference:], drawn)
+        wrong += not figures["verdict"]["inside"]
+    assert wrong <= 0.12 * trials, f"{wrong} of {trials} sets drawn alike were told apart"
+
+
+def test_intervals_hold_their_scores_and_stay_within_their_limits():
+    rng = np.random.default_rng(6)
+    figures = compare(pieces(rng, 25), pieces(rng, 15, shift=0.5), rng=rng, bootstraps=40, nulls=10)["matrix"]
+    for score in SCORES:
+        low, high = figures[score]["interval"]
+        assert 0 <= low <= figures[score]["score"] <= high, score
+        assert low < high
+    assert figures["oa_reference"]["interval"][1] <= 1
+    assert figures["oa_generated"]["interval"][1] <= 1
+
+
+def test_features_that_never_change_have_clear_figures():
+    def same(value: float, n: int) -> list[dict]:
+        return [{"f": value}] * n
+
+    equal = compare(same(12, 6), same(12, 5), rng=np.random.default_rng(0), bootstraps=3, nulls=3)["f"]
+    assert equal["oa_reference"] == {"score": 1.0, "interval": [1.0, 1.0], "null": [1.0, 1.0, 1.0]}
+    assert equal["kld"] == {"score": 0.0, "interval": [0.0, 0.0], "null": [0.0, 0.0, 0.0]}
+    assert equal["verdict"] == {"inside": True, "widths_below": 0.0, "score": "oa_reference"}
+    different = compare(same(12, 6), same(11, 5), rng=np.random.default_rng(0), bootstraps=3, nulls=3)["f"]
+    assert different["oa_reference"]["score"] == different["oa_generated"]["score"] == 0
+    assert different["kld"]["score"] == pytest.approx(-math.log(1e-12))
+    assert different["verdict"]["inside"] is False
+
+
+def test_figures_are_json():
+    rng = np.random.default_rng(8)
+    found = compare(pieces(rng, 4), pieces(rng, 2), rng=rng, bootstraps=4, nulls=4)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+# What cannot be compared.
+
+
+@pytest.mark.parametrize(
+    ("reference", "generated", "how", "mistake"),
+    [
+        (3, 5, {}, "reference pieces: 3 are too few"),
+        (0, 5, {}, "reference pieces: 0 are too few"),
+        (5, 1, {}, "generated pieces: 1 are too few"),
+        (5, 5, {"bootstraps": 0}, "bootstraps: 0 are too few"),
+        (5, 5, {"nulls": 0}, "nulls: 0 are too few"),
+    ],
+)
+def test_too_few_are_refused_in_one_line(reference, generated, how, mistake):
+    rng = np.random.default_rng(0)
+    with pytest.raises(RitornelloError, match=mistake) as caught:
+        compare(pieces(rng, reference), pieces(rng, generated), rng=rng, **how)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "odd", "mistake"),
+    [
+        (0, {"number": 1.0}, "reference piece 3: feature 'matrix' is missing"),
+        (1, {"number": 1.0, "matrix": np.ones(5)}, "generated piece 3: feature 'matrix' has 5 entries and 6 before"),
+        (1, {"number": float("nan"), "matrix": np.ones(6)}, "generated piece 3: feature 'number' holds no finite"),
+        (0, {"number": 1.0, "matrix": np.ones(6), "more": 1}, "reference piece 1: feature 'more' is missing"),
+    ],
+)
+def test_pieces_whose_features_differ_are_refused_in_one_line(side, odd, mistake):
+    rng = np.random.default_rng(0)
+    sets = pieces(rng, 5), pieces(rng, 5)
+    sets[side][2] = odd
+    with pytest.raises(RitornelloError, match=mistake) as caught:
+        compare(*sets, rng=rng)
+    assert len(str(caught.value).splitlines()) == 1
