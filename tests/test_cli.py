@@ -426,7 +426,7 @@ BAD_TRAINING = [
     (["--hours", "1e9"], ["hours is 1000000000"]),
     (["--seed", "-1"], ["--seed", "0"]),
     (["--seed", str(2**64)], ["--seed", str(2**63 - 1)]),
-    (["--recipe", "paella"], ["'paella'", "tiny, small"]),
+    (["--recipe", "paella"], ["'paella'", "tiny, study, small"]),
     (["--schedule", "sometimes"], ["'sometimes'", "two_scale"]),
     (["--schedule", "4x16"], ["4x16", "3"]),
     (["--init", "nothing"], ["nothing", "no checkpoint there"]),

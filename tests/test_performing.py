@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import made_up_piece
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_engine import save_model, tiny_model
 
@@ -261,6 +261,8 @@ def keys_at_the_border(piece: Piece, prompt_s: float | None) -> tuple[int, dict[
 @given(piece=played_pieces(), prompt_s=PROMPTS_S, seed=st.integers(0, 3))
 def test_nothing_is_lost_or_duplicated_at_the_border(piece, prompt_s, seed):
     """The engine waits a second before it plays, so that whatever begins by the border is the prompt's."""
+    # A key is struck once in a step: what becomes of notes that no hand could play is the codec's tests' matter.
+    assume(len({(int(np.floor(on * 100 + 0.5)), pitch) for on, _, pitch, _ in notes(piece)}) == len(piece))
     border, strikes = keys_at_the_border(piece, prompt_s)
     performer = Performer(Scripted([shift(100)], rest=np.zeros(codec.N_EVENTS)))
     if not strikes:

@@ -29,7 +29,7 @@ from ritornello.errors import RitornelloError
 def train(
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
-    recipe: Annotated[str, typer.Option(help="tiny, small, base or large.")] = "small",
+    recipe: Annotated[str, typer.Option(help="tiny, small, base, large, study, perceivers_small, ...")] = "small",
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
@@ -46,6 +46,7 @@ def train(
     """Train a model, or fine-tune one."""
     needs_torch()
     from ritornello.corpus import Corpus
+    from ritornello.horizons import requested
     from ritornello.training.display import watch
     from ritornello.training.loop import train as run_training
     from ritornello.training.recipes import recipe_named
@@ -53,6 +54,8 @@ def train(
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
     chosen = recipe_named(recipe).changed(schedule=schedule, legal=False if free else None)
+    if schedule is not None and (change := requested(schedule, layers=chosen.streaming.schedule.layers).change):
+        console.print(change)
     corpus = Corpus.open(data)
     with watch(console) as report:
         best = run_training(
@@ -96,11 +99,14 @@ def evaluate(
     from ritornello.corpus import Corpus
     from ritornello.evaluation import evaluate as read_pieces
     from ritornello.horizons import HorizonSchedule
-    from ritornello.models import from_checkpoint
+    from ritornello.models import describe_memory, from_checkpoint
+    from ritornello.models.dsmr import DSMR
 
     checkpoint, corpus = load_checkpoint(model), Corpus.open(data)
     network = from_checkpoint(checkpoint)
     if schedule is not None:
+        if not isinstance(network, DSMR):
+            raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
     network.to(device_named(device))
     legal = bool(checkpoint.progress.get("legal", False)) if free is None else not free
@@ -117,7 +123,8 @@ def evaluate(
         "model": model,
         "data": corpus.name,
         "split": split.value,
-        "schedule": str(network.config.schedule),
+        "schedule": str(network.config.schedule) if isinstance(network, DSMR) else None,
+        "memory": describe_memory(network.config),
         **result.figures(),
     }
     if as_json:
@@ -137,6 +144,6 @@ def _show_likelihood(figures: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"perplexity {figures['perplexity']:.3f}, {figures['nats_per_note']:.3f} nats/note, "
-        f"{figures['nats_per_second']:.2f} nats/second; horizons {figures['schedule']}",
+        f"{figures['nats_per_second']:.2f} nats/second; {figures['memory']}",
         highlight=False,
     )

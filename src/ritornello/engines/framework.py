@@ -1,11 +1,14 @@
-"""The training framework's engine: DSMR in torch, with buffers allocated once and written in place.
+"""The training framework's engine: models in torch, with buffers allocated once and written in place.
 
-Every layer has room for its horizon and one segment. A token's key and value go to the next free slot; at a segment's
-start the last H_l slots move to the front, once in S tokens. So a step copies nothing and needs no mask.
-Axes as in ``models.dsmr``.
+What a layer remembers has room for its horizon and one segment. A token's key and value go to the next free slot; at a
+segment's start the last H_l slots move to the front, once in S tokens. So a step copies nothing and needs no mask. For
+a Perceiver the segment is the stride, and its window's latents are computed again at each start. Axes as in ``models``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,14 +18,15 @@ from torch import Tensor, nn
 
 from ritornello.checkpoint import load_checkpoint
 from ritornello.horizons import visible
-from ritornello.models import from_checkpoint
+from ritornello.models import Model, from_checkpoint
 from ritornello.models.dsmr import DSMR
+from ritornello.models.perceivers import Perceiver
 
 
 class TorchEngine:
     """See `ritornello.engines.Engine`."""
 
-    def __init__(self, model: DSMR, *, name: str = "", data: dict[str, str] | None = None) -> None:
+    def __init__(self, model: Model, *, name: str = "", data: dict[str, str] | None = None) -> None:
         self.model = model.eval()
         for module in model.modules():
             if isinstance(module, nn.Linear):  # laid out by columns: one token's product is faster on a CPU
@@ -38,25 +42,69 @@ class TorchEngine:
 
     def begin(self) -> TorchSession:
         """A session at the start of a piece."""
-        return TorchSession(self.model)
+        return DSMRSession(self.model) if isinstance(self.model, DSMR) else PerceiverSession(self.model)
 
 
-class TorchSession:
-    """One lane of a DSMR in fixed memory; layers of unlimited horizon double theirs when it is full."""
+class Cache:
+    """Keys and values of one layer and one lane in memory of their own; a layer of no limit doubles it when full."""
+
+    def __init__(self, heads: int, size: int, *, slots: int) -> None:
+        self._buffer = torch.zeros(2, 1, heads, slots, size)
+        self.used = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, allocated."""
+        return self._buffer.numel() * self._buffer.element_size()
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (1, H, used, D), as views."""
+        return self._buffer[0, :, :, : self.used], self._buffer[1, :, :, : self.used]
+
+    def add(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts keys and values (1, H, T, D) behind what is held; gives all that is held then."""
+        first, self.used = self.used, self.used + k.shape[2]
+        if self.used > self._buffer.shape[3]:
+            self._buffer = torch.cat([self._buffer, torch.zeros_like(self._buffer)], dim=3)
+        self._buffer[0, :, :, first : self.used] = k
+        self._buffer[1, :, :, first : self.used] = v
+        return self.held
+
+    def keep(self, slots: int) -> None:
+        """Forgets all but the last ``slots``."""
+        if self.used > slots:
+            self._buffer[:, :, :, :slots] = self._buffer[:, :, :, self.used - slots : self.used].clone()
+            self.used = slots
+
+
+class TorchSession(Protocol):
+    """See `ritornello.engines.Session`."""
+
+    position: int
+    """tokens read so far"""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is remembered, allocated."""
+
+    def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
+
+
+class DSMRSession:
+    """One lane of a DSMR in fixed memory."""
 
     def __init__(self, model: DSMR) -> None:
         self.position = 0
         self._model = model
         heads, size = model.config.heads, model.config.width // model.config.heads
-        self._used = [0] * len(model.blocks)
-        self._buffers = [
-            torch.zeros(2, 1, heads, (horizon or 0) + model.segment_tokens, size) for horizon in self._horizons
-        ]
+        self._caches = [Cache(heads, size, slots=(h or 0) + model.segment_tokens) for h in self._horizons]
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values, allocated."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
+        return sum(cache.nbytes for cache in self._caches)
 
     @property
     def _horizons(self) -> tuple[int | None, ...]:
@@ -65,16 +113,12 @@ class TorchSession:
     @torch.inference_mode()
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
-        pending = torch.from_numpy(np.asarray(tokens, np.int64))[None]
-        if not pending.shape[1]:
-            raise ValueError("a session reads at least one token")
-        while pending.shape[1]:
-            phase = self.position % self._model.segment_tokens
-            if phase == 0:
-                self._forget()
-            length = min(pending.shape[1], self._model.segment_tokens - phase)
-            x = self._within_segment(pending[:, :length])
-            pending = pending[:, length:]
+        for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
+            if self.position % self._model.segment_tokens == 0:
+                for cache, horizon in zip(self._caches, self._horizons):
+                    if horizon is not None:
+                        cache.keep(horizon)
+            x = self._within_segment(piece)
         logits: NDArray[np.float32] = self._model.predict(x[:, -1:])[0, 0].numpy()
         return logits
 
@@ -83,15 +127,11 @@ class TorchSession:
         position = torch.arange(self.position, self.position + length)
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
-        for layer, (block, horizon) in enumerate(zip(model.layers(), self._horizons)):
+        for block, cache, horizon in zip(model.layers(), self._caches, self._horizons):
             q, k, v = block.project(x, rotation)
-            used = self._used[layer] = self._used[layer] + length
-            keys, values = self._room(layer, used)
-            keys[:, :, used - length : used] = k
-            values[:, :, used - length : used] = v
-            seen = self._seen(position, used, horizon)
-            found = F.scaled_dot_product_attention(q, keys[:, :, :used], values[:, :, :used], attn_mask=seen)
-            x = block.update(x, found)
+            keys, values = cache.add(k, v)
+            seen = self._seen(position, cache.used, horizon)
+            x = block.update(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen))
         self.position += length
         return x
 
@@ -104,18 +144,75 @@ class TorchSession:
             None, None
         ]
 
-    def _room(self, layer: int, slots: int) -> Tensor:
-        buffer = self._buffers[layer]
-        if slots > buffer.shape[3]:
-            buffer = self._buffers[layer] = torch.cat([buffer, torch.zeros_like(buffer)], dim=3)
-        return buffer
 
-    def _forget(self) -> None:
-        """At a segment's start: each layer keeps its last H_l slots."""
-        for layer, horizon in enumerate(self._horizons):
-            used = self._used[layer]
-            if horizon is None or used <= horizon:
-                continue
-            buffer = self._buffers[layer]
-            buffer[:, :, :, :horizon] = buffer[:, :, :, used - horizon : used].clone()
-            self._used[layer] = horizon
+class PerceiverSession:
+    """One lane of a Perceiver in fixed memory."""
+
+    def __init__(self, model: Perceiver) -> None:
+        self.position = 0
+        self._model = model
+        config = model.config
+        heads, size = config.heads, config.width // config.heads
+        self._context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
+        self._latents = [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
+        self._tokens = torch.zeros(1, 0, dtype=torch.int64)  # of the window, the oldest first
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, allocated."""
+        return sum(cache.nbytes for cache in self._context + self._latents)
+
+    @torch.inference_mode()
+    def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
+        for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
+            if self.position % self._model.segment_tokens == 0:
+                self._move()
+            x = self._latents_of(piece, self.position, add_context=True)
+            self._tokens = torch.cat([self._tokens, piece], dim=1)
+            self.position += piece.shape[1]
+        logits: NDArray[np.float32] = self._model.predict(x[:, -1:])[0, 0].numpy()
+        return logits
+
+    def _move(self) -> None:
+        """The window moves: contexts shrink to what it will see, its latents are computed again."""
+        for cache, reach in zip(self._context, self._model.config.reaches):
+            cache.keep(reach)
+        for cache in self._latents:
+            cache.keep(0)
+        count = min(self.position, self._model.config.before_stride)
+        self._tokens = self._tokens[:, self._tokens.shape[1] - count :]
+        if count:
+            self._latents_of(self._tokens, self.position - count, add_context=False)
+
+    def _latents_of(self, tokens: Tensor, first: int, *, add_context: bool) -> Tensor:
+        """Latents (1, T, C) of tokens from position ``first`` on, the latest of the context."""
+        model = self._model
+        rotation = model.rotation(torch.arange(first, first + tokens.shape[1])[None])
+        x = embedded = model.embed(tokens)
+        for look, cache in zip(model.cross_attentions(), self._context):
+            if add_context:
+                cache.add(*look.context(embedded, rotation))
+            x = look.update(x, _latest_see(look.queries(x, rotation), *cache.held))
+        for block, cache in zip(model.layers(), self._latents):
+            q, k, v = block.project(x, rotation)
+            x = block.update(x, _latest_see(q, *cache.add(k, v)))
+        return x
+
+
+def _latest_see(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """What queries (1, H, T, D) of the latest T of K tokens find in all keys up to their own."""
+    length, used = q.shape[2], keys.shape[2]
+    seen = None if length == 1 else torch.ones(length, used, dtype=torch.bool).tril(used - length)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+
+
+def _by_segments(tokens: NDArray[np.integer], position: int, segment_tokens: int) -> Iterator[Tensor]:
+    """Tokens (T,) as ids (1, T'), cut where a segment begins."""
+    pending = torch.from_numpy(np.asarray(tokens, np.int64))[None]
+    if not pending.shape[1]:
+        raise ValueError("a session reads at least one token")
+    while pending.shape[1]:
+        length = segment_tokens - position % segment_tokens
+        yield pending[:, :length]
+        pending, position = pending[:, length:], position + length

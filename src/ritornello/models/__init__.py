@@ -5,37 +5,64 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
 from ritornello.checkpoint import Checkpoint
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models.perceivers import Perceiver, PerceiverConfig
 
-DSMR_FAMILY = "dsmr"
+Model = DSMR | Perceiver
+Config = DSMRConfig | PerceiverConfig
+FAMILIES: dict[str, tuple[type[DSMR], type[DSMRConfig]] | tuple[type[Perceiver], type[PerceiverConfig]]] = {
+    "dsmr": (DSMR, DSMRConfig),
+    "perceivers": (Perceiver, PerceiverConfig),
+}
 
 
-def describe_model(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Family and JSON-able config of a model; `build` turns them back into one."""
-    if not isinstance(model, DSMR):
+def family_of(config: Config) -> str:
+    """The name of the family that a config belongs to."""
+    return next(name for name, (_, kind) in FAMILIES.items() if isinstance(config, kind))
+
+
+def describe_config(config: Config) -> dict[str, Any]:
+    """A config as JSON-able values; `build` turns it back into a model."""
+    described = asdict(config)
+    if isinstance(config, DSMRConfig):
+        described["schedule"] = str(config.schedule)
+    else:
+        described["scales"] = list(config.scales)
+    return described
+
+
+def describe_memory(config: Config) -> str:
+    """What a model of this config remembers, in a few words."""
+    if isinstance(config, DSMRConfig):
+        return f"horizons {config.schedule}"
+    scales = ", ".join(f"{scale or config.context_tokens:,}" for scale in config.scales)
+    return f"context {scales} tokens, {config.latents:,} latents"
+
+
+def describe_model(model: Any) -> tuple[str, dict[str, Any]]:
+    """Family and JSON-able config of a model."""
+    if not isinstance(model, (DSMR, Perceiver)):
         raise TypeError(f"{type(model).__name__} is of no known family")
-    config = asdict(model.config)
-    config["schedule"] = str(model.config.schedule)
-    return DSMR_FAMILY, config
+    return family_of(model.config), describe_config(model.config)
 
 
-def build(family: str, config: dict[str, Any]) -> DSMR:
+def build(family: str, config: dict[str, Any]) -> Model:
     """A model of random weights. Raises RitornelloError for an unknown family or a config that does not fit it."""
-    if family != DSMR_FAMILY:
-        raise RitornelloError(f"unknown model family {family!r}; known is {DSMR_FAMILY}")
+    if family not in FAMILIES:
+        raise RitornelloError(f"unknown model family {family!r}; there are {', '.join(FAMILIES)}")
     try:
-        sizes = {key: value for key, value in config.items() if key != "schedule"}
-        return DSMR(DSMRConfig(schedule=HorizonSchedule.parse(str(config["schedule"])), **sizes))
+        if family == "dsmr":
+            schedule = HorizonSchedule.parse(str(config["schedule"]))
+            return DSMR(DSMRConfig(**{**config, "schedule": schedule}))
+        return Perceiver(PerceiverConfig(**config))
     except (TypeError, KeyError) as error:
         raise RitornelloError(f"the config does not fit the family {family}: {error}") from None
 
 
-def from_checkpoint(checkpoint: Checkpoint) -> DSMR:
+def from_checkpoint(checkpoint: Checkpoint) -> Model:
     """The model of a checkpoint, with its weights, ready for evaluation.
 
     Raises:

@@ -2,8 +2,8 @@
 
 ``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in float32: it works
 through the keys in tiles that stay in the cache, leaves out every tile and every query that sees nothing of it, and
-computes no gradient for memories, which are detached anyway (two of the backward pass's five products). ``flex`` is
-CUDA's: FlexAttention, whose block masks skip what nobody sees.
+computes no gradient for memories that are detached (two of the backward pass's five products). ``flex`` is CUDA's:
+FlexAttention, whose block masks skip what nobody sees.
 
 Softmax over tiles: FlashAttention, arXiv 2205.14135, section 3.1, and its backward pass, appendix B.2.
 Axes: B lanes, H heads, T queries, M remembered keys, K = M + T keys, D head size, N = H x lanes of a group, R rows of
@@ -97,6 +97,13 @@ class Sight:
         return visible(query, key, horizon=self.horizon, segment_tokens=self.segment_tokens, rule=self.rule)
 
 
+def fastest(q: Tensor) -> Attention:
+    """The way to attend for queries of this kind and on this device."""
+    if q.is_cuda:
+        return flex
+    return tiled if q.dtype in (torch.float32, torch.float64) and q.shape[2] > 1 else plain
+
+
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Sight], Tensor]
 """(q, k, v, memory_k, memory_v, sight) -> what the queries find; q, k, v are (B, H, T, D), memories (B, H, M, D)."""
 
@@ -118,13 +125,13 @@ def flex(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, si
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
-    """Tile by tile, for float32 on a CPU. Memories must not need gradients. (B, H, T, D)."""
+    """Tile by tile, for float32 on a CPU. (B, H, T, D)."""
     found: Tensor = _Tiled.apply(q, k, v, memory_k, memory_v, sight)
     return found
 
 
 class _Tiled(torch.autograd.Function):
-    """Exact attention with gradients for q, k and v."""
+    """Exact attention with gradients for all that needs them."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
@@ -161,23 +168,25 @@ class _Tiled(torch.autograd.Function):
         grad = grads[0].contiguous()
         shift = (grad * found).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
+        # Of a memory some keys may be seen by nobody.
+        grad_memory = (torch.zeros_like(memory_k), torch.zeros_like(memory_v)) if ctx.needs_input_grad[3] else None
         scratch, more = _scratch(q, ctx.groups), _scratch(q, ctx.groups)
         for lanes, of_chunk, of_memory in ctx.groups:
             rows, d_out, d_rows = _rows(q, lanes), _rows(grad, lanes), _rows(grad_q, lanes)
             log_total, delta = _rows(evidence, lanes), _rows(shift, lanes)
-            for keys, values, tiles, own in (
-                (_rows(k, lanes), _rows(v, lanes), of_chunk, True),
-                (_rows(memory_k, lanes), _rows(memory_v, lanes), of_memory, False),
+            for keys, values, tiles, grads_here in (
+                (_rows(k, lanes), _rows(v, lanes), of_chunk, (grad_k, grad_v)),
+                (_rows(memory_k, lanes), _rows(memory_v, lanes), of_memory, grad_memory),
             ):
                 for at, queries, seen in tiles:
                     weights = _scores(rows[:, queries], keys[:, at], seen, scratch).sub_(log_total[:, queries]).exp_()
                     d_scores = _product(d_out[:, queries], values[:, at], more)
                     d_scores = d_scores.sub_(delta[:, queries]).mul_(weights)
                     d_rows[:, queries].baddbmm_(d_scores, keys[:, at])
-                    if own:
-                        torch.bmm(d_scores.mT, rows[:, queries], out=_rows(grad_k, lanes)[:, at])
-                        torch.bmm(weights.mT, d_out[:, queries], out=_rows(grad_v, lanes)[:, at])
-        return grad_q.mul_(q.shape[-1] ** -0.5), grad_k, grad_v, None, None, None
+                    if grads_here is not None:
+                        torch.bmm(d_scores.mT, rows[:, queries], out=_rows(grads_here[0], lanes)[:, at])
+                        torch.bmm(weights.mT, d_out[:, queries], out=_rows(grads_here[1], lanes)[:, at])
+        return grad_q.mul_(q.shape[-1] ** -0.5), grad_k, grad_v, *(grad_memory or (None, None)), None
 
 
 def _rows(x: Tensor, lanes: slice) -> Tensor:

@@ -1,9 +1,7 @@
 """DSMR: a recurrent Transformer that streams a piece once, with a memory horizon of its own in every layer.
 
-Depth-Structured Music Recurrence (arXiv 2602.19816) on Transformer-XL's recurrence (arXiv 1901.02860): pre-norm blocks
-with RMS norm (arXiv 1910.07467), rotary positions (arXiv 2104.09864) counted from the piece's start, normalised queries
-and keys (arXiv 2010.04245), and a SiLU-gated MLP (arXiv 2002.05202). Keys are kept rotated: rotation depends on
-differences of positions only, so a key is rotated once and attended to for as long as its layer remembers.
+Depth-Structured Music Recurrence (arXiv 2602.19816) on Transformer-XL's recurrence (arXiv 1901.02860): what a segment
+leaves behind is detached, and each layer keeps as much of it as its horizon says.
 
 Axes: B lanes, T new tokens, M remembered tokens, K = M + T keys, H heads, D head size, C = H x D width, V events.
 """
@@ -15,15 +13,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.attention import Attention, Sight, compiled, flex, plain, tiled
-
-ROTARY_BASE = 10_000.0
+from ritornello.models.attention import Attention, Sight, compiled, fastest, flex
+from ritornello.models.blocks import Block, initialise, norm, remember, rotary
 
 
 @dataclass(frozen=True)
@@ -66,36 +62,6 @@ class State(NamedTuple):
         return sum(t.numel() * t.element_size() for t in self.keys + self.values)
 
 
-class Block(nn.Module):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
-
-    def __init__(self, config: DSMRConfig) -> None:
-        super().__init__()
-        width, self.heads = config.width, config.heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.gate_up = nn.Linear(width, 2 * config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, width, bias=False)
-        self.sharpness = nn.Parameter(torch.ones(self.heads, 1, 1))  # of normalised queries, per head
-        self.attention_gain = nn.Parameter(torch.ones(width))
-        self.mlp_gain = nn.Parameter(torch.ones(width))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
-        batch, length, width = x.shape
-        qkv = self.qkv(norm(x, self.attention_gain))
-        q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q = rotate(norm(q), rotation) * self.sharpness
-        return q.to(v.dtype), rotate(norm(k), rotation).to(v.dtype), v
-
-    def update(self, x: Tensor, found: Tensor) -> Tensor:
-        """Adds what the queries found (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
-        x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
-        gate, up = self.gate_up(norm(x, self.mlp_gain)).chunk(2, dim=-1)
-        return x + self.dropout(self.down(F.silu(gate) * up))
-
-
 class DSMR(nn.Module):
     """The model; see `RecurrentModel` for its protocol."""
 
@@ -104,10 +70,11 @@ class DSMR(nn.Module):
         self.config = config
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in config.schedule.horizons)
+        sizes = (config.width, config.heads, config.mlp_width, config.dropout)
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
-        self._initialise()
+        initialise(self)
 
     def layers(self) -> list[Block]:
         """The blocks, lowest first."""
@@ -179,7 +146,7 @@ class DSMR(nn.Module):
                 Sight(state.position, length, memories, horizon, self.segment_tokens, schedule.rule),
             )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
-            x = update(block, x, self._attention(q, old_k)(q, k, v, old_k, old_v, sight))
+            x = update(block, x, self._attention(q)(q, k, v, old_k, old_v, sight))
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
@@ -190,26 +157,15 @@ class DSMR(nn.Module):
         return norm(self.embedding(tokens))
 
     def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) positions -> cosines and sines (B, 1, T, D / 2).
-
-        Angles are taken in float64: in float32 they would be wrong by a tenth of a radian beyond a million tokens.
-        """
-        half = self.config.width // self.config.heads // 2
-        rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64, device=self.device) / half)
-        angles = position.to(self.device, torch.float64)[:, None, :, None] * rates
-        return angles.cos().to(self.final_gain.dtype), angles.sin().to(self.final_gain.dtype)
+        """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
+        return rotary(position, self.config.width // self.config.heads, like=self.final_gain)
 
     def predict(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""
         return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
 
-    def _attention(self, q: Tensor, memory: Tensor) -> Attention:
-        if self.attention is not None:
-            return self.attention
-        if q.is_cuda:
-            return flex
-        wide = q.dtype in (torch.float32, torch.float64)
-        return tiled if wide and q.shape[2] > 1 and not memory.requires_grad else plain
+    def _attention(self, q: Tensor) -> Attention:
+        return self.attention or fastest(q)
 
     def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
         """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
@@ -224,40 +180,3 @@ class DSMR(nn.Module):
         phase = position % self.segment_tokens
         needed = phase + horizon if self.config.schedule.rule == "segment" else phase.clamp(min=horizon)
         return int(needed.max()) if fixed else min(int(torch.minimum(position, needed).max()), there)
-
-    def _initialise(self) -> None:
-        """Branches start silent (zero output matrices), so depth does not scale the first steps."""
-        nn.init.normal_(self.embedding.weight)
-        nn.init.normal_(self.head.weight, std=0.01)
-        for block in self.layers():
-            for inner in (block.qkv, block.gate_up):
-                nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
-            nn.init.zeros_(block.out.weight)
-            nn.init.zeros_(block.down.weight)
-
-
-def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
-    """RMS norm over the last axis; half precision is widened to float32 first."""
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return F.rms_norm(wide, x.shape[-1:], gain, eps=1e-6)
-
-
-def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
-    """The last ``slots`` keys of memory (B, H, M, D) and chunk (B, H, T, D), in memory of their own.
-
-    A view would keep alive all that it looks into. Slots that no key has filled yet are zero.
-    """
-    batch, heads, length, size = new.shape
-    old = slots - length
-    if old <= 0:
-        return new[:, :, length - slots :].clone(memory_format=torch.contiguous_format)
-    unfilled = new.new_zeros(batch, heads, max(0, old - memory.shape[2]), size)
-    kept = memory[:, :, max(0, memory.shape[2] - old) :].to(new.dtype)
-    return torch.cat([unfilled, kept, new], dim=2)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """(B, H, T, D) with the pairs (d, d + D/2) turned by the angles of ``rotation``."""
-    cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -11,8 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from ritornello.horizons import HorizonSchedule
-
 S = TypeVar("S")
 
 
@@ -38,6 +36,3 @@ class RecurrentModel(Protocol[S]):
 
     def restart(self, state: S, lanes: Tensor) -> S:
         """The state with the lanes marked in (B,) bool back at the start of a piece: they see nothing of before."""
-
-    def rescheduled(self, schedule: HorizonSchedule) -> RecurrentModel[S]:
-        """The same weights under other horizons."""

@@ -31,6 +31,12 @@ def watch(console: Console) -> Iterator[Callable[[Report], None]]:
         yield show
 
 
+@contextmanager
+def watch_plainly() -> Iterator[Callable[[Report], None]]:
+    """A callback for `train` in a process of a study: a line now and then on standard error."""
+    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True))
+
+
 def _plain(console: Console) -> Callable[[Report], None]:
     shown_s = 0.0
 

@@ -22,13 +22,13 @@ from ritornello.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_ch
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
-from ritornello.feed import Batch, Lanes
+from ritornello.feed import Crops, Lanes
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import build, describe_model, from_checkpoint
-from ritornello.models.dsmr import State
+from ritornello.models import build, describe_model, family_of, from_checkpoint
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
+from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
@@ -106,26 +106,18 @@ def train(
     torch.manual_seed(seed)
     start = last or (load_checkpoint(init) if init else None)
     data = last.data if last else _trained_on(corpus, start)
-    model = from_checkpoint(start) if start else build(*_family_and_config(recipe))
+    model = from_checkpoint(start) if start else build(family_of(recipe.model), recipe.settings()["model"])
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
-    feed = Lanes(
-        corpus,
-        "train",
-        lanes=recipe.lanes,
-        segment_tokens=model.segment_tokens,
-        seed=seed,
-        augmentation=recipe.augmentation,
-        grammar=recipe.legal,
-    )
+    reader = reader_of(model, corpus, recipe, seed)
+    feed = reader.feed
     validation_pieces = _validation_pieces(corpus, recipe)
-    state = model.initial_state(recipe.lanes)
     precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
     autocast = torch.bfloat16 if precision == "bf16" else None
     losses: list[Tensor] = []
     if last:
         feed.restore(done["feed"])
-        state, losses = _restore(last.tensors("training"), optimisers, device)
+        losses = _restore(last.tensors("training"), optimisers, reader, device)
 
     step, tokens, best = done["step"], done["tokens"], done["best"]
     validation_s = done.get("validation_seconds", 0.0)
@@ -159,7 +151,7 @@ def train(
         tensors = {"weights": model.state_dict()}
         if feed_state is not None:
             progress["feed"] = feed_state
-            tensors["training"] = _training_tensors(optimisers, state, losses[1 - LOG_EVERY_STEPS :], device)
+            tensors["training"] = _training_tensors(optimisers, reader, losses[1 - LOG_EVERY_STEPS :], device)
         family, config = describe_model(model)
         save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
 
@@ -172,9 +164,8 @@ def train(
             targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
             inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
             count = int(np.count_nonzero(batch.targets != codec.PAD))
-            state = model.restart(state, torch.from_numpy(batch.starts))
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits, state = model(inputs, state)
+                logits = reader.logits(batch, inputs)
             loss = token_nats(logits, targets, to_device(batch.context, device)).sum() / count
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -206,7 +197,7 @@ def train(
                 speed = (tokens - logged_tokens) / (now_s - logged_s)
                 left_s = elapsed_s() / max(share(), 1e-9) * (1 - share())
                 nats = float(torch.stack(losses).mean())
-                report(Report(step, share(), tokens, nats, speed, _peak_bytes(device), left_s, validation, best))
+                report(Report(step, share(), tokens, nats, speed, memory_peak_bytes(device), left_s, validation, best))
                 reported_s, losses = now_s, losses[-LOG_EVERY_STEPS + 1 :]
                 logged_tokens, logged_s = tokens, now_s
             if now_s - saved_s > recipe.checkpoint_every_s:
@@ -218,13 +209,13 @@ def train(
 
 
 @contextmanager
-def _ahead(feed: Lanes) -> Iterator[Iterator[tuple[Batch, dict[str, Any]]]]:
+def _ahead(feed: Lanes | Crops) -> Iterator[Iterator[tuple[Any, dict[str, Any]]]]:
     """Batches made in a thread while the step before them runs, each with the feed's state behind it."""
 
-    def take() -> tuple[Batch, dict[str, Any]]:
+    def take() -> tuple[Any, dict[str, Any]]:
         return next(feed), feed.state()
 
-    def batches() -> Iterator[tuple[Batch, dict[str, Any]]]:
+    def batches() -> Iterator[tuple[Any, dict[str, Any]]]:
         pending = pool.submit(take)
         while True:
             taken = pending.result()
@@ -286,10 +277,6 @@ def _check_limits(hours: float | None, steps: int) -> None:
         raise RitornelloError(f"steps is {steps}; it must lie between 1 and 1,000,000,000")
 
 
-def _family_and_config(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    return "dsmr", recipe.settings()["model"]
-
-
 def _trained_on(corpus: Corpus, start: Checkpoint | None) -> dict[str, str]:
     """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
     now = {"name": corpus.name, "licence": corpus.licence}
@@ -305,12 +292,10 @@ def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:
 
 
 def _training_tensors(
-    optimisers: Optimisers, state: State, losses: list[Tensor], device: torch.device
+    optimisers: Optimisers, reader: Reader, losses: list[Tensor], device: torch.device
 ) -> dict[str, Tensor]:
     tensors = {f"optimiser/{name}": tensor for name, tensor in optimisers.tensors().items()}
-    for kind in ("keys", "values"):
-        tensors |= {f"state/{kind}/{layer}": t for layer, t in enumerate(getattr(state, kind))}
-    tensors["state/position"] = state.position
+    tensors |= {f"state/{name}": tensor for name, tensor in reader.tensors().items()}
     tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)  # the log's next mean needs them
     tensors["random/cpu"] = torch.get_rng_state()
     if device.type == "cuda":
@@ -318,22 +303,18 @@ def _training_tensors(
     return tensors
 
 
-def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, device: torch.device) -> tuple[State, list[Tensor]]:
-    """Puts back what `_training_tensors` gave; returns the model's state and the latest losses."""
-    prefix = "optimiser/"
-    optimisers.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, reader: Reader, device: torch.device) -> list[Tensor]:
+    """Puts back what `_training_tensors` gave; returns the latest losses."""
+    for prefix, restore in (("optimiser/", optimisers.restore), ("state/", reader.restore)):
+        restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     torch.set_rng_state(tensors["random/cpu"])
     if device.type == "cuda" and "random/cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random/cuda"], device)
-    layers = sum(name.startswith("state/keys/") for name in tensors)
-    keys, values = (
-        tuple(tensors[f"state/{kind}/{layer}"].to(device) for layer in range(layers)) for kind in ("keys", "values")
-    )
-    losses = list(tensors.get("losses", torch.zeros(0)).to(device))
-    return State(keys, values, tensors["state/position"]), losses
+    return list(tensors.get("losses", torch.zeros(0)).to(device))
 
 
-def _peak_bytes(device: torch.device) -> int:
+def memory_peak_bytes(device: torch.device) -> int:
+    """The most that the device's allocator has held; on a CPU, the most that the process has had resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -14,7 +14,7 @@ class Optimisers:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         named = dict(model.named_parameters())
-        matrices = {n: p for n, p in named.items() if n.startswith("blocks.") and p.ndim == 2}
+        matrices = {n: p for n, p in named.items() if n.startswith(("blocks.", "looks.")) and p.ndim == 2}
         others = {n: p for n, p in named.items() if n not in matrices}
         fused = next(iter(named.values())).is_cuda
         # The gains and the embedding are not pulled towards zero; the matrices are.

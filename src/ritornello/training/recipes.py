@@ -1,7 +1,8 @@
 """Recipes: everything that decides a training run, as small functions that return frozen settings.
 
-``tiny`` is for tests, ``small`` for a CPU in hours, ``base`` for an accelerator in under half an hour, ``large`` for a
-GPU and MAESTRO. A new recipe is a function here, derived from its neighbour with ``dataclasses.replace``.
+``tiny`` is for tests, ``study`` for comparing schedules, ``small`` for a CPU in hours, ``base`` for an accelerator in
+under half an hour, ``large`` for a GPU and MAESTRO. A new recipe is a function here, derived from its neighbour with
+``dataclasses.replace``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
+from ritornello.models import Config, describe_config
 from ritornello.models.dsmr import DSMRConfig
+from ritornello.models.perceivers import PerceiverConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Recipe:
     """Settings of one training run. Raises RitornelloError where a number is outside its limits."""
 
     name: str
-    model: DSMRConfig
+    model: Config
     lanes: int
     """pieces read side by side; lanes x segment tokens make one step"""
     steps: int
@@ -29,6 +32,8 @@ class Recipe:
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    segmentation: str = "random_end"
+    """how crops are chosen for a Perceiver: random_start, random_end or sequential; DSMR reads whole pieces"""
     matrix_lr: float = 0.02
     """peak learning rate of Muon, for the matrices of the layers"""
     other_lr: float = 0.008
@@ -73,14 +78,21 @@ class Recipe:
         """
         recipe = self
         if schedule is not None:
-            parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
-            recipe = replace(recipe, model=replace(recipe.model, schedule=parsed))
+            parsed = HorizonSchedule.parse(schedule, layers=self.streaming.schedule.layers)
+            recipe = replace(recipe, model=replace(self.streaming, schedule=parsed))
         return recipe if legal is None else replace(recipe, legal=legal)
+
+    @property
+    def streaming(self) -> DSMRConfig:
+        """The sizes of a recipe whose model has horizons. Raises RitornelloError for one that has none."""
+        if not isinstance(self.model, DSMRConfig):
+            raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one of DSMR")
+        return self.model
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON-able values."""
         settings = asdict(self)
-        settings["model"]["schedule"] = str(self.model.schedule)
+        settings["model"] = describe_config(self.model)
         return settings
 
 
@@ -113,6 +125,28 @@ def small() -> Recipe:
         steps=6000,
         augmentation=Augmentation(semitones=3, stretch=0.05),
         validation_pieces=8,
+    )
+
+
+def study() -> Recipe:
+    """Minutes on a CPU: 0.9 M parameters, for comparing many schedules on one machine."""
+    model = DSMRConfig(
+        HorizonSchedule.two_scale(layers=8, n_long=2, long=1664, short=128),
+        width=96,
+        heads=3,
+        mlp_width=256,
+        segment_tokens=256,
+    )
+    return replace(
+        small(),
+        name="study",
+        model=model,
+        lanes=4,
+        steps=1200,
+        legal=False,
+        augmentation=Augmentation(),
+        validate_every_steps=300,
+        validation_pieces=4,
     )
 
 
@@ -149,7 +183,54 @@ def large() -> Recipe:
     return replace(base(), name="large", model=model, steps=60_000)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {f.__name__: f for f in (tiny, small, base, large)}
+def perceivers_tiny() -> Recipe:
+    """Seconds on a CPU: PerceiverS for tests and first steps."""
+    model = PerceiverConfig(
+        layers=2, width=64, heads=2, mlp_width=128, context_tokens=256, latents=64, scales=(None, 128), stride_tokens=32
+    )
+    return replace(tiny(), name="perceivers_tiny", model=model)
+
+
+def perceivers_small() -> Recipe:
+    """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
+    model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
+    return replace(small(), name="perceivers_small", model=model, lanes=4)
+
+
+def perceivers_base() -> Recipe:
+    """An accelerator in under half an hour: PerceiverS of the size of ``base``, 15.5 M parameters."""
+    model = PerceiverConfig(
+        layers=8,
+        width=384,
+        heads=6,
+        mlp_width=768,
+        context_tokens=16_384,
+        latents=1024,
+        scales=(None, 1024),
+        stride_tokens=512,
+        dropout=0.1,
+    )
+    return replace(base(), name="perceivers_base", model=model, lanes=16)
+
+
+def perceivers_paper() -> Recipe:
+    """The paper's size (arXiv 2411.08307, section VI): a large GPU and days."""
+    model = PerceiverConfig(
+        layers=24,
+        width=1024,
+        heads=16,
+        mlp_width=2816,
+        context_tokens=32_768,
+        latents=1024,
+        scales=(None, 1024),
+        stride_tokens=512,
+        dropout=0.1,
+    )
+    return replace(base(), name="perceivers_paper", model=model, lanes=8, legal=False, steps=100_000)
+
+
+_ALL = (tiny, study, small, base, large, perceivers_tiny, perceivers_small, perceivers_base, perceivers_paper)
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
 
 
 def recipe_named(name: str) -> Recipe:

@@ -1,12 +1,7 @@
-"""From a packed corpus to batches: lanes that read whole pieces, segment by segment.
-
-Everything random is a function of (seed, epoch, piece), so the whole state of a feed is a few integers per lane, and a
-resumed feed goes on exactly where it stopped. No torch here. Axes: B lanes, T = S tokens of one segment.
-"""
+"""Lanes that read whole pieces, segment by segment: what recurrent models train on, and all models are evaluated on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,31 +12,7 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
-
-LOWEST_KEY, HIGHEST_KEY = 21, 108  # of a piano
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a piece is moved before it is read, drawn anew each epoch."""
-
-    semitones: int = 0
-    """transposed by up to this many semitones either way, within the piano's keys"""
-    stretch: float = 0.0
-    """time multiplied by a factor between 1 / (1 + stretch) and 1 + stretch, uniform on a logarithmic scale"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.semitones <= 24:
-            raise RitornelloError(f"augmentation semitones is {self.semitones}; it must lie between 0 and 24")
-        if not 0 <= self.stretch <= 1:
-            raise RitornelloError(f"augmentation stretch is {self.stretch}; it must lie between 0 and 1")
-
-    def __call__(self, tokens: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.uint16]:
-        """A moved copy of a piece's tokens (T,) -> (T',)."""
-        factor = math.exp(rng.uniform(-1, 1) * math.log1p(self.stretch))
-        if factor != 1:
-            tokens = codec.encode(codec.decode(tokens).stretched(factor))
-        return transposed(tokens, _draw_semitones(tokens, self.semitones, rng))
+from ritornello.feed.augmentation import Augmentation
 
 
 class Batch(NamedTuple):
@@ -176,7 +147,7 @@ class Lanes:
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
-        context = _blank_context(n, width) if self._grammar else None
+        context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(self._lanes):
             if lane is None:
                 continue
@@ -192,22 +163,7 @@ class Lanes:
         return Batch(inputs, targets, position == 0, context, piece, position)
 
 
-def transposed(tokens: NDArray[np.uint16], semitones: int) -> NDArray[np.uint16]:
-    """Tokens (T,) with every pitch moved; no pitch may leave 0-127."""
-    is_note = tokens < codec.SHIFT
-    return np.where(is_note, tokens.astype(np.int64) + semitones, tokens).astype(np.uint16)
-
-
-def _draw_semitones(tokens: NDArray[np.uint16], most: int, rng: np.random.Generator) -> int:
-    pitches = tokens[tokens < codec.NOTE_OFF].astype(int)
-    if not len(pitches):
-        return 0
-    low = max(-most, min(0, LOWEST_KEY - int(pitches.min())))
-    high = min(most, max(0, HIGHEST_KEY - int(pitches.max())))
-    return int(rng.integers(low, high + 1))
-
-
-def _blank_context(n: int, width: int) -> codec.Context:
+def blank_context(n: int, width: int) -> codec.Context:
     """Contexts of rows where nothing is predicted: anything legal will do, as long as something is."""
     row = codec.contexts(np.array([codec.END]))
     return codec.Context(*(np.repeat(np.repeat(field[None], n, 0), width, 1) for field in row))

@@ -1,0 +1,163 @@
+"""Crops of pieces for Perceivers: a context and the last Q tokens of it, by three ways to choose where.
+
+``random_start`` is Perceiver AR's: a window of N tokens from anywhere. Only the last Q of a window are predicted, so no
+piece's beginning ever is. Effective segmentation (PerceiverS, arXiv 2411.08307, section V-A) chooses the end instead,
+and takes what there is before it: ``random_end`` draws it, ``sequential`` goes through all ends Q apart, so that
+prefixes grow until they are windows, and windows slide. Axes: B crops, M context tokens before the latents, Q latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.corpus import Corpus, PieceRecord
+from ritornello.errors import RitornelloError
+from ritornello.feed.augmentation import Augmentation
+from ritornello.feed.lanes import blank_context
+
+SEGMENTATIONS = ("random_start", "random_end", "sequential")
+
+
+class CropBatch(NamedTuple):
+    """One crop of each of B pieces."""
+
+    inputs: NDArray[np.int64]  # (B, M + Q) what the model reads; PAD left of the context, and behind a short piece
+    targets: NDArray[np.int64]  # (B, Q) what it is to predict; PAD behind a piece that is shorter than Q
+    before: NDArray[np.int64]  # (B,) how many of the M are no padding
+    context: codec.Context | None  # of the targets, (B, Q, ...); None where the grammar is not asked for
+    piece: NDArray[np.int64]  # (B,) index of the piece in the split
+    position: NDArray[np.int64]  # (B,) tokens of the piece before the first target
+
+
+class Crops:
+    """An endless stream of crops of one split. Each epoch visits every piece once, or every end of it.
+
+    Args:
+        corpus: the packed corpus.
+        split: train, validation or test.
+        lanes: B.
+        context_tokens: N, context and latents together.
+        latents: Q.
+        segmentation: one of `SEGMENTATIONS`.
+        seed: of order, crops and augmentation.
+        augmentation: see `Augmentation`.
+        grammar: whether batches hold the targets' grammar contexts.
+
+    Raises:
+        RitornelloError: for a segmentation that does not exist, or Q greater than N.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        *,
+        lanes: int,
+        context_tokens: int,
+        latents: int,
+        segmentation: str,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        grammar: bool = False,
+    ) -> None:
+        if segmentation not in SEGMENTATIONS:
+            raise RitornelloError(f"unknown segmentation {segmentation!r}; there are {', '.join(SEGMENTATIONS)}")
+        if not 1 <= latents <= context_tokens:
+            raise RitornelloError(
+                f"latents is {latents}; it must lie between 1 and the context's {context_tokens} tokens"
+            )
+        if not 1 <= lanes <= 65536:
+            raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
+        self.corpus = corpus
+        self.records: list[PieceRecord] = corpus.pieces(split)
+        self._lanes, self._context_tokens, self._latents = lanes, context_tokens, latents
+        self._segmentation, self._seed = segmentation, seed
+        self._augmentation, self._grammar = augmentation, grammar
+        self._corpus_tokens = sum(record.tokens for record in self.records)
+        self._epoch, self._next = 0, 0
+        self._items = self._items_of(0)
+
+    def __iter__(self) -> Iterator[CropBatch]:
+        return self
+
+    def __next__(self) -> CropBatch:
+        return self._batch([self._take() for _ in range(self._lanes)])
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON-able integers."""
+        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to where `state` was taken, in a feed made with the same arguments.
+
+        Raises:
+            RitornelloError: if the pieces are others than then.
+        """
+        if state["corpus_tokens"] != self._corpus_tokens:
+            raise RitornelloError(
+                f"{self.corpus.path}: holds {self._corpus_tokens:,} tokens to read, the run's corpus held "
+                f"{state['corpus_tokens']:,}; go on with the same corpus"
+            )
+        self._epoch, self._next = state["epoch"], state["next"]
+        self._items = self._items_of(self._epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that crops are being taken from, from 0."""
+        return self._epoch
+
+    def _items_of(self, epoch: int) -> list[tuple[int, int]]:
+        """Pieces, and which crop of each, in the epoch's order."""
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.records)).tolist()
+        if self._segmentation != "sequential":
+            return [(piece, 0) for piece in order]
+        return [(piece, crop) for piece in order for crop in range(-(-self.records[piece].tokens // self._latents))]
+
+    def _take(self) -> tuple[int, NDArray[np.uint16], int, int]:
+        """A piece, its tokens, where the crop begins, and where it ends."""
+        if self._next >= len(self._items):
+            self._epoch, self._next = self._epoch + 1, 0
+            self._items = self._items_of(self._epoch)
+        piece, crop = self._items[self._next]
+        self._next += 1
+        rng = np.random.default_rng([self._seed, self._epoch, piece])
+        tokens = self.corpus.tokens(self.records[piece])
+        if self._augmentation is not None:
+            tokens = self._augmentation(tokens, rng)
+        end = self._end(len(tokens), crop, rng)
+        return piece, tokens, max(0, end - self._context_tokens), end
+
+    def _end(self, length: int, crop: int, rng: np.random.Generator) -> int:
+        if self._segmentation == "random_start":
+            return min(length, self._context_tokens + int(rng.integers(0, max(0, length - self._context_tokens) + 1)))
+        if self._segmentation == "random_end":
+            return int(rng.integers(min(length, self._latents), length + 1))
+        return min(length, (crop + 1) * self._latents)
+
+    def _batch(self, crops: list[tuple[int, NDArray[np.uint16], int, int]]) -> CropBatch:
+        n, latents = len(crops), self._latents
+        firsts = [max(0, end - latents) for _, _, _, end in crops]  # predicted from here on
+        longest = max(first - begin for first, (_, _, begin, _) in zip(firsts, crops))
+        memories = -(-longest // latents) * latents  # in steps, for every length is a compilation of its own
+        inputs = np.full((n, memories + latents), codec.PAD, np.int64)
+        targets = np.full((n, latents), codec.PAD, np.int64)
+        context = blank_context(n, latents) if self._grammar else None
+        for i, (first, (_, tokens, begin, end)) in enumerate(zip(firsts, crops)):
+            read = (
+                np.concatenate([[codec.START], tokens[: end - 1]])[begin:end]
+                if begin == 0
+                else tokens[begin - 1 : end - 1]
+            )
+            start = memories - (first - begin)
+            inputs[i, start : start + len(read)] = read
+            targets[i, : end - first] = tokens[first:end]
+            if context is not None:
+                for field, source in zip(context, codec.contexts(tokens)):
+                    field[i, : end - first] = source[first:end]
+        before = np.array([first - begin for first, (_, _, begin, _) in zip(firsts, crops)])
+        return CropBatch(inputs, targets, before, context, np.array([c[0] for c in crops]), np.array(firsts))

@@ -1,0 +1,127 @@
+"""What the models are made of: pre-norm branches, rotary positions, and memories of keys.
+
+RMS norm (arXiv 1910.07467), rotary positions (arXiv 2104.09864) counted from the piece's start, normalised queries and
+keys (arXiv 2010.04245), a SiLU-gated MLP (arXiv 2002.05202). Keys are kept rotated: rotation depends on differences of
+positions only, so a key is rotated once and attended to for as long as it is remembered.
+
+Axes: B lanes, T new tokens, M remembered tokens, K = M + T keys, H heads, D head size, C = H x D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
+
+
+class Layer(nn.Module):
+    """What every layer does with what its queries found: it is added to the residual stream, and so is an MLP."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
+        self.down = nn.Linear(mlp_width, width, bias=False)
+        self.sharpness = nn.Parameter(torch.ones(heads, 1, 1))  # of normalised queries, per head
+        self.attention_gain = nn.Parameter(torch.ones(width))
+        self.mlp_gain = nn.Parameter(torch.ones(width))
+        self.dropout = nn.Dropout(dropout)
+
+    def update(self, x: Tensor, found: Tensor) -> Tensor:
+        """Adds what the queries found (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
+        x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
+        gate, up = self.gate_up(norm(x, self.mlp_gain)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(F.silu(gate) * up))
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, H, T, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Block(Layer):
+    """Self-attention: queries, keys and values of the same stream."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__(width, heads, mlp_width, dropout)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
+        q, k, v = (self.split(part) for part in self.qkv(norm(x, self.attention_gain)).chunk(3, dim=-1))
+        q = rotate(norm(q), rotation) * self.sharpness
+        return q.to(v.dtype), rotate(norm(k), rotation).to(v.dtype), v
+
+
+class Look(Layer):
+    """Cross-attention: queries of the stream, keys and values of embedded tokens."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+        super().__init__(width, heads, mlp_width, dropout)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.context_gain = nn.Parameter(torch.ones(width))
+
+    def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """(B, T, C) -> (B, H, T, D), rotated to their positions."""
+        q = self.split(self.q(norm(x, self.attention_gain)))
+        return (rotate(norm(q), rotation) * self.sharpness).to(q.dtype)
+
+    def context(self, embedded: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Embedded tokens (B, T, C) -> keys and values (B, H, T, D), keys rotated to their positions."""
+        k, v = (self.split(part) for part in self.kv(norm(embedded, self.context_gain)).chunk(2, dim=-1))
+        return rotate(norm(k), rotation).to(v.dtype), v
+
+
+def initialise(model: nn.Module) -> None:
+    """Weights of a new model: branches start silent (zero output matrices), so depth does not scale the first steps."""
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight)
+        elif isinstance(part, nn.Linear):
+            branch = name.rpartition(".")[2]
+            if branch in ("out", "down"):
+                nn.init.zeros_(part.weight)
+            else:
+                nn.init.normal_(part.weight, std=0.01 if branch == "head" else part.in_features**-0.5)
+
+
+def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
+    """RMS norm over the last axis; half precision is widened to float32 first."""
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return F.rms_norm(wide, x.shape[-1:], gain, eps=1e-6)
+
+
+def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
+    """The last ``slots`` keys of memory (B, H, M, D) and chunk (B, H, T, D), in memory of their own.
+
+    A view would keep alive all that it looks into. Slots that no key has filled yet are zero.
+    """
+    batch, heads, length, size = new.shape
+    old = slots - length
+    if old <= 0:
+        return new[:, :, length - slots :].clone(memory_format=torch.contiguous_format)
+    unfilled = new.new_zeros(batch, heads, max(0, old - memory.shape[2]), size)
+    kept = memory[:, :, max(0, memory.shape[2] - old) :].to(new.dtype)
+    return torch.cat([unfilled, kept, new], dim=2)
+
+
+def rotary(position: Tensor, size: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T) positions -> cosines and sines (B, 1, T, ``size`` / 2), on the device and in the precision of ``like``.
+
+    Angles are taken in float64: in float32 they would be wrong by a tenth of a radian beyond a million tokens.
+    """
+    half = size // 2
+    rates = ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64, device=like.device) / half)
+    angles = position.to(like.device, torch.float64)[:, None, :, None] * rates
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, H, T, D) with the pairs (d, d + D/2) turned by the angles of ``rotation``."""
+    cos, sin = rotation
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,0 +1,289 @@
+"""PerceiverS and Perceiver AR: the latest tokens look once at a long context, then only at each other.
+
+Perceiver AR (arXiv 2202.07765): Q latents, one for each of the last Q tokens, take what they need from up to N tokens
+of context in a cross-attention, then pass through a causal stack of their own. PerceiverS (arXiv 2411.08307, section
+V-B) looks more than once, at several scales in cascade: the whole context, then the last 1,024 tokens.
+
+Where the window of latents stands is a function of absolute position: it grows to Q and then moves on by a stride, so
+that a token has at least Q - stride + 1 latents (its own among them) behind it wherever the piece has as many. At
+position q, with start = q // stride * stride, latents begin at start + stride - Q and a scale of n tokens at
+start + stride - n: the segment rule of ``horizons`` with S = stride and the horizons Q - stride and n - stride. Keys of
+the context depend on their tokens alone and are kept; latents are computed again when the window moves.
+
+Axes: B lanes, T new tokens, M remembered ones, H heads, D head size, C = H x D width, V events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ritornello import codec
+from ritornello.errors import RitornelloError
+from ritornello.models.attention import Attention, Sight, fastest
+from ritornello.models.blocks import Block, Look, initialise, norm, remember, rotary
+
+
+@dataclass(frozen=True)
+class PerceiverConfig:
+    """Sizes of a PerceiverS; with one scale of None it is a Perceiver AR. Raises RitornelloError for a misfit."""
+
+    layers: int = 8
+    """self-attention layers over the latents"""
+    width: int = 256
+    """C, channels of the residual stream"""
+    heads: int = 4
+    """H; the head size C / H must be even"""
+    mlp_width: int = 704
+    """channels inside the gated MLPs"""
+    context_tokens: int = 8192
+    """N, the most tokens that a latent can look at"""
+    latents: int = 512
+    """Q, the most tokens that are processed in depth together"""
+    scales: tuple[int | None, ...] = (None, 1024)
+    """cross-attentions in cascade: None sees the whole context, a number only the last so many tokens of a window"""
+    stride_tokens: int = 256
+    """tokens by which a full window of latents moves on"""
+    dropout: float = 0.0
+    """share of each branch's output that training drops"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        for name in ("layers", "width", "heads", "mlp_width", "context_tokens", "latents", "stride_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise RitornelloError(f"{name} is {value}; it must be a whole number between 1 and 1,000,000")
+        if self.width % (2 * self.heads):
+            raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
+        if self.latents > self.context_tokens:
+            raise RitornelloError(
+                f"{self.latents} latents exceed the context of {self.context_tokens} tokens; take fewer"
+            )
+        if self.latents % self.stride_tokens:
+            raise RitornelloError(f"stride_tokens {self.stride_tokens} must divide the {self.latents} latents")
+        if not self.scales:
+            raise RitornelloError("scales is empty; give at least one, such as None for the whole context")
+        for scale in self.scales:
+            if scale is not None and not self.latents <= scale <= self.context_tokens:
+                raise RitornelloError(
+                    f"a scale of {scale} tokens must lie between the {self.latents} latents and the context of "
+                    f"{self.context_tokens} tokens"
+                )
+        if not 0 <= self.dropout < 1:
+            raise RitornelloError(f"dropout is {self.dropout}; it must lie between 0 and 1, below 1")
+
+    @property
+    def before_stride(self) -> int:
+        """The latents that a window keeps when it moves, in tokens: Q less the stride."""
+        return self.latents - self.stride_tokens
+
+    @property
+    def reaches(self) -> tuple[int, ...]:
+        """Per cross-attention, how many tokens before a window's last stride it sees: the horizons of its keys."""
+        return tuple((scale or self.context_tokens) - self.stride_tokens for scale in self.scales)
+
+
+Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys, rotated, and values, each (B, H, M, D)
+
+
+class State(NamedTuple):
+    """What the model remembers. Slot j of M, read from the right, belongs to the token M - j before the next one."""
+
+    tokens: Tensor  # (B, M) int32: those of the window, from which latents are computed again when it moves
+    context: Pairs  # per cross-attention
+    latents: Pairs  # per layer; M = 0 where all windows are about to move
+    position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
+
+    def nbytes(self) -> int:
+        """Bytes of everything but the positions, all lanes."""
+        every = [self.tokens, *(t for pair in self.context + self.latents for t in pair)]
+        return sum(t.numel() * t.element_size() for t in every)
+
+
+class Perceiver(nn.Module):
+    """The model; see `RecurrentModel` for its protocol. Training reads crops (`crop`), all else reads streams."""
+
+    def __init__(self, config: PerceiverConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
+        self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
+        sizes = (config.width, config.heads, config.mlp_width, config.dropout)
+        self.looks = nn.ModuleList(Look(*sizes) for _ in config.scales)
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.layers))
+        self.final_gain = nn.Parameter(torch.ones(config.width))
+        self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
+        initialise(self)
+
+    def cross_attentions(self) -> list[Look]:
+        """The looks at the context, in cascade."""
+        return cast("list[Look]", list(self.looks))
+
+    def layers(self) -> list[Block]:
+        """The blocks of the latents' stack, lowest first."""
+        return cast("list[Block]", list(self.blocks))
+
+    @property
+    def segment_tokens(self) -> int:
+        """The stride: windows move where a position is a multiple of it."""
+        return self.config.stride_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.final_gain.device
+
+    def initial_state(self, batch: int) -> State:
+        """The state of ``batch`` lanes at the start of a piece."""
+        tokens = torch.zeros(batch, 0, dtype=torch.int32, device=self.device)
+        empty = (self._nothing(batch), self._nothing(batch))
+        looks, layers = (empty,) * len(self.config.scales), (empty,) * self.config.layers
+        return State(tokens, looks, layers, torch.zeros(batch, dtype=torch.int64))
+
+    def restart(self, state: State, lanes: Tensor) -> State:
+        """The state with the marked lanes (B,) at the start of a piece."""
+        return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
+
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, T) ids and the state before them -> (B, T, V) logits and the state after; any T.
+
+        What a state holds is detached; gradients pass through the latents of a window, also through those that were
+        computed again from earlier tokens.
+        """
+        logits = []
+        while tokens.shape[1]:
+            phase = int((state.position % self.segment_tokens).max())
+            length = min(tokens.shape[1], self.segment_tokens - phase)
+            step, state = self._within_window(tokens[:, :length], state)
+            logits.append(step)
+            tokens = tokens[:, length:]
+        if not logits:
+            raise ValueError("forward needs at least one token")
+        return (torch.cat(logits, dim=1) if len(logits) > 1 else logits[0]), state
+
+    def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """Logits of a crop's last Q tokens, with gradients everywhere: what training reads.
+
+        Args:
+            tokens: (B, M + Q) ids: the context before the latents, padded on the left, and theirs.
+            before: (B,) int64 on the CPU: how many of the M are no padding.
+
+        Returns:
+            (B, Q, V).
+        """
+        memories = tokens.shape[1] - self.config.latents
+        embedded = self.embed(tokens[:, :memories])
+        rotation = self.rotation((before[:, None] - memories + torch.arange(memories)).clamp(min=0))
+        context = []
+        for look, scale in zip(self.cross_attentions(), self.config.scales):
+            first = 0 if scale is None else max(0, tokens.shape[1] - scale)
+            cosines, sines = rotation
+            context.append(look.context(embedded[:, first:], (cosines[:, :, first:], sines[:, :, first:])))
+        x, _, _ = self._read(tokens[:, memories:], before, tuple(context), None)
+        return self.predict(x)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, C)."""
+        return norm(self.embedding(tokens))
+
+    def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
+        return rotary(position, self.config.width // self.config.heads, like=self.final_gain)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""
+        return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
+
+    def _within_window(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        config, length = self.config, tokens.shape[1]
+        state = self._moved(state)
+        x, looked, thought = self._read(tokens, state.position, state.context, state.latents)
+        after = state.position + length
+        phase = after % config.stride_tokens
+
+        def kept(olds: Pairs, news: Pairs, needed: list[Tensor]) -> Pairs:
+            pairs = []
+            for (old_k, old_v), (k, v), most in zip(olds, news, needed):
+                slots = _slots(after, most, old_k.shape[2] + length)
+                pairs.append((remember(old_k, k.detach(), slots), remember(old_v, v.detach(), slots)))
+            return tuple(pairs)
+
+        window = phase + config.before_stride
+        latents = window.masked_fill(phase == 0, 0)  # they are about to be computed again
+        read = torch.cat([state.tokens, tokens.int()], dim=1)
+        read = read[:, read.shape[1] - _slots(after, window, read.shape[1]) :].clone()
+        context = kept(state.context, looked, [phase + reach for reach in config.reaches])
+        return self.predict(x), State(read, context, kept(state.latents, thought, [latents] * config.layers), after)
+
+    def _moved(self, state: State) -> State:
+        """The state with the latents of every window that moves at its lane's position."""
+        at_border = state.position % self.config.stride_tokens == 0
+        again = torch.where(at_border, state.position.clamp(max=self.config.before_stride), 0)
+        latents = state.latents
+        for count in sorted(set(again.tolist()) - {0}):
+            lanes = (again == count).nonzero().flatten()
+            # Cut to what the window sees, the context needs no further limit.
+            context = []
+            for (k, v), reach in zip(state.context, self.config.reaches):
+                seen = slice(max(0, k.shape[2] - reach), k.shape[2] - count)
+                context.append((k[lanes, :, seen], v[lanes, :, seen]))
+            tokens = state.tokens[lanes, state.tokens.shape[1] - count :].long()
+            _, _, thought = self._read(tokens, state.position[lanes] - count, tuple(context), None)
+            latents = tuple(
+                (_placed(old_k, k, lanes), _placed(old_v, v, lanes)) for (old_k, old_v), (k, v) in zip(latents, thought)
+            )
+        return state._replace(latents=latents)
+
+    def _read(
+        self, tokens: Tensor, before: Tensor, context: Pairs, latents: Pairs | None
+    ) -> tuple[Tensor, Pairs, Pairs]:
+        """Latents of tokens (B, T) that stand from (B,) ``before`` on.
+
+        Args:
+            tokens: ids.
+            before: position of each lane's first token.
+            context: what came before, per cross-attention.
+            latents: those before, per layer; None for a window that begins here and sees all of ``context``.
+
+        Returns:
+            The latents' last values (B, T, C), and the keys and values of the tokens per cross-attention and layer.
+        """
+        config, length = self.config, tokens.shape[1]
+        rotation = self.rotation((before[:, None] + torch.arange(length)).clamp(min=0))
+
+        def found(q: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], horizon: int) -> Tensor:
+            limit = None if latents is None else horizon
+            sight = Sight(before, length, old[0].shape[2], limit, config.stride_tokens, "segment")
+            return (self.attention or fastest(q))(q, *new, *old, sight)
+
+        x = embedded = self.embed(tokens)
+        looked, thought = [], []
+        for look, reach, old in zip(self.cross_attentions(), config.reaches, context):
+            looked.append(look.context(embedded, rotation))
+            x = look.update(x, found(look.queries(x, rotation), looked[-1], old, reach))
+        nothing = self._nothing(len(tokens))
+        for block, old in zip(self.layers(), latents or ((nothing, nothing),) * config.layers):
+            q, *new = block.project(x, rotation)
+            thought.append((new[0], new[1]))
+            x = block.update(x, found(q, thought[-1], old, config.before_stride))
+        return x, tuple(looked), tuple(thought)
+
+    def _nothing(self, batch: int) -> Tensor:
+        heads, gain = self.config.heads, self.final_gain
+        return torch.zeros(batch, heads, 0, self.config.width // heads, device=gain.device, dtype=gain.dtype)
+
+
+def _slots(position: Tensor, needed: Tensor, there: int) -> int:
+    """Slots that lanes at (B,) ``position`` keep: what any needs, as far as the piece has had it."""
+    return min(int(torch.minimum(position, needed).max()), there)
+
+
+def _placed(old: Tensor, new: Tensor, lanes: Tensor) -> Tensor:
+    """(B, H, M, D) with some lanes' latest slots taken from (lanes, H, M', D); room is made where M' exceeds M."""
+    short = max(0, new.shape[2] - old.shape[2])
+    room = torch.cat([old.new_zeros(*old.shape[:2], short, old.shape[3]), old], dim=2)
+    padded = torch.cat([room[lanes, :, : room.shape[2] - new.shape[2]], new.to(room.dtype)], dim=2)
+    return room.index_copy(0, lanes.to(room.device), padded)
