@@ -19,7 +19,9 @@ from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, describe_model
-from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models.attention import flex, plain, tiled
+from ritornello.models.blocks import remember
+from ritornello.models.dsmr import DSMR, DSMRConfig, State
 
 Array = NDArray[np.float64]
 TWO_SCALE = SCHEDULES["two_scale"]
@@ -181,6 +183,92 @@ def test_forward_without_tokens_is_a_bug_of_the_caller() -> None:
     model = DSMR(small())
     with pytest.raises(ValueError, match="at least one token"):
         model(some_text(1, 0), model.initial_state(1))
+
+
+# Ways to attend, and the slots that they need.
+
+
+def in_chunks(model: DSMR, text: Tensor, *lengths: int) -> tuple[Tensor, list[State]]:
+    """Logits, and the states before the first chunk and after each."""
+    states, parts = [model.initial_state(len(text))], []
+    with torch.no_grad():
+        for chunk in text.split(lengths, dim=1):
+            logits, state = model(chunk, states[-1])
+            parts.append(logits)
+            states.append(state)
+    return torch.cat(parts, dim=1), states
+
+
+def slots_of(states: list[State], layer: int) -> list[int]:
+    for state in states:
+        assert state.keys[layer].shape == state.values[layer].shape
+    return [state.keys[layer].shape[2] for state in states]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("attend", [plain, tiled, flex], ids=lambda attend: attend.__name__)
+@pytest.mark.parametrize("name", ["two_scale", "no_multiples_of_a_segment_sliding", "unlimited_among_others"])
+def test_every_way_to_attend_gives_the_logits_of_the_plain_loop(name: str, attend: Any) -> None:
+    model = awaken(DSMR(small(CASES[name])).double(), seed=5)
+    model.attention = attend
+    text = some_text(2, 5 * SEGMENT_TOKENS + 2)
+    logits, _ = in_chunks(model, text, 1, 2, 7, SEGMENT_TOKENS, 1, 2 * SEGMENT_TOKENS, 3)
+    for lane, tokens in enumerate(text.tolist()):
+        assert np.abs(logits[lane].numpy() - reference(model, tokens, 0)).max() < 1e-12
+
+
+def test_one_way_to_attend_is_that_of_every_layer_and_of_rescheduled_twins() -> None:
+    attended: list[int | None] = []
+
+    def attend(*given: Any) -> Tensor:
+        attended.append(given[-1].horizon)
+        return plain(*given)
+
+    model = DSMR(small(HorizonSchedule((7, None, 0))))
+    model.attention = attend
+    logits_of(model, some_text(2, SEGMENT_TOKENS))
+    logits_of(model.rescheduled(HorizonSchedule((0, 1, 2))), some_text(2, 1))
+    assert attended == [7, None, 0, 0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("rule", ["segment", "sliding"])
+def test_for_flex_attention_there_is_room_for_the_whole_horizon_from_the_start(rule: Any) -> None:
+    """And for an unlimited one a segment or the next power of two, so that shapes change seldom."""
+    model = awaken(DSMR(small(HorizonSchedule((18, None, 7, 0), rule))), seed=5)
+    text = some_text(2, 6 * SEGMENT_TOKENS)
+    expected, lazy = in_chunks(model, text, *[SEGMENT_TOKENS] * 6)
+    model.attention = flex
+    logits, states = in_chunks(model, text, *[SEGMENT_TOKENS] * 6)
+    assert (logits - expected).abs().max() < 1e-4
+    assert [slots_of(lazy, layer) for layer in range(4)] == [
+        [0, 6, 12, 18, 18, 18, 18],
+        [0, 6, 12, 18, 24, 30, 36],
+        [0, 6, 7, 7, 7, 7, 7],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert [slots_of(states, layer) for layer in range(4)] == [
+        [18] * 7,
+        [0, 8, 16, 32, 32, 32, 64],
+        [7] * 7,
+        [0] * 7,
+    ]
+    assert slots_of(in_chunks(model, text[:, :3], 1, 2)[1], layer=1) == [0, SEGMENT_TOKENS, SEGMENT_TOKENS]
+
+
+@pytest.mark.parametrize("slots", range(9))
+@pytest.mark.parametrize("memories", [0, 1, 4])
+@pytest.mark.parametrize("length", [1, 3])
+def test_what_is_remembered_is_the_end_of_memory_and_chunk(memories: int, length: int, slots: int) -> None:
+    """Against a list: zeros before everything that was ever read."""
+    memory, new = (torch.arange(1.0, 1 + 4 * n).view(2, 1, n, 2) for n in (memories, length))
+    new = -new
+    kept = remember(memory, new, slots)
+    for lane in range(2):
+        everything = [[0.0, 0.0]] * 9 + memory[lane, 0].tolist() + new[lane, 0].tolist()
+        assert kept[lane, 0].tolist() == everything[len(everything) - slots :]
+    assert kept.untyped_storage().nbytes() == 2 * slots * 2 * 4
+    assert slots == 0 or kept.data_ptr() not in (memory.data_ptr(), new.data_ptr())
 
 
 # Precision and dropout.

@@ -1,6 +1,6 @@
 """Attention over what a layer remembers and the chunk it reads, in three ways that compute the same.
 
-``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in float32: it works
+``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in full precision: it works
 through the keys in tiles that stay in the cache, leaves out every tile and every query that sees nothing of it, and
 computes no gradient for memories that are detached (two of the backward pass's five products). ``flex`` is CUDA's:
 FlexAttention, whose block masks skip what nobody sees.
@@ -85,7 +85,7 @@ class Sight:
         return self.queries, self.memories, self.horizon, self.segment_tokens, self.rule
 
     def _folded(self) -> list[int]:
-        """Per lane, the smallest position with the same view: once all its memory lies in the piece, the phase decides.
+        """Per lane, a small position with the same view: once all its memory lies in the piece, the phase decides.
 
         So lanes far from their starts are computed together, and what was planned for one segment serves the next.
         """
@@ -125,8 +125,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, si
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
-    """Tile by tile, for float32 on a CPU. (B, H, T, D)."""
-    found: Tensor = _Tiled.apply(q, k, v, memory_k, memory_v, sight)
+    """Tile by tile, on a CPU. (B, H, T, D)."""
+    found: Tensor = _Tiled.apply(q, k, v, memory_k.to(k.dtype), memory_v.to(v.dtype), sight)
     return found
 
 
@@ -169,7 +169,9 @@ class _Tiled(torch.autograd.Function):
         shift = (grad * found).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
         # Of a memory some keys may be seen by nobody.
-        grad_memory = (torch.zeros_like(memory_k), torch.zeros_like(memory_v)) if ctx.needs_input_grad[3] else None
+        grad_memory = (
+            (torch.zeros_like(memory_k), torch.zeros_like(memory_v)) if any(ctx.needs_input_grad[3:5]) else None
+        )
         scratch, more = _scratch(q, ctx.groups), _scratch(q, ctx.groups)
         for lanes, of_chunk, of_memory in ctx.groups:
             rows, d_out, d_rows = _rows(q, lanes), _rows(grad, lanes), _rows(grad_q, lanes)

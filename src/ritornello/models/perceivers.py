@@ -67,10 +67,10 @@ class PerceiverConfig:
         if not self.scales:
             raise RitornelloError("scales is empty; give at least one, such as None for the whole context")
         for scale in self.scales:
-            if scale is not None and not self.latents <= scale <= self.context_tokens:
+            if scale is not None and not (isinstance(scale, int) and self.latents <= scale <= self.context_tokens):
                 raise RitornelloError(
-                    f"a scale of {scale} tokens must lie between the {self.latents} latents and the context of "
-                    f"{self.context_tokens} tokens"
+                    f"a scale of {scale} tokens must be a whole number between the {self.latents} latents and the "
+                    f"context of {self.context_tokens} tokens"
                 )
         if not 0 <= self.dropout < 1:
             raise RitornelloError(f"dropout is {self.dropout}; it must lie between 0 and 1, below 1")
@@ -221,7 +221,8 @@ class Perceiver(nn.Module):
     def _moved(self, state: State) -> State:
         """The state with the latents of every window that moves at its lane's position."""
         at_border = state.position % self.config.stride_tokens == 0
-        again = torch.where(at_border, state.position.clamp(max=self.config.before_stride), 0)
+        most = min(self.config.before_stride, state.tokens.shape[1])  # fewer are there if a lane forgot its past
+        again = torch.where(at_border, state.position.clamp(max=most), 0)
         latents = state.latents
         for count in sorted(set(again.tolist()) - {0}):
             lanes = (again == count).nonzero().flatten()

@@ -1,0 +1,377 @@
+"""Attention: three ways compute what a plain loop over visible keys computes, and nobody pays for what is unseen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ritornello.horizons import Rule
+from ritornello.models import attention
+from ritornello.models.attention import Attention, Sight, flex, plain, tiled
+
+FAR = 1_000_000
+HEAD_SIZE = 4
+GARBAGE = 1e30
+CPU = torch.device("cpu")
+
+uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chunk of some lanes and their memories; the most keys of a tile."""
+
+    sight: Sight
+    heads: int = 2
+    tile_keys: int = 3
+    seed: int = 0
+
+    def tensors(self, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+        """q, k, v and the memories, laid out as the model's are; slots before the piece hold numbers too."""
+        generator = torch.Generator().manual_seed(self.seed)
+        lanes = len(self.sight.position)
+        shapes = [(lanes, n, self.heads, HEAD_SIZE) for n in [self.sight.queries] * 3 + [self.sight.memories] * 2]
+        return [2 * torch.randn(shape, generator=generator, dtype=dtype).transpose(1, 2) for shape in shapes]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Lanes at starts, shortly after them and far away; neighbours at alike and at different places."""
+    s = draw(st.integers(1, 9))
+    segments = st.sampled_from((0, 1, 2, 5, FAR // s))
+    places = st.lists(st.tuples(segments, st.integers(0, s - 1)), min_size=1, max_size=2)
+    position = [segment * s + phase for segment, phase in draw(places)]
+    position = draw(st.permutations(position * draw(st.integers(1, 2))))
+    queries = draw(st.integers(1, s - max(p % s for p in position)))
+    memories, horizon = draw(st.integers(0, 25)), draw(st.none() | st.integers(0, 25))
+    rule: Rule = draw(st.sampled_from(("segment", "sliding")))
+    return Case(
+        Sight(torch.tensor(position), queries, memories, horizon, s, rule),
+        heads=draw(st.integers(1, 2)),
+        tile_keys=draw(st.sampled_from((1, 2, 3, 7, 64))),
+        seed=draw(st.integers(0, 1 << 30)),
+    )
+
+
+@contextmanager
+def tiles_of(keys: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "TILE_NUMBERS", 1)
+        patch.setattr(attention, "MIN_TILE_KEYS", keys)
+        yield
+
+
+def sees(sight: Sight, query: int, key: int) -> bool:
+    """The sentences of "What a query sees"; a position before the piece is no key."""
+    start = (query // sight.segment_tokens) * sight.segment_tokens
+    if sight.horizon is None:
+        first = 0
+    elif sight.rule == "segment":
+        first = start - sight.horizon
+    else:
+        first = min(start, query - sight.horizon)
+    return max(0, first) <= key <= query
+
+
+def seen_by(sight: Sight, lane: int) -> Tensor:
+    """(T, K) bool."""
+    position = int(sight.position[lane])
+    keys = range(position - sight.memories, position + sight.queries)
+    return torch.tensor([[sees(sight, position + i, key) for key in keys] for i in range(sight.queries)])
+
+
+def brute_force(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
+    """Lane by lane and query by query, over the keys that it sees and no others."""
+    keys, values = torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
+    lanes = []
+    for lane in range(len(q)):
+        found = []
+        for i, seen in enumerate(seen_by(sight, lane)):
+            scores = (keys[lane][:, seen] * q[lane, :, i, None]).sum(-1) / math.sqrt(q.shape[-1])
+            shares = (scores - scores.amax(-1, keepdim=True).detach()).exp()
+            found.append((shares[:, :, None] * values[lane][:, seen]).sum(1) / shares.sum(-1, keepdim=True))
+        lanes.append(torch.stack(found, dim=1))
+    return torch.stack(lanes)
+
+
+def computed(
+    attend: Attention, tensors: list[Tensor], sight: Sight, towards: Tensor, *, attached: bool = False
+) -> dict[str, Tensor]:
+    """What the queries find, and in a direction of it the gradients of q, k, v, and of attached memories."""
+    names = ("q", "k", "v", *(("memory_k", "memory_v") if attached else ()))
+    given = [t.clone() for t in tensors]
+    learning = [t.requires_grad_() for t in given[: len(names)]]
+    found = attend(*given, sight)
+    # A memory without slots may be left out altogether.
+    gradients = torch.autograd.grad((found * towards).sum(), learning, allow_unused=True, materialize_grads=True)
+    return {"found": found.detach(), **{f"gradient of {name}": g for name, g in zip(names, gradients)}}
+
+
+def towards_all(q: Tensor) -> Tensor:
+    return torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=q.dtype)
+
+
+def assert_near(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, expected in other.items():
+        apart = (one[name].double() - expected.double()).abs()
+        assert (apart <= tolerance).all(), f"{name}: {apart.max():.2g} apart"
+
+
+# They compute the same.
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.booleans())
+def test_attention_is_that_of_a_loop_over_visible_keys(case: Case, attached: bool) -> None:
+    tensors = case.tensors()
+    towards = towards_all(tensors[0])
+    expected = computed(brute_force, tensors, case.sight, towards, attached=attached)
+    with tiles_of(case.tile_keys):
+        assert_near(computed(tiled, tensors, case.sight, towards, attached=attached), expected, 1e-11)
+    assert_near(computed(plain, tensors, case.sight, towards, attached=attached), expected, 1e-11)
+
+
+@pytest.mark.parametrize(("horizon", "rule"), [(None, "segment"), (1050, "segment"), (901, "sliding")])
+def test_tiles_of_full_size_stay_accurate_in_single_precision(horizon: int | None, rule: Rule) -> None:
+    case = Case(Sight(torch.tensor([450, 450 + 150 * 9, 3 * 150]), 100, 1100, horizon, 150, rule), heads=1)
+    tensors = case.tensors(torch.float32)
+    towards = towards_all(tensors[0])
+    expected = computed(brute_force, [t.double() for t in tensors], case.sight, towards.double())
+    assert_near(computed(tiled, tensors, case.sight, towards), expected, 2e-5)
+
+
+@uncompiled
+@settings(max_examples=12, deadline=None)
+@given(cases())
+def test_flex_attention_is_that_of_a_loop_over_visible_keys(case: Case) -> None:
+    tensors = case.tensors()
+    with torch.no_grad():
+        apart = flex(*tensors, case.sight) - brute_force(*tensors, case.sight)
+    assert apart.abs().max() <= 1e-11
+
+
+# What is not seen does not matter.
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.data())
+def test_garbage_that_a_query_does_not_see_changes_nothing_of_its_own(case: Case, data: st.DataObject) -> None:
+    """Bitwise: what it finds, its gradient, and the gradients (none) of what it does not see."""
+    i = data.draw(st.integers(0, case.sight.queries - 1))
+    clean = case.tensors(torch.float32)
+    dirty = with_garbage(clean, case.sight, i)
+    towards = torch.zeros_like(clean[0])
+    towards[:, :, i] = towards_all(clean[0])[:, :, i]
+    with tiles_of(case.tile_keys):
+        before, after = (computed(tiled, tensors, case.sight, towards, attached=True) for tensors in (clean, dirty))
+    for name in ("found", "gradient of q"):
+        assert torch.equal(after.pop(name)[:, :, i], before.pop(name)[:, :, i]), name
+    for lane in range(len(towards)):
+        unseen = ~seen_by(case.sight, lane)[i]
+        of_memory, of_chunk = unseen[: case.sight.memories], unseen[case.sight.memories :]
+        for name, gradient in after.items():
+            assert torch.equal(gradient[lane], before[name][lane]), name
+            assert not gradient[lane][:, of_memory if "memory" in name else of_chunk].any(), name
+
+
+@uncompiled
+@pytest.mark.parametrize("attend", [plain, flex], ids=lambda attend: attend.__name__)
+@pytest.mark.parametrize(("horizon", "rule"), [(0, "segment"), (5, "segment"), (5, "sliding"), (None, "sliding")])
+def test_garbage_that_a_query_does_not_see_changes_nothing(attend: Attention, horizon: int | None, rule: Rule) -> None:
+    case = Case(Sight(torch.tensor([0, 8, FAR + 2]), 4, 9, horizon, 6, rule))
+    clean = case.tensors(torch.float32)
+    with torch.no_grad():
+        expected = attend(*clean, case.sight)
+        for i in range(case.sight.queries):
+            assert torch.equal(attend(*with_garbage(clean, case.sight, i), case.sight)[:, :, i], expected[:, :, i])
+
+
+def with_garbage(tensors: list[Tensor], sight: Sight, query: int) -> list[Tensor]:
+    """Huge numbers of either sign in all keys and values that a query does not see."""
+    dirty = [t.clone() for t in tensors]
+    for lane in range(len(sight.position)):
+        unseen = ~seen_by(sight, lane)[query]
+        of_memory, of_chunk = unseen[: sight.memories], unseen[sight.memories :]
+        for tensor, columns in zip(dirty[1:], (of_chunk, of_chunk, of_memory, of_memory)):
+            tensor[lane, :, columns] = tensor[lane, :, columns].sign() * GARBAGE
+    return dirty
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_tiles_do_not_even_read_slots_that_no_query_sees(case: Case) -> None:
+    """Not a number in them changes nothing, bitwise; within a tile it would, as a value of weight zero."""
+    clean = case.tensors()
+    dirty = [t.clone() for t in clean]
+    for lane in range(len(case.sight.position)):
+        unseen = ~seen_by(case.sight, lane).any(0)[: case.sight.memories]
+        for memory in dirty[3:]:
+            memory[lane, :, unseen] = math.nan
+    towards = towards_all(clean[0])
+    with tiles_of(case.tile_keys):
+        before, after = (computed(tiled, tensors, case.sight, towards, attached=True) for tensors in (clean, dirty))
+    for name, expected in before.items():
+        assert torch.equal(after[name], expected), name
+
+
+# What is not seen costs nothing.
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_tiles_hold_every_visible_score_once_and_end_where_sight_ends(case: Case) -> None:
+    sight, t, m = case.sight, case.sight.queries, case.sight.memories
+    with tiles_of(case.tile_keys):
+        groups = sight.groups(case.heads)
+    assert [lane for group in groups for lane in range(group.lanes.start, group.lanes.stop)] == [
+        *range(len(sight.position))
+    ]
+    for group in groups:
+        first = group.of_chunk[0]
+        assert (first.queries, first.keys.start) == (slice(0, t), 0)
+        assert first.seen is None or first.seen.any(1).all(), "a query sees nothing of the first tile"
+        held = torch.zeros(t, m + t, dtype=torch.int64)
+        for tiles, offset in ((group.of_memory, 0), (group.of_chunk, m)):
+            for tile in tiles:
+                at = slice(tile.keys.start + offset, tile.keys.stop + offset)
+                shape = held[tile.queries, at].shape
+                seen = torch.ones(shape, dtype=torch.bool) if tile.seen is None else tile.seen
+                held[tile.queries, at] += seen
+                assert shape[1] <= case.tile_keys
+                assert tile.seen is None or not tile.seen.all(), "a mask that masks nothing"
+                assert all(edge.any() for edge in (seen[0], seen[-1], seen[:, 0], seen[:, -1])), "an edge unseen"
+        for lane in range(group.lanes.start, group.lanes.stop):
+            assert torch.equal(held, seen_by(sight, lane).long())
+
+
+class Products(TorchDispatchMode):
+    """Counts the multiplications of batched matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiplications = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::bmm", "aten::baddbmm", "aten::baddbmm_"):
+            a, b = args[-2:]
+            self.multiplications += a.numel() * b.shape[2]
+        return func(*args, **(kwargs or {}))
+
+
+# Of 256 queries in tiles of 64 keys. The chunk: 64 keys for 256, 192, 128 and 64 queries; without tiles it were 65,536.
+CHUNK = 64 * (256 + 192 + 128 + 64)
+
+
+@pytest.mark.parametrize(
+    ("positions", "memories", "horizon", "rule", "of_memory"),
+    [
+        ([FAR * 256], 256, 256, "segment", 256 * 256),
+        ([FAR * 256], 256, None, "segment", 256 * 256),
+        ([FAR * 256], 256, 100, "segment", 256 * 100),
+        ([FAR * 256], 256, 0, "segment", 0),
+        ([FAR * 256], 256, 0, "sliding", 0),
+        ([FAR * 256], 256, 128, "sliding", 128 * 64 + 64 * 64),  # the two further tiles are seen by nobody
+        ([FAR * 256], 256, 100, "sliding", 100 * 64 + 36 * 36),
+        ([FAR * 256], 0, None, "segment", 0),
+        ([0], 256, 256, "segment", 0),  # all slots lie before the piece
+        ([256], 600, None, "segment", 256 * 256),
+        ([0, FAR * 256, 0], 256, 256, "segment", 256 * 256),
+        ([512, FAR * 256], 256, 128, "sliding", 2 * (128 * 64 + 64 * 64)),
+    ],
+    ids=str,
+)
+def test_only_tiles_that_are_seen_are_multiplied(
+    positions: list[int], memories: int, horizon: int | None, rule: Rule, of_memory: int
+) -> None:
+    """Forward twice (scores, values); backward five times for the chunk, three times for detached memories."""
+    case = Case(Sight(torch.tensor(positions), 256, memories, horizon, 256, rule), heads=3)
+    q, k, v, *rest = case.tensors(torch.float32)
+    chunk, numbers = CHUNK * len(positions), 3 * HEAD_SIZE
+    with tiles_of(64):
+        with Products() as forward:
+            found = tiled(*(t.requires_grad_() for t in (q, k, v)), *rest, case.sight)
+        assert forward.multiplications == 2 * (chunk + of_memory) * numbers
+        with Products() as backward:
+            found.sum().backward()
+        assert backward.multiplications == (5 * chunk + 3 * of_memory) * numbers
+        assert [t.grad for t in rest] == [None, None]
+
+
+def test_lanes_that_see_alike_are_computed_together() -> None:
+    def together(*positions: int) -> list[tuple[int, int]]:
+        groups = Sight(torch.tensor(positions), 3, 9, 7, 8, "segment").groups(heads=2)
+        return [(group.lanes.start, group.lanes.stop) for group in groups]
+
+    assert together(8 * 2 + 1, 8 * 5 + 1, 8 * FAR + 1) == [(0, 3)]  # of 9 slots none lies before the piece
+    assert together(8 * 2 + 1, 8 * 5 + 2, 8 * 9 + 2) == [(0, 1), (1, 3)]  # other phases
+    assert together(0, 0, 1, 8 * 4, 0) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+
+
+def test_a_tile_holds_no_more_scores_than_the_cache_unless_it_would_be_too_narrow() -> None:
+    def widest(lanes: int, queries: int) -> int:
+        sight = Sight(torch.full((lanes,), 16 * 512), queries, 4096, None, 512, "segment")
+        return max(tile.keys.stop - tile.keys.start for group in sight.groups(heads=4) for tile in group.of_memory)
+
+    assert widest(lanes=1, queries=512) == 512  # 2^20 scores / (4 heads x 512 queries)
+    assert widest(lanes=3, queries=512) == 128  # 170, in steps of 64
+    assert widest(lanes=1, queries=8) == 1024
+    assert widest(lanes=16, queries=512) == 64
+
+
+# FlexAttention's masks.
+
+
+def test_a_block_mask_is_made_once_for_positions_that_see_alike() -> None:
+    def mask(*positions: int, horizon: int = 7) -> Any:
+        return Sight(torch.tensor(positions), 3, 9, horizon, 8, "segment").block_mask(CPU)
+
+    far = mask(8 * 2 + 1, 8 * 5 + 3)
+    assert mask(8 * 3 + 1, 8 * FAR + 3) is far
+    assert mask(8 * 3 + 2, 8 * 5 + 3) is not far
+    assert mask(8 + 1, 8 * 5 + 3) is not far
+    assert mask(8 * 2 + 1, 8 * 5 + 3, horizon=6) is not far
+
+
+def test_a_block_mask_leaves_out_what_nobody_sees() -> None:
+    """Blocks of 128: two of queries, four of keys, of which the memory is two."""
+
+    def blocks(horizon: int, position: int = 5 * 256) -> tuple[list[int], list[int]]:
+        mask = Sight(torch.tensor([position]), 256, 256, horizon, 256, "segment").block_mask(CPU)
+        return mask.kv_num_blocks.flatten().tolist(), mask.full_kv_num_blocks.flatten().tolist()
+
+    assert blocks(0) == ([1, 1], [0, 1])  # the diagonal in part; the block before it in full
+    assert blocks(128) == ([1, 1], [1, 2])
+    assert blocks(100) == ([2, 2], [0, 1])
+    assert blocks(256) == ([1, 1], [2, 3])
+    assert blocks(256, position=0) == ([1, 1], [0, 1])
+
+
+def test_memories_of_another_precision_are_read_in_that_of_the_queries() -> None:
+    """A state made under autocast may be read without it."""
+    q, k, v, memory_k, memory_v = (torch.randn(1, 2, 4, 8) for _ in range(5))
+    sight = Sight(torch.tensor([4]), 4, 4, None, 4, "segment")
+    rounded = memory_k.bfloat16(), memory_v.bfloat16()
+    found = tiled(q, k, v, *rounded, sight)
+    torch.testing.assert_close(found, plain(q, k, v, *rounded, sight))
+
+
+def test_a_gradient_for_one_memory_alone_is_not_dropped() -> None:
+    q, k, v, memory_k, memory_v = (torch.randn(1, 2, 4, 8) for _ in range(5))
+    sight = Sight(torch.tensor([4]), 4, 4, None, 4, "segment")
+    grads = []
+    for attend in (tiled, plain):
+        attached = memory_v.clone().requires_grad_()
+        attend(q, k, v, memory_k, attached, sight).square().sum().backward()
+        grads.append(attached.grad)
+    torch.testing.assert_close(*grads)
