@@ -40,11 +40,12 @@ MAY_IMPORT = {
     "likelihood": "errors codec",
     "evaluation": "errors codec corpus feed horizons models likelihood",
     "training": "errors codec corpus feed horizons checkpoint models likelihood evaluation",
+    "bench": "errors charts codec horizons models likelihood training",
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors notes midi rendering charts metrics codec corpus feed horizons sampling checkpoint models "
-    "likelihood evaluation training engines performing __init__",
+    "likelihood evaluation training bench engines performing __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -57,7 +58,7 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering\.py",
     "matplotlib": r"charts\.py",
-    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|engines/framework\.py|cli/common\.py",
+    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|engines/framework\.py|cli/common\.py",
     "safetensors": r"checkpoint\.py|cli/common\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.

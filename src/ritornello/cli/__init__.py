@@ -24,6 +24,12 @@ from ritornello.cli import learning
 from ritornello.cli import schedules
 
 # isort: split
+from ritornello.cli import bench
+
+# isort: split
+from ritornello.cli import studies
+
+# isort: split
 from ritornello.cli.common import app, console
 from ritornello.errors import RitornelloError
 

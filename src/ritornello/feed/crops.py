@@ -79,8 +79,8 @@ class Crops:
         self._segmentation, self._seed = segmentation, seed
         self._augmentation, self._grammar = augmentation, grammar
         self._corpus_tokens = sum(record.tokens for record in self.records)
-        self._epoch, self._next = 0, 0
-        self._items = self._items_of(0)
+        self._epoch, self._next, self._crop = 0, 0, 0
+        self._order = self._order_of(0)
 
     def __iter__(self) -> Iterator[CropBatch]:
         return self
@@ -90,7 +90,7 @@ class Crops:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON-able integers."""
-        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next}
+        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next, "crop": self._crop}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -103,41 +103,42 @@ class Crops:
                 f"{self.corpus.path}: holds {self._corpus_tokens:,} tokens to read, the run's corpus held "
                 f"{state['corpus_tokens']:,}; go on with the same corpus"
             )
-        self._epoch, self._next = state["epoch"], state["next"]
-        self._items = self._items_of(self._epoch)
+        self._epoch, self._next, self._crop = state["epoch"], state["next"], state["crop"]
+        self._order = self._order_of(self._epoch)
 
     @property
     def epoch(self) -> int:
         """The epoch that crops are being taken from, from 0."""
         return self._epoch
 
-    def _items_of(self, epoch: int) -> list[tuple[int, int]]:
-        """Pieces, and which crop of each, in the epoch's order."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.records)).tolist()
-        if self._segmentation != "sequential":
-            return [(piece, 0) for piece in order]
-        return [(piece, crop) for piece in order for crop in range(-(-self.records[piece].tokens // self._latents))]
+    def _order_of(self, epoch: int) -> list[int]:
+        order: list[int] = np.random.default_rng([self._seed, epoch]).permutation(len(self.records)).tolist()
+        return order
 
     def _take(self) -> tuple[int, NDArray[np.uint16], int, int]:
         """A piece, its tokens, where the crop begins, and where it ends."""
-        if self._next >= len(self._items):
+        if self._next >= len(self._order):
             self._epoch, self._next = self._epoch + 1, 0
-            self._items = self._items_of(self._epoch)
-        piece, crop = self._items[self._next]
-        self._next += 1
+            self._order = self._order_of(self._epoch)
+        piece = self._order[self._next]
         rng = np.random.default_rng([self._seed, self._epoch, piece])
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, rng)
-        end = self._end(len(tokens), crop, rng)
+        end = self._end(len(tokens), rng)
+        # Where a piece ends is known once it is stretched.
+        if self._segmentation == "sequential" and end < len(tokens):
+            self._crop += 1
+        else:
+            self._next, self._crop = self._next + 1, 0
         return piece, tokens, max(0, end - self._context_tokens), end
 
-    def _end(self, length: int, crop: int, rng: np.random.Generator) -> int:
+    def _end(self, length: int, rng: np.random.Generator) -> int:
         if self._segmentation == "random_start":
             return min(length, self._context_tokens + int(rng.integers(0, max(0, length - self._context_tokens) + 1)))
         if self._segmentation == "random_end":
             return int(rng.integers(min(length, self._latents), length + 1))
-        return min(length, (crop + 1) * self._latents)
+        return min(length, (self._crop + 1) * self._latents)
 
     def _batch(self, crops: list[tuple[int, NDArray[np.uint16], int, int]]) -> CropBatch:
         n, latents = len(crops), self._latents

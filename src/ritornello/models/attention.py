@@ -1,8 +1,8 @@
 """Attention over what a layer remembers and the chunk it reads, in three ways that compute the same.
 
-``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in full precision: it works
-through the keys in tiles that stay in the cache, leaves out every tile and every query that sees nothing of it, and
-computes no gradient for memories that are detached (two of the backward pass's five products). ``flex`` is CUDA's:
+``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in full precision: it
+works through the keys in tiles that stay in the cache, leaves out every tile and every query that sees nothing of it,
+and computes no gradient for memories that are detached (two of the backward pass's five products). ``flex`` is CUDA's:
 FlexAttention, whose block masks skip what nobody sees.
 
 Softmax over tiles: FlashAttention, arXiv 2205.14135, section 3.1, and its backward pass, appendix B.2.
