@@ -1,0 +1,174 @@
+"""``bench train``: what schedules cost in training, and whether a device computes what the reference computes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from ritornello.cli.common import (
+    MAX_SEED,
+    AsJson,
+    PrecisionName,
+    app,
+    check_writable,
+    console,
+    count_bar,
+    device_named,
+    needs_torch,
+)
+from ritornello.errors import RitornelloError
+
+if TYPE_CHECKING:
+    from ritornello.bench.report import Row
+
+bench_app = typer.Typer(help="Measures this machine.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command(epilog="Example: ritornello bench train unlimited 'two_scale(2x4096, 512)' --piece 8192 --png b.png")
+def train(
+    specs: Annotated[
+        list[str] | None, typer.Argument(metavar="[SPEC]...", help="Schedules; without any, the study's.")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="Depth of the model.", min=1, max=1000)] = 8,
+    width: Annotated[int, typer.Option(help="Of the model.", min=1, max=1_000_000)] = 256,
+    heads: Annotated[int, typer.Option(help="Of attention.", min=1, max=1_000_000)] = 4,
+    lanes: Annotated[int, typer.Option(help="Pieces read side by side.")] = 4,
+    segment: Annotated[int, typer.Option(help="Tokens of a segment.", min=1, max=1_000_000)] = 512,
+    piece: Annotated[int, typer.Option(help="Tokens of the piece, in whole segments.")] = 16_384,
+    steps: Annotated[int, typer.Option(help="Steps to measure, spread over the piece once memories are full.")] = 8,
+    precision: Annotated[PrecisionName, typer.Option(help="Of matrix products.")] = PrecisionName.fp32,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and tokens.", min=0, max=MAX_SEED)] = 0,
+    png: Annotated[Path | None, typer.Option(help="Draw speed and memory here (.png or .svg).")] = None,
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Compare the device with the plain CPU reference instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Speed and memory of training under each schedule; with --parity, whether the device computes the right thing."""
+    needs_torch()
+    if parity:
+        if specs or png is not None:
+            raise RitornelloError("--parity compares small schedules of every kind; leave SPEC and --png out")
+        _compare(device_named(device), precision.value, seed, as_json)
+        return
+    from ritornello.bench.report import compared, draw
+    from ritornello.bench.training import Setting, check_memory, measure_schedule, reference_of, standard_texts
+    from ritornello.horizons import HorizonSchedule
+
+    if png is not None:
+        check_writable(png)
+    setting = Setting(
+        width=width,
+        heads=heads,
+        lanes=lanes,
+        segment_tokens=segment,
+        piece_tokens=piece,
+        steps=steps,
+        device=str(device_named(device)),
+        precision=precision.value,
+        seed=seed,
+    )
+    texts = {spec: spec for spec in specs} if specs else standard_texts(layers=layers, segment_tokens=segment)
+    schedules = {name: HorizonSchedule.parse(text, layers=layers) for name, text in texts.items()}
+    for schedule in schedules.values():
+        check_memory(schedule, setting)
+    measured = {}
+    with count_bar() as progress:
+        for done, (name, schedule) in enumerate(schedules.items()):
+            progress(done, len(schedules), name)
+            measured[name] = measure_schedule(schedule, setting)
+    rows, reference = compared(schedules, measured, setting), reference_of(schedules)
+    threads = measured[reference].threads
+    if png is not None:
+        draw(rows, png, reference=reference)
+    if as_json:
+        figures = {
+            "layers": layers,
+            **asdict(setting),
+            "tokens": "random",
+            "threads": threads,
+            "torch": version("torch"),
+            "reference": reference,
+            "schedules": [{"name": name, "text": texts[name], **row.figures()} for name, row in rows.items()],
+        }
+        print(json.dumps(figures, indent=1))
+        return
+    console.print(_table(rows))
+    console.print(
+        f"Training steps on random tokens: {layers} layers, width {width}, {heads} heads, {lanes} lanes, segments of "
+        f"{segment:,}, {precision.value} on {setting.device}, {threads} threads. Ratios are to {reference}; memory is "
+        "the peak above idle, the state per lane. Finite memories were full, their tokens/s are by the median of "
+        f"{steps} steps. Unlimited ones grew over a piece of {piece:,} tokens: tokens/s by the mean of steps spread "
+        "over it, peak and state from its last segment."
+    )
+    if png is not None:
+        console.print(f"{png}: drawn")
+
+
+def _table(rows: dict[str, Row]) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("schedule, lowest first", overflow="fold")
+    for heading in ("tokens/s", "from to", "ratio", "peak", "ratio", "state", "declared"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        slowest, fastest = row.measured.range_tokens_per_s
+        horizons, agrees = str(row.schedule), row.measured.state_bytes == row.declared_state_bytes
+        table.add_row(
+            Text(name) if name == horizons else Text.assemble(f"{name}\n", (horizons, "dim")),
+            f"{row.measured.tokens_per_s:,.0f}",
+            f"{slowest:,.0f} {fastest:,.0f}",
+            f"{row.speed_ratio:.2f}",
+            f"{row.measured.peak_bytes / 1e6:,.0f} MB",
+            f"{row.peak_ratio:.2f}",
+            f"{row.measured.state_bytes / 1e6:,.2f} MB",
+            "the same" if agrees else Text(f"{row.declared_state_bytes / 1e6:,.2f} MB", style="red"),
+        )
+    return table
+
+
+def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
+    """Prints every schedule's errors; exit code 1 where one is above the tolerance."""
+    from ritornello.bench.parity import TOLERANCES, compare, parity_schedules
+
+    tolerance, schedules = TOLERANCES[precision], parity_schedules()
+    found = {}
+    with count_bar() as progress:
+        for done, (name, schedule) in enumerate(schedules.items()):
+            progress(done, len(schedules), name)
+            found[name] = compare(schedule, device, precision=precision, seed=seed)
+    failed = [name for name, one in found.items() if not one.within(tolerance)]
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "schedule": str(schedules[name]),
+                "logits_error": one.logits,
+                "gradients_error": one.gradients,
+            }
+            for name, one in found.items()
+        ]
+        figures = {"device": str(device), "precision": precision, "tolerance": tolerance, "passed": not failed}
+        print(json.dumps({**figures, "schedules": rows}, indent=1))
+    else:
+        table = Table("schedule", "logits", "gradients", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        for name, one in found.items():
+            style = "red" if name in failed else ""
+            table.add_row(Text(name), f"{one.logits:.1e}", f"{one.gradients:.1e}", style=style)
+        console.print(table)
+        verdict = f"parity fails for {len(failed)} of {len(found)}" if failed else f"parity holds for all {len(found)}"
+        console.print(
+            f"{verdict}: relative errors of {precision} on {device} against plain float32 on the CPU, "
+            f"{tolerance:.0e} is allowed"
+        )
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,108 @@
+"""``study run`` and ``study table``: the papers' comparisons."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ritornello.cli.common import (
+    AsJson,
+    DataFolder,
+    PrecisionName,
+    app,
+    check_writable,
+    console,
+    device_named,
+    needs_torch,
+)
+
+study_app = typer.Typer(help="The papers' comparisons: every row trained alike.")
+app.add_typer(study_app, name="study")
+
+
+class StudyName(str, Enum):
+    """The comparisons that there are."""
+
+    dsmr = "dsmr"
+
+
+Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr.")]
+StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
+
+
+@study_app.command(epilog="Example: ritornello study run dsmr --data data/asap --out runs/study")
+def run(
+    name: Name,
+    data: DataFolder,
+    out: StudyFolder,
+    recipe: Annotated[str, typer.Option(help="Size and training of every row.")] = "study",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every run; the recipe's if not given.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of every row.")] = 2,
+    budget: Annotated[int | None, typer.Option(help="Horizons' sum of every row; the recipe's if not given.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given more than once.")] = None,
+    pieces: Annotated[int, typer.Option(help="Validation pieces read whole at the end of a run.")] = 16,
+    legal: Annotated[
+        bool, typer.Option("--legal", help="Train and read under the grammar, unlike the papers.")
+    ] = False,
+    precision: Annotated[PrecisionName, typer.Option(help="Of matrix products.")] = PrecisionName.fp32,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+) -> None:
+    """Train every row of a comparison with every seed; what is done is kept, and the same command goes on."""
+    needs_torch()
+    from ritornello.corpus import Corpus
+    from ritornello.studies.runs import run_study
+    from ritornello.studies.settings import StudySettings
+    from ritornello.training.recipes import recipe_named
+
+    chosen = recipe_named(recipe)
+    settings = StudySettings(
+        recipe=recipe,
+        steps=chosen.steps if steps is None else steps,
+        seeds=seeds,
+        budget_tokens=(chosen.streaming.schedule.budget_tokens or 0) if budget is None else budget,
+        rows=tuple(row or ()),
+        pieces=pieces,
+        legal=legal,
+        precision=precision.value,
+    )
+    done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), say=console.print)
+    reached = "complete" if done else "stopped; the same command goes on"
+    console.print(f"{out}: {reached}; see 'ritornello study table {name.value} --out {out}'")
+
+
+@study_app.command(epilog="Example: ritornello study table dsmr --out runs/study --curves curves.png")
+def table(
+    name: Name,
+    out: StudyFolder,
+    markdown: Annotated[Path | None, typer.Option(help="Write the report here instead of printing it.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the table here (.png or .svg).")] = None,
+    curves: Annotated[Path | None, typer.Option(help="Draw the curves here (.png or .svg).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The papers' table with our figures beside it, from the runs that are done."""
+    from ritornello.files import write_whole
+    from ritornello.studies import figures
+    from ritornello.studies.results import read_results
+    from ritornello.studies.summary import figures_of, reference_of, rows_of
+    from ritornello.studies.table import markdown as report
+
+    for path in filter(None, (markdown, png, curves)):
+        check_writable(path)
+    results = read_results(out)
+    if png is not None:
+        figures.draw_table(results, png)
+    if curves is not None:
+        figures.draw_curves(results, curves)
+    if markdown is not None:
+        write_whole(markdown, report(results))
+    if as_json:
+        rows = rows_of(results)
+        print(
+            json.dumps({"study": name.value, "rows": [figures_of(row, reference_of(rows)) for row in rows]}, indent=1)
+        )
+    elif markdown is None:
+        print(report(results), end="")
