@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent
 # What each part may import of the others. Whatever a part may import stands above it: so there are no circles.
 MAY_IMPORT = {
     "errors": "",
+    "files": "errors",
     "notes": "errors",
     "midi": "errors notes",
     "rendering": "errors notes",
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "metrics": "errors notes",
     "codec": "errors notes",
     "corpus": "errors notes midi codec",
+    "reports": "errors notes midi rendering charts metrics corpus",
     "feed": "errors codec corpus",
     "horizons": "errors charts",
     "sampling": "errors codec",
@@ -41,11 +43,12 @@ MAY_IMPORT = {
     "evaluation": "errors codec corpus feed horizons models likelihood",
     "training": "errors codec corpus feed horizons checkpoint models likelihood evaluation",
     "bench": "errors charts codec horizons models likelihood training",
+    "studies": "errors files charts codec corpus horizons checkpoint models evaluation training",
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
     "__init__": "errors notes midi codec horizons performing",
-    "cli": "errors notes midi rendering charts metrics codec corpus feed horizons sampling checkpoint models "
-    "likelihood evaluation training bench engines performing __init__",
+    "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
+    "models likelihood evaluation training bench studies engines performing __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -58,13 +61,15 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering\.py",
     "matplotlib": r"charts\.py",
-    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|engines/framework\.py|cli/common\.py",
+    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|studies/(runs|measuring)\.py|"
+    r"engines/framework\.py|cli/common\.py",
     "safetensors": r"checkpoint\.py|cli/common\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.
 NEVER_TORCH = {
     "__init__",
     "errors",
+    "files",
     "notes",
     "midi",
     "rendering",
@@ -72,6 +77,7 @@ NEVER_TORCH = {
     "metrics",
     "codec",
     "corpus",
+    "reports",
     "feed",
     "horizons",
 }
@@ -81,6 +87,7 @@ WITHOUT_TORCH = [
     "ritornello",
     "ritornello.corpus.maestro",
     "ritornello.engines",
+    "ritornello.studies.figures",
     "ritornello.cli",
     "ritornello.__main__",
 ]

@@ -263,9 +263,9 @@ def _make(run: Path) -> None:
 def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
     last = load_checkpoint(run / "last")
     before, now = last.progress["recipe"], recipe.settings()
-    for key in now:
-        if before.get(key) != now[key]:
-            was = f"was trained with {key} = {before.get(key)}, not {now[key]}"
+    for key in now.keys() & before.keys():  # what a recipe of then did not have yet, it could not set
+        if before[key] != now[key]:
+            was = f"was trained with {key} = {before[key]}, not {now[key]}"
             raise RitornelloError(f"{run}: {was}; resume it unchanged")
     return last
 

@@ -1,0 +1,160 @@
+"""One run of a study: trains a row, reads whole pieces with it, and writes down what came of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ritornello.checkpoint import MANIFEST, load_checkpoint
+from ritornello.corpus import Corpus
+from ritornello.evaluation import Evaluation, evaluate
+from ritornello.files import write_whole
+from ritornello.horizons import HorizonSchedule
+from ritornello.models import from_checkpoint
+from ritornello.studies.material import APART_TOKENS, PASSAGE_NOTES, returning
+from ritornello.studies.results import result_path, run_name
+from ritornello.studies.settings import StudySettings
+from ritornello.training.display import watch_plainly
+from ritornello.training.journal import read_journal
+from ritornello.training.loop import Report, memory_peak_bytes, train
+
+CUTS_TOKENS = (0, 128, 512, 2048)  # no layer remembers more than this, in a model trained with more
+MEMORY = "memory.json"  # in a training's folder
+
+
+def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: torch.device) -> bool:
+    """Trains one row, reads the validation pieces with it, and writes its figures. False if it was stopped before."""
+    folder = out / "training" / run_name(row, seed)
+    memory = _train(corpus, folder, settings, row, seed, device)
+    last = load_checkpoint(folder / "last").progress
+    if last["step"] < settings.steps:
+        return False
+    best = load_checkpoint(folder / "best")
+    model = from_checkpoint(best).to(device)
+    journal = read_journal(folder)
+    figures = {
+        "row": row,
+        "schedule": str(settings.schedules()[row]),
+        "seed": seed,
+        "settings": settings.as_json(corpus),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "machine": machine(device),
+        "training": {
+            "tokens": last["tokens"],
+            "seconds": last["seconds"],
+            "best_step": best.progress["step"],
+            "tokens_per_s": speed(journal),
+            **memory,
+            "log": [{k: v for k, v in line.items() if k != "step"} for line in journal],
+        },
+        **_read(model, corpus, settings),
+    }
+    write_whole(result_path(out, row, seed), json.dumps(figures, indent=1) + "\n")
+    return True
+
+
+def speed(journal: list[dict[str, Any]]) -> float | None:
+    """Tokens/s of training: the median between neighbouring lines of the log without validations; None of one line."""
+    rates = [
+        (b["tokens"] - a["tokens"]) / (b["seconds"] - a["seconds"])
+        for a, b in pairwise(journal)
+        if "nats" in a and "nats" in b and b["seconds"] > a["seconds"]
+    ]
+    return statistics.median(rates) if rates else None
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure was measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _train(
+    corpus: Corpus, folder: Path, settings: StudySettings, row: str, seed: int, device: torch.device
+) -> dict[str, int]:
+    """Trains, or goes on with it; idle and peak bytes of the process, of all that trained, that took the most."""
+    idle_bytes, path = memory_peak_bytes(device), folder / MEMORY
+    resume = (folder / "last" / MANIFEST).exists()
+    memory: dict[str, int] = {"idle_bytes": idle_bytes, "peak_bytes": idle_bytes}
+    if resume and path.exists():
+        memory = json.loads(path.read_text(encoding="utf-8"))
+
+    with watch_plainly() as show:
+
+        def note(report: Report) -> None:
+            nonlocal memory
+            if report.memory_bytes - idle_bytes > memory["peak_bytes"] - memory["idle_bytes"]:
+                memory = {"idle_bytes": idle_bytes, "peak_bytes": report.memory_bytes}
+                write_whole(path, json.dumps(memory))
+            show(report)
+
+        train(
+            corpus,
+            folder,
+            settings.recipe_of(row),
+            steps=settings.steps,
+            seed=seed,
+            resume=resume,
+            device=device,
+            precision=settings.precision,
+            report=note,
+        )
+    return memory
+
+
+def _read(model: Any, corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
+    """Figures of whole validation pieces, with the horizons that the model was trained with and with shorter ones."""
+    schedule: HorizonSchedule = model.config.schedule
+    pieces = _chosen_pieces(corpus, settings.pieces)
+    autocast = torch.bfloat16 if settings.precision == "bf16" else None
+
+    def read(network: Any) -> Evaluation:
+        return evaluate(network, corpus, "validation", legal=settings.legal, pieces=pieces, autocast=autocast)
+
+    whole, cuts = read(model), []
+    for most in CUTS_TOKENS:
+        shorter = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
+        if shorter != schedule:
+            left = {"most_tokens": most, "budget_tokens": shorter.budget_tokens}
+            cuts.append({**left, "nats_per_token": read(model.rescheduled(shorter)).nats_per_token})
+    return {
+        "evaluation": whole.figures(),
+        "by_piece": [{"nats": float(n.sum(dtype=np.float64)), "tokens": len(n)} for n in whole.nats],
+        "material": _by_material(corpus, whole),
+        "cuts": cuts,
+    }
+
+
+def _by_material(corpus: Corpus, read: Evaluation) -> dict[str, Any]:
+    """Nats of tokens in returning passages and of all others, where something can have returned."""
+    nats: dict[str, list[Any]] = {"returning": [], "new": []}
+    for record, piece in zip(read.records, read.nats):
+        back = returning(corpus.tokens(record))
+        nats["returning"].append(piece[APART_TOKENS:][back[APART_TOKENS:]])
+        nats["new"].append(piece[APART_TOKENS:][~back[APART_TOKENS:]])
+    means: dict[str, Any] = {"passage_notes": PASSAGE_NOTES, "apart_tokens": APART_TOKENS}
+    for kind, parts in nats.items():
+        joined = np.concatenate(parts).astype(np.float64)
+        means[kind] = {"tokens": len(joined), "nats_per_token": float(joined.mean()) if len(joined) else None}
+    return means
+
+
+def _chosen_pieces(corpus: Corpus, count: int) -> list[int] | None:
+    there = len(corpus.pieces("validation"))
+    return sorted(np.random.default_rng(0).permutation(there)[:count].tolist()) if count < there else None

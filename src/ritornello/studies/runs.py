@@ -1,0 +1,118 @@
+"""Runs a study: each row and seed in a process of its own, one JSON for each; what is done is not done again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from ritornello.corpus import Corpus
+from ritornello.errors import RitornelloError
+from ritornello.studies.measuring import one_run
+from ritornello.studies.results import result_path
+from ritornello.studies.settings import StudySettings, claim
+from ritornello.training.fitting import check_fits
+
+ASK_EVERY_S = 0.2  # whether to stop
+
+
+def run_study(
+    corpus: Corpus, out: Path, settings: StudySettings, *, device: str, say: Callable[[str], None] = lambda _: None
+) -> bool:
+    """Trains and reads every row that has no figures in ``out/runs`` yet, seed by seed.
+
+    Args:
+        corpus: the packed corpus.
+        out: folder of the study; training goes on from where a run was stopped.
+        settings: what is held equal.
+        device: a torch device's name.
+        say: called with one line before each run.
+
+    Returns:
+        Whether all runs are done; False if the process was asked to stop.
+
+    Raises:
+        RitornelloError: for settings other than the folder's, or a row that would not fit the machine.
+    """
+    runs = [(row, seed) for seed in range(settings.seeds) for row in settings.schedules()]
+    left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
+    longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
+    for row in dict(left):
+        recipe = settings.recipe_of(row)
+        check_fits(recipe.streaming, lanes=recipe.lanes, piece_tokens=longest, device=torch.device(device))
+    claim(out, settings.as_json(corpus))
+    with _requests_to_stop() as asked:
+        for row, seed in left:
+            if asked:
+                return False
+            say(f"run {runs.index((row, seed)) + 1} of {len(runs)}: {row}, seed {seed}")
+            if not _in_a_process(asked, corpus, out, settings, row, seed, device):
+                return False
+    return True
+
+
+def _in_a_process(
+    asked: list[int], corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: str
+) -> bool:
+    """Runs `one_run` in a fresh process, so that its memory is its own, and hands on requests to stop."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(theirs, corpus, out, settings, row, seed, device))
+    child.start()
+    theirs.close()
+    told = 0
+    while not ours.poll(ASK_EVERY_S):
+        if told < len(asked):
+            child.terminate()
+            told = len(asked)
+    try:
+        outcome = ours.recv()
+    except EOFError:
+        outcome = None
+    child.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    if outcome is None and not asked:
+        raise RitornelloError(f"{row}, seed {seed}: its process died; run the command again to go on")
+    return bool(outcome)
+
+
+def _child(
+    pipe: Connection, corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: str
+) -> None:
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a Ctrl-C reaches the parent alone, which hands it on: two requests would stop us unsaved
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        pipe.send(one_run(corpus, out, settings, row, seed, torch.device(device)))
+    except (RitornelloError, OSError) as error:
+        pipe.send(error)
+    except KeyboardInterrupt:  # asked twice: what was saved before stands
+        pass
+
+
+def _stop_with_parent() -> None:
+    """Saves and ends when the parent was killed: no two processes train in one folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _requests_to_stop() -> Iterator[list[int]]:
+    """A list that grows with every SIGINT and SIGTERM, which do nothing else meanwhile."""
+    asked: list[int] = []
+    before = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
