@@ -1,7 +1,7 @@
 """What the metrics see: people beside people, and the same pieces spoilt in seven ways, each beside the same reference.
 
-Reference are the training pieces, one performance of each title; the other side are the validation pieces, as played
-and disturbed. Pedals become note lengths first, on both sides. The first column must be (almost) all inside the null.
+Reference are training pieces; the other side are held-out ones (validation and test), as played and disturbed; one
+performance of each title. Pedals become note lengths first. The first column must be all but inside the null.
 
 Example: python benchmarks/metrics_controls.py performances.csv --pieces 60
 Example: python benchmarks/metrics_controls.py reference_dir other_dir
@@ -86,10 +86,10 @@ DISTURBANCES: dict[str, Disturbance] = {
 }
 
 
-def listed(table: Path, split: str, rng: np.random.Generator) -> list[Path]:
-    """The files of a split in random order, one performance of each title."""
+def listed(table: Path, splits: tuple[str, ...], rng: np.random.Generator) -> list[Path]:
+    """The files of these splits in random order, one performance of each title."""
     with table.open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["split"] == split]
+        rows = [row for row in csv.DictReader(lines) if row["split"] in splits]
     shuffled_rows = [rows[i] for i in rng.permutation(len(rows))]
     titles = {(row["canonical_composer"], row["canonical_title"]): row["midi_filename"] for row in shuffled_rows}
     return [table.parent / name for name in titles.values()]
@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     if arguments.others is None:
-        sides = [listed(arguments.source, split, rng) for split in ("train", "validation")]
+        sides = [listed(arguments.source, splits, rng) for splits in (("train",), ("validation", "test"))]
     else:
         sides = [found(folder, rng) for folder in (arguments.source, arguments.others)]
     begin_s = time.perf_counter()

@@ -139,7 +139,8 @@ def verbs() -> dict[str, Any]:
 
 
 def test_the_verbs_that_scripts_rely_on_are_there():
-    wanted = {"generate", "continue", "data maestro", "data prepare", "train", "evaluate"}
+    wanted = {"generate", "continue", "data maestro", "data prepare", "train", "evaluate", "schedules", "metrics"}
+    wanted |= {"study run", "study table", "bench train"}
     assert {f"ritornello {verb}" for verb in wanted} <= verbs().keys()
 
 

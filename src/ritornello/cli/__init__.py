@@ -30,6 +30,9 @@ from ritornello.cli import bench
 from ritornello.cli import studies
 
 # isort: split
+from ritornello.cli import metrics
+
+# isort: split
 from ritornello.cli.common import app, console
 from ritornello.errors import RitornelloError
 

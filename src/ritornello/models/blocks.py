@@ -9,6 +9,8 @@ Axes: B lanes, T new tokens, M remembered tokens, K = M + T keys, H heads, D hea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,17 +78,17 @@ class Look(Layer):
         return rotate(norm(k), rotation).to(v.dtype), v
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]) -> None:
     """Weights of a new model: branches start silent (zero output matrices), so depth does not scale the first steps."""
-    for name, part in model.named_modules():
-        if isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight)
-        elif isinstance(part, nn.Linear):
-            branch = name.rpartition(".")[2]
-            if branch in ("out", "down"):
-                nn.init.zeros_(part.weight)
-            else:
-                nn.init.normal_(part.weight, std=0.01 if branch == "head" else part.in_features**-0.5)
+    nn.init.normal_(embedding.weight)
+    nn.init.normal_(head.weight, std=0.01)
+    for layer in layers:
+        for name in ("qkv", "q", "kv", "gate_up"):
+            inner = getattr(layer, name, None)
+            if isinstance(inner, nn.Linear):
+                nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
+        nn.init.zeros_(layer.out.weight)
+        nn.init.zeros_(layer.down.weight)
 
 
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:

@@ -74,7 +74,7 @@ class DSMR(nn.Module):
         self.blocks = nn.ModuleList(Block(*sizes) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
-        initialise(self)
+        initialise(self.embedding, self.head, self.layers())
 
     def layers(self) -> list[Block]:
         """The blocks, lowest first."""

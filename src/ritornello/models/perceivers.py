@@ -116,7 +116,7 @@ class Perceiver(nn.Module):
         self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.layers))
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
-        initialise(self)
+        initialise(self.embedding, self.head, [*self.cross_attentions(), *self.layers()])
 
     def cross_attentions(self) -> list[Look]:
         """The looks at the context, in cascade."""
@@ -208,7 +208,8 @@ class Perceiver(nn.Module):
             pairs = []
             for (old_k, old_v), (k, v), most in zip(olds, news, needed):
                 slots = _slots(after, most, old_k.shape[2] + length)
-                pairs.append((remember(old_k, k.detach(), slots), remember(old_v, v.detach(), slots)))
+                # Those computed again in this call are not detached yet.
+                pairs.append((remember(old_k, k, slots).detach(), remember(old_v, v, slots).detach()))
             return tuple(pairs)
 
         window = phase + config.before_stride

@@ -12,11 +12,17 @@ Precision = Literal["fp32", "bf16"]
 
 ROWS, MEASURED_S = 2048, 0.1  # of tokens in a product, and of time for each precision
 WORTH_IT = 1.5  # softmax and norms stay in float32, and casting costs
+LEAST_WIDTH = 128  # below it products are too small a part of a step, and too short to be told apart
 
 
 @cache
 def faster_precision(device: torch.device, *, width: int) -> Precision:
-    """bf16 where a layer's product (ROWS, C) x (C, 3 C) is at least `WORTH_IT` times faster in it, else fp32."""
+    """bf16 where a layer's product (ROWS, C) x (C, 3 C) is at least `WORTH_IT` times faster in it, else fp32.
+
+    Narrow models stay in fp32 on a CPU.
+    """
+    if device.type == "cpu" and width < LEAST_WIDTH:
+        return "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     seconds = [_seconds(width, dtype) for dtype in (torch.float32, torch.bfloat16)]

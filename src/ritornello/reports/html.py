@@ -1,0 +1,196 @@
+"""One page that says how a generated set stands beside a reference: no scripts, no fonts, nothing from elsewhere.
+
+First the verdict, then the table, then pictures: of features outside the band in the open, all others folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from ritornello.charts import COLOURS, FAINT, GRID, INK, PAPER
+from ritornello.reports import pictures
+from ritornello.reports.comparing import Comparison, Result, Standing
+from ritornello.reports.sets import MusicSet
+from ritornello.reports.words import figure, verdict
+
+REFERENCE, GENERATED, INTER = COLOURS[1], COLOURS[2], COLOURS[3]
+STYLE = f"""
+*{{box-sizing:border-box}}
+body{{margin:0 auto;max-width:76rem;padding:1rem;background:{PAPER};color:{INK};font:16px/1.45 system-ui,sans-serif}}
+h1{{font-size:1.7rem;line-height:1.2;margin:.4rem 0}} h2{{margin:2.2rem 0 .6rem}} h3{{margin:.2rem 0}}
+p,ul{{max-width:46rem}} small,.faint{{color:{FAINT}}} .note{{border-left:4px solid {INTER};padding-left:.8rem}}
+a{{color:inherit}} li,td,h3,summary{{overflow-wrap:anywhere}}
+table{{border-collapse:collapse;width:100%}} th{{text-align:left;font-weight:600;color:{FAINT}}}
+th,td{{padding:.3rem .7rem .3rem 0;border-bottom:1px solid {GRID};vertical-align:middle}}
+td.number{{font-variant-numeric:tabular-nums}} .inside{{color:{REFERENCE}}}
+.outside{{color:{GENERATED};font-weight:600}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,36rem),1fr));gap:1rem}}
+.card{{background:#fff;border:1px solid {GRID};border-radius:.5rem;padding:.8rem;margin:0}}
+.pair{{display:flex;flex-wrap:wrap}} figure{{margin:0;min-width:0}} .pair>*{{flex:1 1 16rem}}
+figcaption{{color:{FAINT}}}
+svg{{display:block;max-width:100%;height:auto}} svg.chart{{width:100%}} svg.overlap{{width:150px}}
+img.roll{{display:block;width:100%;height:auto;margin:.5rem 0}} summary{{cursor:pointer;padding:.4rem 0}}
+.line{{fill:none;stroke-width:2;stroke-linejoin:round}} .area{{stroke:none;fill-opacity:.12}} .bar{{fill-opacity:.5}}
+.line.reference{{stroke:{REFERENCE}}} .line.generated{{stroke:{GENERATED}}}
+.line.inter{{stroke:{INTER};stroke-dasharray:5 3}} .null,.area.band{{fill:{REFERENCE};fill-opacity:.2}}
+.fill.reference,.bar.reference,.area.reference{{fill:{REFERENCE}}}
+.fill.generated,.bar.generated,.area.generated{{fill:{GENERATED}}} .area.inter{{fill:{INTER}}}
+.key{{display:inline-block;width:.8em;height:.8em;border-radius:.2em;margin:0 .3em 0 .8em}}
+.key.reference{{background:{REFERENCE}}} .key.generated{{background:{GENERATED}}} .key.inter{{background:{INTER}}}
+.key.band{{background:{REFERENCE};opacity:.3}}
+.axis{{stroke:{FAINT};fill:none}} .grid{{stroke:{GRID};fill:none}} .paper{{fill:{PAPER}}}
+svg text{{font-size:11px;fill:{FAINT}}} .mid,.title{{text-anchor:middle}} .end{{text-anchor:end}}
+@media(max-width:46rem){{thead{{display:none}} table,tbody,tr,td{{display:block}}
+tr{{border-bottom:1px solid {GRID};padding:.5rem 0}} td{{border:0;padding:.1rem 0;display:flex;gap:.6rem}}
+td::before{{content:attr(data-name);color:{FAINT};flex:0 0 9rem}} td.feature{{font-weight:600}}}}
+"""
+COLUMNS = ("feature", "unit", "reference", "generated", "overlap area", "OA", "KLD", "human band")
+SIDES = {"reference": "reference", "generated": "generated"}
+
+
+def page(comparison: Comparison) -> str:
+    """The whole page as text."""
+    n, of = comparison.inside, len(comparison.results)
+    body = [
+        f"<h1>{n} of {of} features inside the human band</h1>",
+        f"<p>{_pieces(comparison.generated)} beside {_pieces(comparison.reference)} as the reference.</p>",
+        *(f'<p class="note">{escape(line)}</p>' for line in comparison.warnings()),
+        *_table(comparison),
+        *_features(comparison.results.values()),
+        *_curves(comparison),
+        *_rolls(comparison),
+        *_left_out(comparison),
+        *_explained(comparison),
+    ]
+    text = "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{n} of {of} features inside the human band</title>",
+            f"<style>{STYLE}</style>\n</head>\n<body>",
+            *body,
+            "</body>\n</html>\n",
+        ]
+    )
+    return text.encode("utf-8", "replace").decode()  # the names of files need not be text
+
+
+def _key(**names: str) -> str:
+    marks = "".join(f'<span class="key {kind}"></span>{name}' for kind, name in names.items())
+    return f"<p>{marks}</p>"
+
+
+def _pieces(side: MusicSet) -> str:
+    return f"{len(side.names):,} pieces of <b>{escape(str(side.folder))}</b>"
+
+
+def _table(comparison: Comparison) -> Iterator[str]:
+    yield _key(**SIDES, band="human band")
+    yield f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in COLUMNS)}</tr></thead><tbody>"
+    for result in comparison.results.values():
+        yield f"<tr>{''.join(_cells(result))}</tr>"
+    yield "</tbody></table>"
+
+
+def _cells(result: Result) -> Iterator[str]:
+    means = result.means
+    overlaps = " ".join(f"{result.figures[f'oa_{name}']['score']:.2f}" for name in pictures.SETS)
+    state = "inside" if result.inside else "outside"
+    for name, kind, text in (
+        ("feature", "feature", escape(result.feature.name)),
+        ("unit", "faint", escape(result.feature.unit)),
+        ("reference", "number", figure(means[0]) if means else ""),
+        ("generated", "number", figure(means[1]) if means else ""),
+        ("overlap area", "bars", pictures.overlap_bar(result)),
+        ("OA", "number", overlaps),
+        ("KLD", "number", f"{result.figures['kld']['score']:.3f}"),
+        ("human band", state, verdict(result)),
+    ):
+        yield f'<td class="{kind}" data-name="{name}">{text}</td>'
+
+
+def _features(results: Iterable[Result]) -> Iterator[str]:
+    results, key = list(results), _key(**SIDES, inter="between the sets")
+    outside = [result for result in results if not result.inside]
+    inside = [result for result in results if result.inside]
+    if outside:
+        yield f"<h2>Outside the human band</h2>\n{key}"
+        yield f'<div class="cards">{"".join(map(_card, outside))}</div>'
+    if inside:
+        yield f"<h2>Inside the human band</h2>\n<details><summary>{len(inside)} features</summary>\n{key}"
+        yield f'<div class="cards">{"".join(map(_card, inside))}</div></details>'
+
+
+def _card(result: Result) -> str:
+    return (
+        f'<section class="card"><h3>{escape(result.feature.name)} <small>{verdict(result)}</small></h3>'
+        f'<div class="pair">{_figure("distances", pictures.distances(result))}'
+        f"{_figure('values', pictures.values(result))}</div></section>"
+    )
+
+
+def _figure(caption: str, picture: str) -> str:
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
+
+
+def _curve_card(caption: str, picture: str) -> str:
+    return f'<section class="card">{_figure(caption, picture)}</section>'
+
+
+def _curves(comparison: Comparison) -> Iterator[str]:
+    cards = []
+    if {"near_repetition", "far_repetition"} & comparison.results.keys():
+        for name, picture in pictures.repetition_curves(comparison).items():
+            span = "within the last 30 s" if name == "near" else "more than 30 s ago"
+            cards.append(_curve_card(f"notes that repeat what was last played {span}", picture))
+    if "structure_curve" in comparison.results:
+        picture = pictures.structure_curves(comparison.results["structure_curve"])
+        cards.append(_curve_card("how much of a piece its best segment of each length explains", picture))
+    if cards:
+        key = _key(**SIDES, band="90% of the reference's pieces")
+        yield f"<h2>Repetition and structure</h2>\n{key}"
+        yield f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _rolls(comparison: Comparison) -> Iterator[str]:
+    for heading, standings in (
+        ("Most typical generated pieces", comparison.typical()),
+        ("Least typical generated pieces", comparison.atypical()),
+    ):
+        yield f"<h2>{heading}</h2>"
+        for standing in standings:
+            yield _roll(comparison, standing)
+
+
+def _roll(comparison: Comparison, standing: Standing) -> str:
+    piece = comparison.generated.measured[standing.place].piece
+    return (
+        f'<section class="card"><h3>{escape(standing.name)}</h3>'
+        f"<small>{standing.distance:.2f} times as far from the reference as its pieces are from each other; furthest "
+        f"in {escape(standing.furthest)} ({standing.furthest_distance:.2f})</small>"
+        f"{pictures.piano_roll(piece, standing.name)}</section>"
+    )
+
+
+def _left_out(comparison: Comparison) -> Iterator[str]:
+    for side in (comparison.reference, comparison.generated):
+        if side.skipped:
+            files = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in side.skipped)
+            yield f"<h2>Left out of {escape(str(side.folder))}</h2><ul>{files}</ul>"
+    if comparison.same:
+        pairs = "".join(f"<li>{escape(second)} is {escape(first)}</li>" for first, second in comparison.same)
+        yield f"<h2>On both sides</h2><ul>{pairs}</ul>"
+
+
+def _explained(comparison: Comparison) -> Iterator[str]:
+    yield (
+        "<h2>How to read this</h2><p>For each feature, distances between all pieces are taken: within the reference, "
+        "within the generated set, and between the sets. An <b>overlap area</b> (OA) near 1 means that pieces of both "
+        "sets are as far from each other as pieces of one; the first is with the reference's own distances, the second "
+        "with the generated set's. The line is a 95% bootstrap interval. The <b>human band</b> holds 95% of the "
+        "overlaps between random halves of the reference: inside it, this feature cannot tell so many pieces from "
+        "people's. <b>KLD</b> is the divergence between the distances within the reference and those between the sets, "
+        "in nats, 0 where they are alike. Of features with several entries the mean of the entries is shown, of "
+        f"histograms none. Resampled with seed {comparison.seed}.</p>"
+    )

@@ -1,0 +1,155 @@
+"""Two folders of MIDI files as sets of pieces with their features; every file is read once, in worker processes.
+
+What cannot be used is left out, listed and counted: unreadable files, and pieces without notes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ritornello.corpus.prepare import MIDI_SUFFIXES
+from ritornello.corpus.workers import Failure, map_files
+from ritornello.errors import RitornelloError
+from ritornello.metrics import extract, repetition_curve
+from ritornello.metrics.repetition import RepetitionCurve
+from ritornello.midi import read_midi
+from ritornello.notes import Piece
+
+Progress = Callable[[int, int, str], None]
+Values = dict[str, NDArray[np.float64]]
+
+LEAST_PIECES = 4  # the reference is cut into two halves of 2
+FILE_TIMEOUT_S = 300.0
+KEY_LENGTH_FEATURES = (
+    "key_length",
+    "total_pitch_class_histogram",
+    "pitch_class_transition_matrix",
+    "note_length_hist",
+    "note_length_transition_matrix",
+)
+"""those that read how long keys are held; all others are the same whether a pedal is written or turned into lengths"""
+
+
+class Measured(NamedTuple):
+    """One piece with its features, each (D,); ``plain`` are those of `KEY_LENGTH_FEATURES` without its pedals."""
+
+    piece: Piece
+    digest: bytes  # of the notes and pedals: equal for equal music, whatever the file
+    values: Values
+    plain: Values
+    repetition: RepetitionCurve
+
+
+@dataclass(frozen=True)
+class MusicSet:
+    """The pieces of one folder, sorted by name, and which files were left out for which reason."""
+
+    folder: Path
+    names: list[str]  # relative to the folder
+    measured: list[Measured]
+    skipped: list[tuple[str, str]]
+
+    @property
+    def has_pedals(self) -> bool:
+        return any(len(measured.piece.pedals) for measured in self.measured)
+
+    def values(self, feature: str, *, plain: bool) -> NDArray[np.float64]:
+        """(N, D) of a feature; ``plain`` is whether pedals count as note lengths."""
+        rows = [m.plain if plain and feature in m.plain else m.values for m in self.measured]
+        return np.stack([row[feature] for row in rows])
+
+
+def read_sets(
+    reference: Path, generated: Path, wanted: Sequence[str], *, jobs: int | None, progress: Progress | None
+) -> tuple[MusicSet, MusicSet]:
+    """Reads both folders at any depth and measures their pieces.
+
+    Args:
+        reference: a folder of MIDI files.
+        generated: another.
+        wanted: names of features.
+        jobs: worker processes; None is one for each processor.
+        progress: called with (done, total, file name) after every file.
+
+    Raises:
+        RitornelloError: for a folder that is none or cannot be read, without MIDI files, or with fewer than 4 pieces
+            that can be used.
+    """
+    folders = (reference, generated)
+    names = [_midi_files(folder) for folder in folders]
+    files = [(side, name) for side in (0, 1) for name in names[side]]
+    paths = [str(folders[side] / name) for side, name in files]
+    results: dict[tuple[int, str], Measured | Failure] = {}
+    measure = partial(_measured, wanted=tuple(wanted))
+    for index, result in map_files(measure, paths, workers=jobs, timeout_s=FILE_TIMEOUT_S):
+        results[files[index]] = result
+        if progress is not None:
+            progress(len(results), len(files), files[index][1])
+    first, second = (_collected(folders[side], {name: results[side, name] for name in names[side]}) for side in (0, 1))
+    return first, second
+
+
+def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]]:
+    """Names of each generated piece that equals a reference piece note for note, and of that piece before it."""
+    known = {m.digest: name for name, m in zip(reference.names, reference.measured)}
+    pairs = zip(generated.names, generated.measured)
+    return [(known[m.digest], name) for name, m in pairs if m.digest in known]
+
+
+def _midi_files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise RitornelloError(f"{folder}: is not a folder; give a folder of MIDI files")
+
+    def refuse(error: OSError) -> None:
+        raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
+
+    below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
+    names = sorted(path.relative_to(folder).as_posix() for path in below if path.suffix.lower() in MIDI_SUFFIXES)
+    if not names:
+        raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")
+    if len(names) < LEAST_PIECES:
+        raise RitornelloError(
+            f"{folder}: too few MIDI files ({len(names)}); a comparison needs at least {LEAST_PIECES}"
+        )
+    return names
+
+
+def _measured(path: str, wanted: tuple[str, ...]) -> Measured:
+    piece = read_midi(path)
+    if not len(piece):
+        raise RitornelloError(f"{path}: holds no notes; leave it out")
+    values = _arrays(extract(piece, wanted))
+    of_keys = [name for name in wanted if name in KEY_LENGTH_FEATURES]
+    plain = _arrays(extract(piece.without_pedal(), of_keys)) if len(piece.pedals) else {}
+    return Measured(piece, _digest(piece), values, plain, repetition_curve(piece))
+
+
+def _arrays(features: Mapping[str, ArrayLike]) -> Values:
+    return {name: np.asarray(value, np.float64).reshape(-1) for name, value in features.items()}
+
+
+def _digest(piece: Piece) -> bytes:
+    whole_us = [np.rint(times * 1e6).astype("<i8") for times in (piece.onset, piece.offset, piece.pedals)]
+    data = b"|".join(part.tobytes() for part in (*whole_us, piece.pitch, piece.velocity))
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _collected(folder: Path, results: Mapping[str, Measured | Failure]) -> MusicSet:
+    good = {name: result for name, result in results.items() if isinstance(result, Measured)}
+    bad = [(name, result.reason) for name, result in results.items() if isinstance(result, Failure)]
+    skipped = [(name, reason.removeprefix(f"{folder / name}: ")) for name, reason in bad]
+    if len(good) < LEAST_PIECES:
+        raise RitornelloError(
+            f"{folder}: {len(good)} of {len(results)} files can be used, and a comparison needs at least "
+            f"{LEAST_PIECES}; the first that cannot: {skipped[0][0]}: {skipped[0][1]}"
+        )
+    return MusicSet(folder, list(good), list(good.values()), skipped)

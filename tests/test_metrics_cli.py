@@ -1,0 +1,356 @@
+"""The verb ``metrics``: its figures are the library's, its page stands alone, and bad input gets one line."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import made_up_piece
+from PIL import Image
+
+from ritornello import cli
+from ritornello.metrics import FEATURES, compare, extract
+from ritornello.midi import read_midi
+from ritornello.notes import Piece
+from ritornello.reports import Comparison, compare_folders, page
+from ritornello.reports.drawing import Panel, round_ticks
+from ritornello.reports.sets import KEY_LENGTH_FEATURES
+
+VOID = {"meta", "img", "br"}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The verb, in this process, on a console wide enough to break no line."""
+    monkeypatch.setattr(cli.console, "_width", 200)
+
+    def run_verb(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ritornello", "metrics", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        code = stopped.value.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return run_verb
+
+
+def write_all(folder: Path, pieces: Sequence[Piece]) -> Path:
+    folder.mkdir(parents=True)
+    for number, piece in enumerate(pieces):
+        piece.write(folder / f"{number}.mid")
+    return folder
+
+
+def one_note(velocity: int, pitch: int = 60) -> Piece:
+    return Piece.from_notes([(0, 1, pitch, velocity)])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Made-up pieces, of which only the reference's have pedals, two files of no use, and one piece on both sides."""
+    rng = np.random.default_rng(1)
+    base = tmp_path_factory.mktemp("sets")
+    shared = made_up_piece(rng).without_pedal()
+    reference = write_all(base / "reference", [*(made_up_piece(rng) for _ in range(6)), shared])
+    generated = write_all(base / "generated", [made_up_piece(rng).without_pedal() for _ in range(4)])
+    replace(read_midi(reference / "6.mid"), title="another name").write(generated / "mine.mid")
+    onset = np.arange(400) * 0.05
+    odd = Piece(onset, onset + 0.04, 90 + np.arange(400) % 3, np.full(400, 127))
+    odd.write(generated / "odd <&>.mid")
+    (generated / "broken.mid").write_bytes(b"MThd")
+    Piece.from_notes([]).write(generated / "silent.mid")
+    shutil.copy(reference / "3.mid", generated / "elsewhere.txt")  # not taken for music
+    return reference, generated
+
+
+@pytest.fixture(scope="module")
+def comparison(folders: tuple[Path, Path]) -> Comparison:
+    return compare_folders(*folders, seed=5, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def text(comparison: Comparison) -> str:
+    return page(comparison)
+
+
+# Figures.
+
+
+def test_the_figures_are_those_of_the_library_for_the_files_read_one_by_one(folders, comparison):
+    assert list(comparison.results) == [name for name, feature in FEATURES.items() if feature.preset != "mgeval"]
+    names = ["PC", "PCTM", "velocity_mean", "key_length", "near_repetition"]
+    reference = [extract(read_midi(path).without_pedal(), names) for path in sorted(folders[0].glob("*.mid"))]
+    usable = [folders[1] / f"{name}.mid" for name in ("0", "1", "2", "3", "mine", "odd <&>")]
+    generated = [extract(read_midi(path), names) for path in usable]
+    expected = compare(reference, generated, rng=np.random.default_rng(5))
+    figures = comparison.figures()["features"]
+    for name in names:
+        for score in ("oa_reference", "oa_generated", "kld", "kld_mgeval"):
+            for kind, value in expected[name][score].items():
+                assert figures[name][score][kind] == pytest.approx(value, rel=1e-6, abs=1e-9), (name, score, kind)
+        assert figures[name]["verdict"]["inside"] == expected[name]["verdict"]["inside"]
+        assert figures[name]["unit"] == FEATURES[name].unit
+    inside = sum(figure["verdict"]["inside"] for figure in figures.values())
+    assert comparison.figures()["inside"] == inside < 22 == comparison.figures()["features_compared"]
+
+
+def test_the_figures_do_not_depend_on_processes_and_other_features(folders, comparison, run):
+    outcome = run(*folders, "--features", "PR, IOI", "--seed", 5, "--jobs", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    expected = comparison.figures()["features"]
+    assert json.loads(outcome.out)["features"] == {"PR": expected["PR"], "IOI": expected["IOI"]}
+
+
+def test_typical_and_atypical_are_by_the_distance_to_the_reference(tmp_path):
+    """One feature by hand: velocities 40, 50, 60, 70 are 100/6 apart; 90 is 35 from them, 50 and 60 are 10."""
+    known = [40, 50, 60, 70]
+    usual = np.mean([abs(a - b) for a, b in combinations(known, 2)])
+    assert usual == pytest.approx(100 / 6)
+    reference = write_all(tmp_path / "reference", [one_note(v, 60 + i) for i, v in enumerate(known)])
+    generated = write_all(tmp_path / "generated", [one_note(v) for v in (90, 60, 50, 45)])
+    done = compare_folders(reference, generated, ["velocity_mean", "IOI"], jobs=1)
+    assert [standing.name for standing in done.ranking()] == ["1.mid", "2.mid", "3.mid", "0.mid"]
+    assert [standing.name for standing in done.typical()] == ["1.mid", "2.mid"]
+    assert [standing.name for standing in done.atypical()] == ["0.mid", "3.mid"]
+    worst = done.atypical()[0]
+    assert (worst.distance, worst.furthest) == (pytest.approx(35 / usual), "velocity_mean")  # all have the same IOI
+    means = {name: (f["reference_mean"], f["generated_mean"]) for name, f in done.figures()["features"].items()}
+    assert means == {"velocity_mean": (55, 61.25), "IOI": (1, 1)}
+    assert page(done).count('class="roll"') == 4
+
+
+def test_the_odd_piece_is_the_least_typical(comparison):
+    assert comparison.atypical()[0].name == "odd <&>.mid"
+    assert len({s.name for s in (*comparison.typical(), *comparison.atypical())}) == 6
+
+
+# Pedals.
+
+
+def test_key_lengths_are_all_that_a_pedal_turned_into_lengths_changes():
+    piece = made_up_piece(np.random.default_rng(3))
+    played, plain = extract(piece), extract(piece.without_pedal())
+    changed = {name for name in played if not np.allclose(played[name], plain[name], rtol=1e-9, atol=1e-12)}
+    assert changed == set(KEY_LENGTH_FEATURES)
+
+
+@pytest.mark.parametrize("pedals", ["generated", "both"])
+def test_key_lengths_take_the_pedal_in_where_one_side_has_none(tmp_path, pedals):
+    """A key held for 1 s under a pedal that is lifted after 3 s."""
+    held = Piece.from_notes([(0, 1, 60, 80)], pedals=[(0.5, 3)])
+    sides = {}
+    for side in ("reference", "generated"):
+        kind = held if pedals in (side, "both") else one_note(80)
+        sides[side] = write_all(tmp_path / side, [kind.transposed(i + 5 * (side == "generated")) for i in range(4)])
+    done = compare_folders(sides["reference"], sides["generated"], ["key_length", "sounding_length"], jobs=1)
+    means = {name: result.means for name, result in done.results.items()}
+    assert means["sounding_length"] == (
+        (3, 1) if pedals == "reference" else (1, 3) if pedals == "generated" else (3, 3)
+    )
+    assert means["key_length"] == (means["sounding_length"] if pedals != "both" else (1, 1))
+    said = [line for line in done.warnings() if "pedals" in line]
+    assert len(said) == (pedals != "both")
+    assert all(line in page(done).replace("&#x27;", "'") for line in said)
+
+
+# Odd input.
+
+
+def test_files_that_cannot_be_used_are_listed_and_not_fatal(comparison, text):
+    figures = comparison.figures()
+    assert (figures["reference"]["pieces"], figures["generated"]["pieces"]) == (7, 6)
+    skipped = figures["generated"]["skipped"]
+    assert [entry["file"] for entry in skipped] == ["broken.mid", "silent.mid"]
+    assert skipped[0]["reason"].startswith("cut short inside its header")
+    assert skipped[1]["reason"].startswith("holds no notes")
+    assert "<li>broken.mid: cut short inside its header" in text
+    assert any("2 of 8 files left out" in line for line in figures["notes"])
+
+
+def test_the_same_music_on_both_sides_is_reported_whatever_its_file_is_called(folders, comparison, text):
+    assert (folders[0] / "6.mid").read_bytes() != (folders[1] / "mine.mid").read_bytes()
+    assert comparison.figures()["same_on_both_sides"] == [{"reference": "6.mid", "generated": "mine.mid"}]
+    assert "<li>mine.mid is 6.mid</li>" in text
+    assert any("1 of 6 generated pieces are, note for note, in the reference" in n for n in comparison.warnings())
+
+
+def test_pieces_of_one_note_and_sets_all_alike_have_figures_and_a_page(tmp_path, run):
+    reference = write_all(tmp_path / "reference", [one_note(80)] * 4)
+    generated = write_all(tmp_path / "generated", [one_note(80)] * 4)
+    outcome = run(reference, generated, "--html", tmp_path / "page.html", "--json", "--jobs", 1)
+    assert outcome.code == 0, outcome.err
+    figures = json.loads(outcome.out)
+    assert figures["inside"] == figures["features_compared"] == 22
+    assert len(figures["same_on_both_sides"]) == 4
+    assert parsed((tmp_path / "page.html").read_text(encoding="utf-8")).headings[0].startswith("22 of 22")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        ("missing", "is not a folder"),
+        ("empty", "holds no .mid or .midi files"),
+        ("three", "too few MIDI files (3); a comparison needs at least 4"),
+        ("broken", "3 of 4 files can be used, and a comparison needs at least 4; the first that cannot: 3.mid: "),
+    ],
+)
+def test_too_little_music_is_refused_with_the_reason(folders, tmp_path, run, make, says):
+    bad = tmp_path / "bad"
+    if make != "missing":
+        write_all(bad, [] if make == "empty" else [one_note(80)] * 3)
+    if make == "broken":
+        (bad / "3.mid").write_bytes(b"no music")
+    refused(run(folders[0], bad, "--features", "PR", "--jobs", 1), f"{bad}: {says}")
+    if make != "broken":
+        refused(run(bad, folders[0], "--features", "PR"), f"{bad}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--features", "PR,nonsense"), "'nonsense' is unknown"),
+        (("--features", ","), "--features names none"),
+        (("--preset", "PR"), "preset 'PR' is unknown"),
+        (("--html", "nowhere/page.html"), "its folder does not exist"),
+        (("--jobs", "0"), "--jobs"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_file_is_read(tmp_path, run, options, says):
+    refused(run(tmp_path / "missing", tmp_path / "missing", *options), says)
+
+
+def refused(outcome: Outcome, says: str) -> None:
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1
+    assert says in outcome.err
+
+
+# The page.
+
+
+class Parsed(HTMLParser):
+    """Fails on tags that do not nest; keeps what the tests ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[str] = []
+        self.cards: dict[str, bool] = {}  # heading -> whether it is folded away
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+        if self.open and self.open[-1] == "h3":
+            self.cards.setdefault(data.strip(), "details" in self.open)
+
+
+def parsed(text: str) -> Parsed:
+    parser = Parsed()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_stands_alone(text):
+    tags = parsed(text).tags
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert not [word for word in ("http:", "https:", "url(", "@import") if word in text]
+    rolls = [attributes["src"] for tag, attributes in tags if tag == "img"]
+    assert len(rolls) == 6
+    for source in rolls:
+        kind, data = str(source).split(",")
+        assert kind == "data:image/png;base64"
+        Image.open(BytesIO(base64.b64decode(data))).verify()
+    assert all("viewbox" in attributes and attributes["role"] == "img" for tag, attributes in tags if tag == "svg")
+    viewport = [attributes["content"] for tag, attributes in tags if attributes.get("name") == "viewport"]
+    assert viewport == ["width=device-width, initial-scale=1"]
+
+
+def test_the_page_says_first_how_many_features_are_inside_and_folds_their_pictures(comparison, text):
+    found = parsed(text)
+    inside = {name for name, result in comparison.results.items() if result.figures["verdict"]["inside"]}
+    assert found.headings[0] == found.headings[0].strip() == f"{len(inside)} of 22 features inside the human band"
+    folded = {name: found.cards[name] for name in comparison.results}
+    assert folded == {name: name in inside for name in comparison.results}
+    assert set(folded.values()) == {True, False}
+    assert found.cards["odd <&>.mid"] is False
+    kinds = [attributes["class"] for tag, attributes in found.tags if tag == "svg"]
+    assert kinds.count("overlap") == 22
+    assert kinds.count("chart") == 2 * 22 + 3  # distances and values of each; repetition near and far, structure
+
+
+def test_the_verb_shows_a_table_and_writes_the_page_with_the_presets_asked_for(folders, tmp_path, run):
+    presets = ("--preset", "mgeval", "--preset", "structure", "--jobs", 1)
+    outcome = run(*folders, *presets, "--html", tmp_path / "page.html")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "silent.mid: holds no notes" in outcome.err
+    assert "6 pieces beside 7" in outcome.err
+    assert "least typical: odd <&>.mid" in outcome.err
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    wanted = {name for name, feature in FEATURES.items() if feature.preset in ("mgeval", "structure")}
+    assert wanted <= parsed(text).cards.keys()
+    assert all(name in outcome.err for name in wanted)
+    assert "nan" not in text.split("base64")[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+# Drawing.
+
+
+def test_a_panel_puts_data_where_it_belongs():
+    """380 x 210 px, of which 44 are left, 12 right, 10 above and 36 below the axes."""
+    panel = Panel("p", (0, 10), (0, 2))
+    assert panel.px([0, 5, 10]).tolist() == [44, 206, 368]
+    assert panel.py([0, 1, 2, 3]).tolist() == [174, 92, 10, 10]  # what is too high stays in the picture
+    panel.bars([0], [5], [1], "reference")
+    assert '<rect class="bar reference" x="44.0" y="92.0" width="162.0" height="82.0"/>' in panel.svg()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0, 1, ["0", "0.25", "0.5", "0.75", "1"]),
+        (3, 47, ["20", "40"]),
+        (-0.5, 0.5, ["-0.5", "-0.25", "0", "0.25", "0.5"]),
+        (0, 3e-5, ["0", "1e-05", "2e-05", "3e-05"]),
+    ],
+)
+def test_ticks_are_round_numbers_inside_the_limits(low, high, texts):
+    assert [text for _, text in round_ticks(low, high)] == texts
