@@ -796,3 +796,9 @@ def test_a_resumed_run_keeps_its_precision(corpus: Corpus, tmp_path: Path, monke
     monkeypatch.setattr(loop, "faster_precision", lambda *_, **__: "fp32")
     train(corpus, tmp_path, recipe_named("tiny"), steps=4, resume=True)
     assert load_checkpoint(tmp_path / "last").progress["precision"] == "bf16"
+
+
+def test_a_model_of_another_family_is_no_start(corpus: Corpus, tmp_path: Path) -> None:
+    train(corpus, tmp_path / "dsmr", RECIPE, steps=1)
+    with one_line(tmp_path / "dsmr", "family dsmr"):
+        train(corpus, tmp_path / "other", recipe_named("perceivers_tiny"), steps=1, init=tmp_path / "dsmr" / "best")

@@ -31,7 +31,8 @@ class RecurrentModel(Protocol[S]):
     def forward(self, tokens: Tensor, state: S) -> tuple[Tensor, S]:
         """(B, T) token ids and the state before them -> (B, T, V) logits for the next events, and the state after.
 
-        Gradients reach back to the start of a token's segment and no further.
+        What the state holds is detached. Gradients reach back to the start of a token's segment, or of its window
+        where the model computes that again.
         """
 
     def restart(self, state: S, lanes: Tensor) -> S:

@@ -106,7 +106,10 @@ def train(
     torch.manual_seed(seed)
     start = last or (load_checkpoint(init) if init else None)
     data = last.data if last else _trained_on(corpus, start)
-    model = from_checkpoint(start) if start else build(family_of(recipe.model), recipe.settings()["model"])
+    family = family_of(recipe.model)
+    if start and start.family != family:
+        raise RitornelloError(f"{start.folder}: is of the family {start.family}; name a recipe of that family with it")
+    model = from_checkpoint(start) if start else build(family, recipe.settings()["model"])
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
     reader = reader_of(model, corpus, recipe, seed)
@@ -263,8 +266,8 @@ def _make(run: Path) -> None:
 def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
     last = load_checkpoint(run / "last")
     before, now = last.progress["recipe"], recipe.settings()
-    for key in now.keys() & before.keys():  # what a recipe of then did not have yet, it could not set
-        if before[key] != now[key]:
+    for key in now:
+        if key in before and before[key] != now[key]:  # what a recipe of then did not have yet, it could not set
             was = f"was trained with {key} = {before[key]}, not {now[key]}"
             raise RitornelloError(f"{run}: {was}; resume it unchanged")
     return last
