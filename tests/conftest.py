@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Outcome, Run
 
 from ritornello.notes import Piece
 
@@ -27,3 +29,22 @@ def made_up_piece(rng: np.random.Generator, *, notes: int = 200, seconds: float 
     down = np.sort(rng.uniform(0, seconds, 10))
     pedals = np.stack([down, down + rng.exponential(1.0, 10)], axis=1)
     return Piece(onset, offset, rng.integers(30, 90, notes), rng.integers(1, 128, notes), pedals)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command ``ritornello`` with any arguments, in this process, on a console wide enough to break no line."""
+    from ritornello import cli
+
+    monkeypatch.setattr(cli.console, "_width", 400)
+
+    def run_command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ritornello", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        code = stopped.value.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return run_command

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from command import Outcome, Run
 from torch import Tensor, nn
 
-from ritornello import cli, codec
+from ritornello import codec
 from ritornello.bench import parity, report
 from ritornello.bench.meter import in_fresh_process
 from ritornello.bench.training import (
@@ -38,29 +39,12 @@ SMALL = Setting(width=32, heads=2, lanes=2, segment_tokens=16, piece_tokens=128,
 SMALL_OPTIONS = ("--width", 32, "--heads", 2, "--lanes", 2, "--segment", 16, "--piece", 128, "--steps", 3)
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The verb, in this process, on a CPU and a console wide enough to break no line."""
-    monkeypatch.setattr(cli.console, "_width", 250)
+def run(command: Run) -> Run:
+    """The verb, on a CPU if nothing else is asked for."""
 
     def run_verb(*arguments: object) -> Outcome:
-        words = ["ritornello", "bench", "train", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words if "--device" in words else [*words, "--device", "cpu"])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
+        return command("bench", "train", *arguments, *(() if "--device" in arguments else ("--device", "cpu")))
 
     return run_verb
 

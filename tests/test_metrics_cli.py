@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from command import Outcome, Run
 from conftest import made_up_piece
 from PIL import Image
 
-from ritornello import cli
 from ritornello.metrics import FEATURES, compare, extract
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
@@ -30,30 +29,10 @@ from ritornello.reports.sets import KEY_LENGTH_FEATURES
 VOID = {"meta", "img", "br"}
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The verb, in this process, on a console wide enough to break no line."""
-    monkeypatch.setattr(cli.console, "_width", 200)
-
-    def run_verb(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ritornello", "metrics", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run_verb
+def run(command: Run) -> Run:
+    """The verb."""
+    return partial(command, "metrics")
 
 
 def write_all(folder: Path, pieces: Sequence[Piece]) -> Path:

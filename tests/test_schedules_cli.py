@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from command import Outcome, Run
 from PIL import Image
 
-from ritornello import cli
 from ritornello.horizons import HorizonSchedule, chart
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The verb, in this process, on a console wide enough to break no line."""
-    monkeypatch.setattr(cli.console, "_width", 200)
-
-    def run_verb(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ritornello", "schedules", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run_verb
+def run(command: Run) -> Run:
+    """The verb."""
+    return partial(command, "schedules")
 
 
 def rows(outcome: Outcome) -> dict[str, dict[str, Any]]:

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import Outcome, Run
 from PIL import Image
 from tiny import made_up_tokens, tiny_config, write_corpus
 
-from ritornello import cli
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
@@ -188,7 +189,7 @@ def study_process(corpus: Corpus, out: Path, *options: str) -> Iterator[subproce
 
 
 def until(reached: Callable[[], bool]) -> None:
-    for _ in range(400):  # a training saves by itself every minute
+    for _ in range(1200):  # seconds where nothing else runs
         if reached():
             return
         time.sleep(0.1)
@@ -415,30 +416,10 @@ def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
 # The command line.
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Study = Callable[..., Outcome]
-
-
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Study:
-    """The verb, in this process, on a console wide enough to break no line."""
-    monkeypatch.setattr(cli.console, "_width", 400)
-
-    def run_verb(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ritornello", "study", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run_verb
+def study(command: Run) -> Run:
+    """The verb."""
+    return partial(command, "study")
 
 
 @pytest.fixture
@@ -451,7 +432,7 @@ def finished(tmp_path: Path) -> Path:
     return out
 
 
-def test_the_table_is_written_printed_and_drawn(study: Study, finished: Path, tmp_path: Path) -> None:
+def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "table.png", tmp_path / "curves.png"
     outcome = study("table", "dsmr", "--out", finished, "--png", pictures[0], "--curves", pictures[1])
     assert outcome.code == 0, outcome.err
@@ -497,7 +478,7 @@ def refused(outcome: Outcome, *words: str) -> None:
     ],
 )
 def test_settings_that_cannot_be_are_one_line(
-    study: Study, corpus: Corpus, mini: StudySettings, tmp_path: Path, options: list[object], words: list[str]
+    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, options: list[object], words: list[str]
 ) -> None:
     out = tmp_path / "out"
     refused(study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", *options), *words)
@@ -510,7 +491,7 @@ def test_settings_are_checked_when_they_are_made() -> None:
 
 
 def test_a_study_goes_on_with_its_own_settings_only(
-    study: Study, corpus: Corpus, mini: StudySettings, tmp_path: Path
+    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path
 ) -> None:
     settings = replace(mini, rows=("uniform",))
     write_whole(result_path(tmp_path, "uniform", 0), "{}")
@@ -538,7 +519,7 @@ def test_settings_of_the_recipe_are_compared_one_by_one(corpus: Corpus, mini: St
 
 
 def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
-    study: Study, corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
     # Two unlimited layers of width 32 in float32: keys and values of 2 lanes, before and after a step.
@@ -550,7 +531,7 @@ def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
     assert not out.exists()
 
 
-def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Study, finished: Path) -> None:
+def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, finished: Path) -> None:
     refused(study("table", "dsmr", "--out", finished / "no"), "no run of a study")
     refused(study("table", "perceivers", "--out", finished), "perceivers")
     refused(study("table", "dsmr", "--out", finished, "--png", finished / "no" / "t.png"), "folder does not exist")
