@@ -122,7 +122,8 @@ def compare_feature(reference: Floats, generated: Floats, resampling: Resampling
         fresh one would be; so the interval is moved until the repetitions' median is the score. In ``verdict``: by how
         many of its widths the null's band lies above an overlap area (``widths_below``, 0 for none), which of the two
         is further below (``score``), and whether neither is (``inside``). A score above the band is no fault: halves
-        are smaller than the sets, and so less alike. At most a few in a hundred features truly alike are below it.
+        are smaller than the sets, and so less alike. On synthetic sets few
+        features truly alike are below it: up to 0.5% with sets of one size, 6.5% with 100 pieces against 20.
     """
     distances = pairwise(np.concatenate([reference, generated]))
     sizes = len(reference), len(generated)
