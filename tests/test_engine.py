@@ -9,120 +9,33 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from definition import (
+    FAR,
+    FINITE,
+    TOLERANCE,
+    WIDTH,
+    assert_close,
+    by_definition,
+    chunked,
+    forward,
+    save_model,
+    text,
+    tiny_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SEGMENT_TOKENS, random_model
+from tiny import SEGMENT_TOKENS
 
-from ritornello import codec
-from ritornello.checkpoint import save_checkpoint
 from ritornello.engines import load_engine
 from ritornello.engines.framework import TorchEngine
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import describe_model
-from ritornello.models.dsmr import DSMR, DSMRConfig
 
-WIDTH = 32
-TOLERANCE = 1e-4  # of the logits' standard deviation: float32 against float32 or float64
-FAR = 1_000_000
-
-FINITE = ("2x32, 8", "3x0", "48, 0, 16", "7, 1, 29", "0, 40, 5 sliding", "2x24 sliding")
 ENDLESS = ("3xunlimited", "unlimited, 0, 24", "5, unlimited sliding")
-
-
-def tiny_model(schedule: str = "32, 2x8", **sizes: int) -> DSMR:
-    return random_model(11, schedule=HorizonSchedule.parse(schedule), **sizes)
-
-
-def save_model(model: DSMR, folder: Path) -> Path:
-    family, config = describe_model(model)
-    save_checkpoint(
-        folder,
-        family=family,
-        config=config,
-        data={"name": "made up", "licence": "CC0"},
-        progress={"legal": True},
-        tensors={"weights": model.state_dict()},
-    )
-    return folder
-
-
-def text(tokens: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, codec.VOCABULARY_SIZE, tokens)
-
-
-@torch.no_grad()
-def forward(model: DSMR, tokens: np.ndarray) -> np.ndarray:
-    """(T, V) the reference's logits, read whole from an empty state."""
-    return model(torch.from_numpy(tokens)[None], model.initial_state(1))[0][0].numpy()
-
-
-def chunked(session, tokens: np.ndarray, sizes) -> dict[int, np.ndarray]:
-    """Logits after each read, by the position of the read's last token."""
-    logits, start = {}, 0
-    for size in sizes:
-        if start >= len(tokens):
-            break
-        found = session.read(tokens[start : start + size])
-        start = min(start + size, len(tokens))
-        logits[start - 1] = found
-    return logits
-
-
-def assert_close(found: np.ndarray, expected: np.ndarray, what: object = "") -> None:
-    difference = np.abs(found - expected).max() / expected.std()
-    assert difference < TOLERANCE, f"{what}: logits differ by {difference:.1e} of their standard deviation"
-
-
-# ---- an oracle of its own ----
-
-
-def by_definition(model: DSMR, tokens: np.ndarray, first_position: int = 0) -> np.ndarray:
-    """(V,) logits after the last of tokens (T,) that stand at ``first_position`` and on, with nothing before them."""
-    config, weights = model.config, {name: t.double().numpy() for name, t in model.state_dict().items()}
-    heads, size = config.heads, config.width // config.heads
-    place = first_position + np.arange(len(tokens))
-    turn = place[:, None, None] * 10_000.0 ** (-np.arange(size // 2) / (size // 2))
-
-    def norm(x, gain=1.0):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * gain
-
-    def turned(x):  # (T, H, D)
-        a, b = x[..., : size // 2], x[..., size // 2 :]
-        return np.concatenate([a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)], -1)
-
-    x = norm(weights["embedding.weight"][tokens])
-    for layer, horizon in enumerate(config.schedule.horizons):
-        mine = {n.split(".", 2)[2]: w for n, w in weights.items() if n.startswith(f"blocks.{layer}.")}
-        qkv = norm(x, mine["attention_gain"]) @ mine["qkv.weight"].T
-        q, k, v = qkv.reshape(len(x), 3, heads, size).swapaxes(0, 1)
-        q, k = turned(norm(q)) * mine["sharpness"][:, :, 0][None], turned(norm(k))
-        scores = np.einsum("qhd,khd->hqk", q, k) / size**0.5
-        scores = np.where(spelt_out(place, horizon, config), scores, -np.inf)
-        shares = np.exp(scores - scores.max(-1, keepdims=True))
-        shares /= shares.sum(-1, keepdims=True)
-        x = x + np.einsum("hqk,khd->qhd", shares, v).reshape(len(x), -1) @ mine["out.weight"].T
-        gate, up = np.split(norm(x, mine["mlp_gain"]) @ mine["gate_up.weight"].T, 2, axis=-1)
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ mine["down.weight"].T
-    return norm(x[-1], weights["final_gain"]) @ weights["head.weight"].T
-
-
-def spelt_out(place: np.ndarray, horizon: int | None, config: DSMRConfig) -> np.ndarray:
-    """(T, T) what a query sees, from the two sentences of design.md, one pair at a time."""
-    seen = np.zeros((len(place), len(place)), bool)
-    for i, q in enumerate(place.tolist()):
-        start = q - q % config.segment_tokens
-        first = -1 if horizon is None else start - horizon
-        if horizon is not None and config.schedule.rule == "sliding":
-            first = min(start, q - horizon)
-        for j, k in enumerate(place.tolist()):
-            seen[i, j] = first <= k <= q
-    return seen
 
 
 # ---- agreement ----
@@ -297,7 +210,7 @@ def test_a_saved_model_plays_as_it_did(tmp_path):
 
 
 def test_an_unknown_engine_is_refused_naming_those_there_are(tmp_path):
-    with pytest.raises(RitornelloError, match=r"unknown engine 'tuba'; there is .*torch"):
+    with pytest.raises(RitornelloError, match=r"unknown engine 'tuba'; there are .*torch"):
         load_engine(str(tmp_path), "tuba")
 
 

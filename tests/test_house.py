@@ -63,7 +63,9 @@ MAY_NAME = {
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|studies/(runs|measuring)\.py|"
     r"engines/framework\.py|cli/common\.py",
-    "safetensors": r"checkpoint\.py|cli/common\.py",
+    "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
+    "onnxruntime": r"engines/runtime\.py",
+    "onnx": r"engines/graph\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.
 NEVER_TORCH = {

@@ -282,7 +282,7 @@ class Recording:
 
 
 def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | None = None) -> list[int]:
-    stream = Performer(engine, Sampling(temperature=0)).stream(seed=0, prompt=prompt, may_end=False)
+    stream = Performer(engine, Sampling(temperature=0)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
     return [token for token, _ in islice(stream, tokens)]
 
 

@@ -13,15 +13,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -43,23 +45,44 @@ class Checkpoint:
 
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
         """The tensors of one file, on the CPU. Raises RitornelloError if it is missing or damaged."""
-        if name not in self.files:
-            raise RitornelloError(f"{self.folder}: this checkpoint holds no {name}; use the run's last checkpoint")
-        entry = self.files[name]
-        path = self.folder / entry["file"]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise RitornelloError(f"{path}: cannot be read ({error.strerror}); copy the checkpoint again") from None
-        if len(content) != entry["bytes"]:
-            cut = f"{len(content):,} of {entry['bytes']:,} bytes"
-            raise RitornelloError(f"{path}: cut short or changed ({cut}); copy the checkpoint again")
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise RitornelloError(f"{path}: its content is not what was saved (checksum); copy the checkpoint again")
+        from safetensors.torch import load
+
+        content = self._content(name)
         try:
             return load(content)
         except SafetensorError as error:
-            raise RitornelloError(f"{path}: not a safetensors file ({error})") from None
+            raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
+
+    def arrays(self, name: str = "weights") -> dict[str, NDArray[np.float32]]:
+        """The same as float32 arrays, without torch; bfloat16 is widened. Raises as `tensors` does."""
+        content = self._content(name)
+        try:
+            return {key: _widened(tensor) for key, tensor in deserialize(content)}
+        except (SafetensorError, KeyError) as error:
+            raise RitornelloError(f"{self._path(name)}: not a safetensors file of weights ({error})") from None
+
+    def _path(self, name: str) -> Path:
+        if name not in self.files:
+            raise RitornelloError(f"{self.folder}: this checkpoint holds no {name}; use the run's last checkpoint")
+        return self.folder / self.files[name]["file"]
+
+    def _content(self, name: str) -> bytes:
+        path = self._path(name)
+        return checked_content(path, self.files[name], "copy the checkpoint again")
+
+
+def checked_content(path: Path, entry: Mapping[str, Any], remedy: str) -> bytes:
+    """A file whose bytes and sha256 an entry of a manifest names. Raises RitornelloError if it is another."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RitornelloError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    if len(content) != entry["bytes"]:
+        cut = f"{len(content):,} of {entry['bytes']:,} bytes"
+        raise RitornelloError(f"{path}: cut short or changed ({cut}); {remedy}")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise RitornelloError(f"{path}: its content is not what was saved (checksum); {remedy}")
+    return content
 
 
 def save_checkpoint(
@@ -84,6 +107,8 @@ def save_checkpoint(
     Raises:
         RitornelloError: if the folder cannot be written (no right, a full disk); nothing new is left then.
     """
+    from safetensors.torch import save
+
     files: dict[str, dict[str, Any]] = {}
     written: list[Path] = []
     is_new = not folder.exists()
@@ -164,7 +189,7 @@ def bundled_models() -> list[str]:
 
 def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights rounded to bfloat16, as they are shipped."""
-    return {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    return {name: tensor.bfloat16() for name, tensor in weights.items()}
 
 
 def _find(model: str | Path) -> Path:
@@ -178,9 +203,19 @@ def _find(model: str | Path) -> Path:
     raise RitornelloError(f"{model}: no checkpoint there (no {MANIFEST}), and no bundled model of that name ({known})")
 
 
+def _widened(tensor: Mapping[str, Any]) -> NDArray[np.float32]:
+    """A tensor as the library reads it: dtype, shape and little-endian bytes."""
+    data, kind = tensor["data"], tensor["dtype"]
+    if kind == "BF16":  # the upper half of a float32
+        wide = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        wide = np.frombuffer(data, {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[kind]).astype(np.float32)
+    return wide.reshape(tensor["shape"])
+
+
 def _copied(tensor: Tensor) -> Tensor:
     """On the CPU and in memory of its own: safetensors takes no views that share."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().cpu().contiguous().clone()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.feed import Lanes
-from ritornello.likelihood import to_device, token_nats
 
+if TYPE_CHECKING:
+    import torch
+
+    from ritornello.engines import Engine
+
+READ_TOKENS = 4096  # of a piece at once by an engine
 POSITION_EDGES_TOKENS = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # the last bin is open
 
 
@@ -69,7 +73,6 @@ class Evaluation:
         }
 
 
-@torch.no_grad()
 def evaluate(
     model: Any,
     corpus: Corpus,
@@ -93,6 +96,10 @@ def evaluate(
         autocast: precision to compute in; None for that of the weights.
         progress: called with tokens done and tokens in all.
     """
+    import torch
+
+    from ritornello.likelihood import to_device, token_nats
+
     records = corpus.pieces(split)
     chosen = range(len(records)) if pieces is None else sorted(pieces)
     lengths = [records[i].tokens for i in chosen]
@@ -115,7 +122,7 @@ def evaluate(
     try:
         for batch in feed:
             state = model.restart(state, torch.from_numpy(batch.starts))
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 logits, state = model(torch.from_numpy(batch.inputs).to(device), state)
             targets = torch.from_numpy(batch.targets).to(device)
             losses = token_nats(logits, targets, to_device(batch.context, device)).cpu().numpy()
@@ -129,3 +136,36 @@ def evaluate(
     finally:
         model.train(was_training)
     return Evaluation(tuple(records[i] for i in chosen), tuple(nats[i] for i in chosen), legal)
+
+
+def evaluate_engine(
+    engine: Engine,
+    corpus: Corpus,
+    split: str,
+    *,
+    legal: bool,
+    pieces: list[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """What an engine that plays thinks of whole pieces, one by one, without torch; arguments as in `evaluate`."""
+    records = corpus.pieces(split)
+    chosen = [records[i] for i in (range(len(records)) if pieces is None else sorted(pieces))]
+    total, done, nats = sum(record.tokens for record in chosen), 0, []
+    for record in chosen:
+        session, of_piece = engine.begin(), []
+        targets = corpus.tokens(record).astype(np.int64)
+        inputs = np.r_[codec.START, targets[:-1]]
+        context = codec.contexts(targets) if legal else None
+        for first in range(0, len(targets), READ_TOKENS):
+            rows = slice(first, first + READ_TOKENS)
+            logits = session.score(inputs[rows]).astype(np.float64)
+            if context is not None:
+                logits[~codec.legal_events(codec.Context(*(field[rows] for field in context)))] = -np.inf
+            highest = logits.max(axis=1)
+            whole = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+            of_piece.append(whole - np.take_along_axis(logits, targets[rows, None], axis=1)[:, 0])
+            done += len(logits)
+            if progress is not None:
+                progress(done, total)
+        nats.append(np.concatenate(of_piece).astype(np.float32))
+    return Evaluation(tuple(chosen), tuple(nats), legal)

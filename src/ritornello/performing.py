@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.codec.vocabulary import STEPS_PER_S
-from ritornello.engines import Engine, load_engine
+from ritornello.codec.vocabulary import DEFAULT_VELOCITY_BIN, N_PITCHES, STEPS_PER_S, bin_velocity
+from ritornello.engines import DEFAULT_ENGINE, Engine, load_engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
 
 MAX_MINUTES = 24 * 60.0
+PAUSE_S = 2.0
+"""silence between a piece that the model has ended and the next"""
 
 Progress = Callable[[float], None]
 
@@ -31,6 +36,16 @@ class Performance:
     """whether the model ended it by itself, before the asked length"""
     tokens: int
     """events that the model chose"""
+    pieces: int = 1
+    """how many it holds, one after another"""
+
+
+class KeyEvent(NamedTuple):
+    """A key struck, or released where the velocity is 0 as in MIDI."""
+
+    time_s: float
+    pitch: int
+    velocity: int
 
 
 class Performer:
@@ -46,16 +61,31 @@ class Performer:
         self.sampling = sampling or Sampling()
 
     def generate(
-        self, *, seconds: float, seed: int, may_end: bool = True, progress: Progress | None = None
+        self,
+        *,
+        seconds: float,
+        seed: int,
+        may_end: bool = True,
+        again: bool = False,
+        progress: Progress | None = None,
     ) -> Performance:
-        """A new piece of ``seconds`` at most; the same seed gives the same piece.
+        """A new piece of ``seconds`` at most; the same seed gives the same piece on the same engine.
 
-        It is shorter if the model ends it and ``may_end`` allows that.
+        It is shorter if the model ends it and ``may_end`` allows that; with ``again`` another piece follows then,
+        `PAUSE_S` later, until the time is over.
 
         Raises:
             RitornelloError: for an absurd length.
         """
-        return self._perform(np.zeros(0, np.uint16), seconds, seed, may_end, progress)
+        rng = np.random.default_rng(seed)
+        performance = self._perform(np.zeros(0, np.uint16), seconds, rng, may_end, progress)
+        parts, start_s = [performance], performance.piece.seconds + PAUSE_S
+        while again and parts[-1].ended and start_s < seconds:
+            later = None if progress is None else _shifted(progress, start_s)
+            parts.append(self._perform(np.zeros(0, np.uint16), seconds - start_s, rng, may_end, later))
+            performance = _followed(performance, parts[-1], start_s)
+            start_s += parts[-1].piece.seconds + PAUSE_S
+        return performance
 
     def continue_piece(
         self,
@@ -83,7 +113,7 @@ class Performer:
         if not np.any(tokens < codec.NOTE_OFF):
             first = f"; its first note is at {piece.onset[0]:.2f} s" if len(piece) else ""
             raise RitornelloError(f"the prompt has no notes{first}; give a piece with notes, or more of it")
-        performance = self._perform(tokens, seconds, seed, may_end, progress)
+        performance = self._perform(tokens, seconds, np.random.default_rng(seed), may_end, progress)
         return Performance(
             _spliced(piece, performance.piece, performance.prompt_s),
             performance.prompt_s,
@@ -92,14 +122,54 @@ class Performer:
         )
 
     def stream(
-        self, *, seed: int, prompt: NDArray[np.integer] | None = None, may_end: bool = True
+        self,
+        *,
+        seed: int,
+        prompt: NDArray[np.integer] | None = None,
+        ahead_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[KeyEvent]:
+        """Keys as they are struck and released, without end, in order of their times: what a live player sends on.
+
+        Where the model ends a piece another follows `PAUSE_S` later. Memory does not grow.
+
+        Args:
+            seed: the same seed gives the same music on the same engine.
+            prompt: tokens (T,) to go on from; times count from its end.
+            ahead_s: how far the music may run ahead of the clock, which starts with the first event: further ahead,
+                the stream sleeps. A player that plays each event at its time has so much in reserve. None: never waits.
+            clock: the time in seconds.
+            sleep: what waits.
+        """
+        rng = np.random.default_rng(seed)
+        started_s: float | None = None
+        base_s = 0.0  # when the present piece begins
+        for number in count():
+            given = np.asarray(prompt if number == 0 and prompt is not None else [], np.int64)
+            before_s = codec.seconds_of(given)
+            velocities = given[(given >= codec.VELOCITY) & (given < codec.END)]
+            velocity = bin_velocity(int(velocities[-1]) - codec.VELOCITY if len(velocities) else DEFAULT_VELOCITY_BIN)
+            now_s = base_s
+            for token, piece_s in self.events(rng, prompt=given):
+                now_s = base_s + piece_s - before_s
+                if codec.VELOCITY <= token < codec.END:
+                    velocity = bin_velocity(token - codec.VELOCITY)
+                if token >= codec.SHIFT:
+                    continue
+                started_s = clock() if started_s is None else started_s
+                if ahead_s is not None and (early_s := now_s - (clock() - started_s) - ahead_s) > 0:
+                    sleep(early_s)
+                yield KeyEvent(now_s, token % N_PITCHES, velocity if token < codec.NOTE_OFF else 0)
+            base_s = now_s + PAUSE_S
+
+    def events(
+        self, rng: np.random.Generator, *, prompt: NDArray[np.integer] | None = None, may_end: bool = True
     ) -> Iterator[tuple[int, float]]:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
-        Feed them to a `codec.StreamDecoder` for notes. A prompt (T,) of tokens is read first and not yielded. Without
-        ``may_end`` the stream has no end: END is never drawn.
+        A prompt (T,) of tokens is read first and not yielded. Without ``may_end`` there is no end: END is never drawn.
         """
-        rng = np.random.default_rng(seed)
         grammar, session = codec.Grammar(), self.engine.begin()
         given = np.zeros(0, np.int64) if prompt is None else np.asarray(prompt, np.int64)
         for token in given:
@@ -119,7 +189,12 @@ class Performer:
             logits = session.read(np.array([token]))
 
     def _perform(
-        self, prompt: NDArray[np.uint16], seconds: float, seed: int, may_end: bool, progress: Progress | None
+        self,
+        prompt: NDArray[np.uint16],
+        seconds: float,
+        rng: np.random.Generator,
+        may_end: bool,
+        progress: Progress | None,
     ) -> Performance:
         check_length(seconds)
         prompt_s = codec.seconds_of(prompt)
@@ -127,7 +202,7 @@ class Performer:
         until_s = (round(prompt_s * STEPS_PER_S) + max(1, round(seconds * STEPS_PER_S))) / STEPS_PER_S
         tokens: list[int] = []
         ended = False
-        for token, now_s in self.stream(seed=seed, prompt=prompt, may_end=may_end):
+        for token, now_s in self.events(rng, prompt=prompt, may_end=may_end):
             tokens.append(token)
             ended = token == codec.END
             if progress is not None:
@@ -145,9 +220,29 @@ def check_length(seconds: float) -> None:
         raise RitornelloError(f"a length of {seconds / 60:g} minutes; it must lie above 0 and up to {MAX_MINUTES:g}")
 
 
-def load(model: str, *, engine: str = "torch", sampling: Sampling | None = None) -> Performer:
+def load(
+    model: str, *, engine: str = DEFAULT_ENGINE, sampling: Sampling | None = None, threads: int | None = None
+) -> Performer:
     """A performer with a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_engine` does."""
-    return Performer(load_engine(model, engine), sampling)
+    return Performer(load_engine(model, engine, threads=threads), sampling)
+
+
+def _shifted(progress: Progress, start_s: float) -> Progress:
+    return lambda done_s: progress(start_s + done_s)
+
+
+def _followed(first: Performance, second: Performance, start_s: float) -> Performance:
+    """Both, the second from ``start_s`` on."""
+    a, b = first.piece, second.piece
+    piece = Piece(
+        np.concatenate([a.onset, b.onset + start_s]),
+        np.concatenate([a.offset, b.offset + start_s]),
+        np.concatenate([a.pitch, b.pitch]),
+        np.concatenate([a.velocity, b.velocity]),
+        np.concatenate([a.pedals, b.pedals + start_s]),
+        a.title,
+    )
+    return Performance(piece, first.prompt_s, second.ended, first.tokens + second.tokens, first.pieces + 1)
 
 
 def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:

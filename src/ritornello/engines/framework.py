@@ -26,19 +26,25 @@ from ritornello.models.perceivers import Perceiver
 class TorchEngine:
     """See `ritornello.engines.Engine`."""
 
-    def __init__(self, model: Model, *, name: str = "", data: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, model: Model, *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
+    ) -> None:
         self.model = model.eval()
         for module in model.modules():
             if isinstance(module, nn.Linear):  # laid out by columns: one token's product is faster on a CPU
                 module.weight.data = module.weight.data.t().contiguous().t()
         self.name = name
         self.data = data or {}
+        self.legal = legal
 
     @classmethod
-    def load(cls, model: str) -> TorchEngine:
+    def load(cls, model: str, *, threads: int | None = None) -> TorchEngine:
         """From a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_checkpoint` does."""
         checkpoint = load_checkpoint(model)
-        return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        legal = bool(checkpoint.progress.get("legal", False))
+        return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data, legal=legal)
 
     def begin(self) -> TorchSession:
         """A session at the start of a piece."""
@@ -91,6 +97,9 @@ class TorchSession(Protocol):
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
 
+    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
+
 
 class DSMRSession:
     """One lane of a DSMR in fixed memory."""
@@ -110,17 +119,21 @@ class DSMRSession:
     def _horizons(self) -> tuple[int | None, ...]:
         return self._model.config.schedule.horizons
 
-    @torch.inference_mode()
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
+        return self.score(tokens)[-1]
+
+    @torch.inference_mode()
+    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
+        found = []
         for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
             if self.position % self._model.segment_tokens == 0:
                 for cache, horizon in zip(self._caches, self._horizons):
                     if horizon is not None:
                         cache.keep(horizon)
-            x = self._within_segment(piece)
-        logits: NDArray[np.float32] = self._model.predict(x[:, -1:])[0, 0].numpy()
-        return logits
+            found.append(self._model.predict(self._within_segment(piece))[0])
+        return np.concatenate([logits.numpy() for logits in found])
 
     def _within_segment(self, tokens: Tensor) -> Tensor:
         model, length = self._model, tokens.shape[1]
@@ -162,17 +175,21 @@ class PerceiverSession:
         """Bytes of keys and values, allocated."""
         return sum(cache.nbytes for cache in self._context + self._latents)
 
-    @torch.inference_mode()
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
+        return self.score(tokens)[-1]
+
+    @torch.inference_mode()
+    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
+        found = []
         for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
             if self.position % self._model.segment_tokens == 0:
                 self._move()
-            x = self._latents_of(piece, self.position, add_context=True)
+            found.append(self._model.predict(self._latents_of(piece, self.position, add_context=True))[0])
             self._tokens = torch.cat([self._tokens, piece], dim=1)
             self.position += piece.shape[1]
-        logits: NDArray[np.float32] = self._model.predict(x[:, -1:])[0, 0].numpy()
-        return logits
+        return np.concatenate([logits.numpy() for logits in found])
 
     def _move(self) -> None:
         """The window moves: contexts shrink to what it will see, its latents are computed again."""

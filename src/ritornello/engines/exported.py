@@ -1,0 +1,204 @@
+"""Exported models: a folder that any ONNX runtime can play, and the graphs of models that are not exported.
+
+``export.json`` says what the folder holds, with sizes and SHA-256 of every file. ``step.onnx`` reads one token and
+``chunk.onnx`` many; their weights lie in ``weights.safetensors``, which both name as their external data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.checkpoint import Checkpoint, checked_content, load_checkpoint
+from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
+from ritornello.engines.sizes import Precision, Sizes
+from ritornello.engines.weights import initialisers
+from ritornello.errors import RitornelloError
+
+FORMAT = 1
+MANIFEST = "export.json"
+WEIGHTS = "weights.safetensors"
+GRAPHS = {1: "step.onnx", CHUNK_TOKENS: "chunk.onnx"}
+AGAIN = "export the model again"
+
+Initialisers = Mapping[str, NDArray[np.generic]]
+
+
+def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEngine:
+    """An exported folder, a bundled model or a checkpoint folder, ready to play.
+
+    Raises:
+        RitornelloError: for a model that is damaged, of another vocabulary, or that this engine cannot play.
+    """
+    folder = Path(model)
+    if (folder / MANIFEST).is_file():
+        return _open_export(folder, precision, threads)
+    checkpoint = load_checkpoint(model)
+    try:
+        sizes = Sizes.of(checkpoint.family, checkpoint.config)
+        given = initialisers(checkpoint.arrays(), sizes, precision)
+    except RitornelloError as error:
+        raise RitornelloError(f"{model}: {error}") from None
+
+    def graph(tokens: int) -> Any:
+        content = _graph_of(checkpoint, sizes, tokens, precision, given)
+        return open_graph(content, sizes, tokens, precision=precision, given=given, threads=threads)
+
+    legal = bool(checkpoint.progress.get("legal", False))
+    return OnnxEngine(sizes, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal)
+
+
+def write_export(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
+    """Exports a bundled model or a checkpoint; gives what was written into ``export.json``.
+
+    Raises:
+        RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RitornelloError(f"{folder}: is there and no export; name a new folder")
+    checkpoint = load_checkpoint(model)
+    try:
+        sizes = Sizes.of(checkpoint.family, checkpoint.config)
+        weights = initialisers(checkpoint.arrays(), sizes, precision)
+    except RitornelloError as error:
+        raise RitornelloError(f"{model}: {error}") from None
+    from safetensors.numpy import save
+
+    content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
+    spans = _spans(content)
+    files = {WEIGHTS: content}
+    for tokens, name in GRAPHS.items():
+        files[name] = _built(sizes, tokens, precision, weights, spans)
+    manifest = {
+        "format": FORMAT,
+        "vocabulary": codec.FINGERPRINT,
+        "family": checkpoint.family,
+        "config": checkpoint.config,
+        "schedule": str(sizes.schedule),
+        "precision": precision,
+        "chunk_tokens": CHUNK_TOKENS,
+        "state_bytes": sizes.state_bytes,
+        "data": checkpoint.data,
+        "legal": bool(checkpoint.progress.get("legal", False)),
+        "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
+    }
+    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    _write_folder(folder, files)
+    return manifest
+
+
+def write_graphs(folder: Path) -> None:
+    """Puts the graphs of a checkpoint of fixed weights beside it, so that playing it does not need to build them."""
+    checkpoint = load_checkpoint(folder)
+    sizes = Sizes.of(checkpoint.family, checkpoint.config)
+    for precision in ("fp32", "int8"):
+        weights = initialisers(checkpoint.arrays(), sizes, precision)
+        for tokens, name in GRAPHS.items():
+            (folder / precision).mkdir(exist_ok=True)
+            (folder / precision / name).write_bytes(_built(sizes, tokens, precision, weights, {}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``export.json`` says. Raises RitornelloError if it is damaged, or of another version or vocabulary."""
+    path = folder / MANIFEST
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        if manifest["format"] != FORMAT:
+            raise RitornelloError(
+                f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello"
+            )
+        if manifest["vocabulary"] != codec.FINGERPRINT:
+            found = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
+            raise RitornelloError(f"{path}: made with another vocabulary, {found}; {AGAIN}")
+        for name in (WEIGHTS, *GRAPHS.values()):
+            int(manifest["files"][name]["bytes"]), str(manifest["files"][name]["sha256"])
+        dict(manifest["config"]), dict(manifest["data"]), str(manifest["precision"])
+    except OSError as error:
+        raise RitornelloError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise RitornelloError(f"{path}: not an export's manifest, or cut short; {AGAIN}") from None
+    return manifest
+
+
+def _open_export(folder: Path, precision: Precision, threads: int | None) -> OnnxEngine:
+    manifest = read_manifest(folder)
+    if manifest["precision"] != precision:
+        raise RitornelloError(
+            f"{folder}: holds {manifest['precision']} weights, not {precision}; export it again "
+            f"{'with' if precision == 'int8' else 'without'} --int8, or choose the other engine"
+        )
+    try:
+        sizes = Sizes.of(str(manifest["family"]), manifest["config"])
+    except RitornelloError as error:
+        raise RitornelloError(f"{folder}: {error}") from None
+    for name in (WEIGHTS, *GRAPHS.values()):
+        checked_content(folder / name, manifest["files"][name], AGAIN)
+
+    def graph(tokens: int) -> Any:
+        return open_graph(str(folder / GRAPHS[tokens]), sizes, tokens, precision=precision, given={}, threads=threads)
+
+    legal = bool(manifest.get("legal", False))
+    return OnnxEngine(sizes, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal)
+
+
+def _graph_of(checkpoint: Checkpoint, sizes: Sizes, tokens: int, precision: Precision, given: Initialisers) -> bytes:
+    beside = checkpoint.folder / precision / GRAPHS[tokens]
+    if beside.is_file():
+        return beside.read_bytes()
+    return _built(sizes, tokens, precision, given, {})
+
+
+def _built(
+    sizes: Sizes, tokens: int, precision: Precision, weights: Initialisers, spans: Mapping[str, tuple[int, int]]
+) -> bytes:
+    try:
+        from ritornello.engines.graph import build_graph
+    except ModuleNotFoundError as missing:
+        raise RitornelloError(
+            f"this model has no graph yet, and making one needs the package {missing.name}; install it with: "
+            "pip install 'ritornello[export]'"
+        ) from None
+    return build_graph(sizes, tokens=tokens, precision=precision, initialisers=weights, spans=spans)
+
+
+def _spans(content: bytes) -> dict[str, tuple[int, int]]:
+    """First byte and number of bytes of every tensor in a safetensors file: a length, a JSON header, the data."""
+    header_bytes = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_bytes])
+    return {
+        name: (8 + header_bytes + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """All files or none: an earlier export goes only when the new one is complete."""
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("part", "old"))
+    try:
+        new.mkdir(parents=True)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        if folder.exists():
+            folder.replace(old)
+        new.replace(folder)
+    except OSError as error:
+        if old.exists():
+            with suppress(OSError):
+                old.replace(folder)
+        raise RitornelloError(
+            f"{folder}: the export could not be written ({error.strerror}); free some space or name another folder"
+        ) from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

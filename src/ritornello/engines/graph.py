@@ -1,0 +1,159 @@
+"""The model as an ONNX graph of fixed shapes: so many tokens of one lane against a memory of so many slots.
+
+Read beside ``models/dsmr.py``, which it repeats node by node. Memories are inputs and only the new keys and values are
+outputs, so that whoever runs the graph decides where they are put; which slot is visible comes as numbers to add to the
+scores (0 or minus infinity). Weights are external data: the graph itself is small.
+
+Axes: T tokens, L layers, H heads, D head size, C width, R_h slots of a layer of horizon h, V events.
+Inputs: tokens (T,) int64; cos, sin (1, T, D / 2); seen.h (1 or T, R_h); keys.l (1, H, D, R_h), values.l (1, H, R_h, D).
+Outputs: logits (T, V), new_keys (L, H, D, T), new_values (L, H, T, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ritornello.engines.sizes import Precision, Sizes, block_of
+
+OPSET, IR_VERSION = 23, 10
+WEIGHTS_FILE = "weights.safetensors"
+Spans = Mapping[str, tuple[int, int]]  # where in the file each initialiser lies: first byte and number of bytes
+
+
+def build_graph(
+    sizes: Sizes,
+    *,
+    tokens: int,
+    precision: Precision,
+    initialisers: Mapping[str, NDArray[np.generic]],
+    spans: Spans | None = None,
+) -> bytes:
+    """The graph that reads ``tokens`` tokens at once, serialised; its weights are named, not held."""
+    return _Graph(sizes, tokens, precision).build(initialisers, spans or {})
+
+
+class _Graph:
+    def __init__(self, sizes: Sizes, tokens: int, precision: Precision) -> None:
+        self.sizes, self.tokens, self.precision = sizes, tokens, precision
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, NDArray[np.generic]] = {}
+
+    def build(self, initialisers: Mapping[str, NDArray[np.generic]], spans: Spans) -> bytes:
+        sizes, length = self.sizes, self.tokens
+        x = self.node("Gather", "embedding", "tokens")
+        new_keys, new_values = [], []
+        for layer, horizon in enumerate(sizes.horizons):
+            x, k, v = self.block(x, layer, horizon)
+            new_keys.append(k)
+            new_values.append(v)
+        logits = self.matrix(self.norm(x, "final_gain"), "head")
+        self.node("Identity", logits, to="logits")
+        self.node("Concat", *new_keys, axis=0, to="new_keys")
+        self.node("Concat", *new_values, axis=0, to="new_values")
+        graph = helper.make_graph(
+            self.nodes,
+            "ritornello",
+            [_described(name, shape) for name, shape in sizes.input_shapes(length).items()],
+            [_described(name, shape) for name, shape in sizes.output_shapes(length).items()],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+            + [_external(name, value, spans.get(name)) for name, value in initialisers.items()],
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if self.precision == "int8":
+            opsets.append(helper.make_opsetid("com.microsoft", 1))
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ritornello")
+        content: bytes = model.SerializeToString()
+        return content
+
+    def block(self, x: str, layer: int, horizon: int) -> tuple[str, str, str]:
+        """One layer: the stream after it, its new keys (1, H, D, T) and values (1, H, T, D)."""
+        sizes, name = self.sizes, f"blocks.{layer}"
+        heads, length = sizes.heads, self.tokens
+        qkv = self.matrix(self.norm(x, f"{name}.attention_gain"), f"{name}.qkv")
+        qk, v = self.split(qkv, (2 * sizes.width, sizes.width), axis=1)
+        turned = self.node("RotaryEmbedding", self.norm(self.by_heads(qk, 2 * heads), "ones"), "cos", "sin")
+        q, k = self.split(turned, (heads, heads), axis=1)
+        q = self.node("Mul", q, f"{name}.sharpness")
+        v = self.by_heads(v, heads)
+        k = self.node("Transpose", k, perm=[0, 1, 3, 2])
+        remembered = self.node("Add", self.node("MatMul", q, f"keys.{layer}"), f"seen.{horizon}")
+        own = self.node("MatMul", q, k)
+        if length > 1:
+            causal = np.where(np.tri(length, dtype=bool), 0, -np.inf).astype(np.float32)
+            own = self.node("Add", own, self.constant("causal", causal))
+        shares = self.node("Softmax", self.node("Concat", remembered, own, axis=3), axis=3)
+        of_memory, of_own = self.split(shares, (sizes.slots(horizon), length), axis=3)
+        found = self.node("Add", self.node("MatMul", of_memory, f"values.{layer}"), self.node("MatMul", of_own, v))
+        found = self.node("Transpose", found, perm=[0, 2, 1, 3])
+        x = self.node("Add", x, self.matrix(self.reshaped(found, length, sizes.width), f"{name}.out"))
+        wide = self.matrix(self.norm(x, f"{name}.mlp_gain"), f"{name}.gate_up")
+        gate, up = self.split(wide, (sizes.mlp_width, sizes.mlp_width), axis=1)
+        silu = self.node("Mul", gate, self.node("Sigmoid", gate))
+        return self.node("Add", x, self.matrix(self.node("Mul", silu, up), f"{name}.down")), k, v
+
+    def matrix(self, x: str, name: str) -> str:
+        if self.precision == "fp32":
+            return self.node("MatMul", x, name)
+        inputs, outputs = self.sizes.matrices[name]
+        # accuracy_level 4: activations become int8 too, each block of a row with a scale of its own, so that what a
+        # token computes does not depend on which others are read with it.
+        sized: dict[str, Any] = {
+            "K": inputs,
+            "N": outputs,
+            "bits": 8,
+            "block_size": block_of(inputs),
+            "accuracy_level": 4,
+        }
+        return self.node(
+            "MatMulNBits", x, f"{name}.int8", f"{name}.scale", domain="com.microsoft", accuracy_level=4, **sized
+        )
+
+    def norm(self, x: str, gain: str) -> str:
+        if gain == "ones":
+            gain = self.constant("ones", np.ones(self.sizes.head_size, np.float32))
+        return self.node("RMSNormalization", x, gain, axis=-1, epsilon=1e-6)
+
+    def by_heads(self, x: str, heads: int) -> str:
+        """(T, heads x D) -> (1, heads, T, D)."""
+        split = self.reshaped(x, 1, self.tokens, heads, self.sizes.head_size)
+        return self.node("Transpose", split, perm=[0, 2, 1, 3])
+
+    def reshaped(self, x: str, *shape: int) -> str:
+        return self.node("Reshape", x, self.constant("x".join(map(str, shape)), np.array(shape, np.int64)))
+
+    def split(self, x: str, parts: tuple[int, int], *, axis: int) -> tuple[str, str]:
+        a, b = f"n{len(self.nodes)}a", f"n{len(self.nodes)}b"
+        lengths = self.constant("+".join(map(str, parts)), np.array(parts, np.int64))
+        self.nodes.append(helper.make_node("Split", [x, lengths], [a, b], axis=axis))
+        return a, b
+
+    def node(self, kind: str, *inputs: str, to: str = "", domain: str = "", **attributes: Any) -> str:
+        output = to or f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.constants[name] = value
+        return name
+
+
+def _described(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    kind = TensorProto.INT64 if name == "tokens" else TensorProto.FLOAT
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _external(name: str, value: NDArray[np.generic], span: tuple[int, int] | None) -> onnx.TensorProto:
+    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": WEIGHTS_FILE}
+    if span is not None:
+        entries |= {"offset": str(span[0]), "length": str(span[1])}
+    for key, text in entries.items():
+        tensor.external_data.add(key=key, value=text)
+    return tensor

@@ -1,0 +1,198 @@
+"""The small engine: a model in onnxruntime, without torch, in memory that is allocated before the first note.
+
+Two graphs share the weights' values: one reads a token, the other a chunk of a prompt. Angles of rotary positions are
+taken here in float64, so a position far into a piece is as exact as the first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ritornello.engines.rings import Rings
+from ritornello.engines.sizes import Precision, Sizes
+from ritornello.errors import RitornelloError
+
+OLDEST = (1, 23)
+ROTARY_BASE = 10_000.0
+CHUNK_TOKENS = 64
+FATAL = 4  # the only messages of onnxruntime that go to the terminal
+Graph = Callable[[int], Any]  # the number of tokens -> an onnxruntime session
+
+
+class OnnxEngine:
+    """See `ritornello.engines.Engine`."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        graph: Graph,
+        *,
+        precision: Precision,
+        name: str = "",
+        data: dict[str, str] | None = None,
+        legal: bool = False,
+    ) -> None:
+        self.sizes = sizes
+        self.precision = precision
+        self.name = name
+        self.data = data or {}
+        self.legal = legal
+        self._graph = graph
+        self._sessions: dict[int, Any] = {}
+
+    def begin(self) -> OnnxSession:
+        """A session at the start of a piece."""
+        return OnnxSession(self)
+
+    def graph(self, tokens: int) -> Any:
+        """The onnxruntime session that reads ``tokens`` at once; loaded when it is needed first."""
+        if tokens not in self._sessions:
+            self._sessions[tokens] = self._graph(tokens)
+        return self._sessions[tokens]
+
+
+class OnnxSession:
+    """One lane of a DSMR in fixed memory."""
+
+    def __init__(self, engine: OnnxEngine) -> None:
+        self.position = 0
+        self._engine = engine
+        self._rings = Rings(engine.sizes)
+        self._step = _Bound(engine.graph(1), engine.sizes, self._rings, 1)
+        self._chunk: _Bound | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, allocated."""
+        return self._rings.nbytes
+
+    def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
+        if len(tokens) == 1:
+            return self._run(self._step, tokens)[0].copy()
+        return self.score(tokens)[-1]
+
+    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
+        if not len(tokens):
+            raise ValueError("a session reads at least one token")
+        found = []
+        while len(tokens):
+            segment_tokens = self._engine.sizes.segment_tokens
+            length = min(len(tokens), segment_tokens - self.position % segment_tokens, CHUNK_TOKENS)
+            if length < CHUNK_TOKENS // 8:  # a chunk costs about as much as so many steps
+                length, bound = 1, self._step
+            else:
+                self._chunk = self._chunk or _Bound(
+                    self._engine.graph(CHUNK_TOKENS), self._engine.sizes, self._rings, CHUNK_TOKENS
+                )
+                bound = self._chunk
+            found.append(self._run(bound, tokens[:length]).copy())
+            tokens = tokens[length:]
+        return np.concatenate(found)
+
+    def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        logits = bound.run(self.position, tokens)
+        self.position += len(tokens)
+        return logits
+
+
+class _Bound:
+    """A graph with its inputs and outputs in memory of their own, and the rings."""
+
+    def __init__(self, graph: Any, sizes: Sizes, rings: Rings, tokens: int) -> None:
+        self._graph, self._rings = graph, rings
+        of_rings = dict(rings.inputs())
+        self._inputs = {
+            name: np.zeros(shape, np.int64 if name == "tokens" else np.float32)
+            for name, shape in sizes.input_shapes(tokens).items()
+            if name not in of_rings
+        }
+        self._outputs = {name: np.zeros(shape, np.float32) for name, shape in sizes.output_shapes(tokens).items()}
+        self._rates = ROTARY_BASE ** (-np.arange(sizes.head_size // 2) / (sizes.head_size // 2))
+        self._sliding = {name: int(name.split(".")[1]) for name in self._inputs if name.startswith("seen.")}
+        self._binding = graph.io_binding()
+        for name, array in (self._inputs | of_rings).items():
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def run(self, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+        """The logits (T, V), valid until the next run. Rows of a chunk beyond the tokens given are of no meaning."""
+        inputs, length = self._inputs, len(tokens)
+        inputs["tokens"][:length] = tokens
+        angles = np.arange(position, position + inputs["cos"].shape[1])[:, None] * self._rates
+        np.cos(angles, out=inputs["cos"][0], casting="same_kind")
+        np.sin(angles, out=inputs["sin"][0], casting="same_kind")
+        self._rings.before_reading(position)
+        for name, horizon in self._sliding.items():
+            self._rings.sliding(horizon, position, inputs[name])
+        self._graph.run_with_iobinding(self._binding)
+        outputs = self._outputs
+        self._rings.write(position, outputs["new_keys"][..., :length], outputs["new_values"][:, :, :length])
+        return outputs["logits"][:length]
+
+
+def open_graph(
+    graph: bytes | str,
+    sizes: Sizes,
+    tokens: int,
+    *,
+    precision: Precision,
+    given: Mapping[str, NDArray[np.generic]],
+    threads: int | None,
+) -> Any:
+    """An onnxruntime session of a graph.
+
+    Args:
+        graph: its content, or the path of its file beside its weights.
+        sizes: what its shapes must be.
+        tokens: how many it must read at once.
+        precision: of its matrices.
+        given: its weights by name, where they are not in a file. They are used where they are, not copied.
+        threads: None for as many as there are cores, four at most.
+
+    Raises:
+        RitornelloError: for a graph that onnxruntime cannot load, or of other shapes; for too old an onnxruntime.
+    """
+    check_runtime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.log_severity_level = FATAL
+    if precision == "fp32":  # one token's product reads a matrix once: packed, it would be there twice and no faster
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if given:
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in given.values()]
+        options.add_external_initializers(list(given), values)
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions have no other base class
+        first = str(error).strip().splitlines()[0][:200]
+        raise RitornelloError(f"onnxruntime cannot load the graph ({first}); export the model again") from None
+    inputs = {value.name: tuple(value.shape) for value in session.get_inputs()}
+    outputs = {value.name: tuple(value.shape) for value in session.get_outputs()}
+    if inputs != sizes.input_shapes(tokens) or outputs != sizes.output_shapes(tokens):
+        raise RitornelloError("the graph's shapes are not those of this model; export the model again")
+    return session
+
+
+def check_runtime() -> None:
+    """Raises RitornelloError for an onnxruntime that does not know the graph's operators."""
+    numbers = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if numbers < OLDEST:
+        raise RitornelloError(
+            f"onnxruntime {ort.__version__} is too old; install {'.'.join(map(str, OLDEST))} or later: "
+            "pip install -U onnxruntime"
+        )
+
+
+def default_threads() -> int:
+    """As many as this process may use, four at most: a step is bound by memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)

@@ -1,0 +1,121 @@
+"""What the small engine must know of a model before its first token: its sizes, and from them every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ritornello.codec import N_EVENTS
+from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
+
+Precision = Literal["fp32", "int8"]
+BLOCKS = (128, 64, 32, 16)  # of weights that share a scale, along the inputs of a matrix
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a DSMR whose every layer has a horizon."""
+
+    schedule: HorizonSchedule
+    width: int
+    heads: int
+    mlp_width: int
+    segment_tokens: int
+
+    @classmethod
+    def of(cls, family: str, config: Mapping[str, Any]) -> Sizes:
+        """From a checkpoint's family and config.
+
+        Raises:
+            RitornelloError: for a model that cannot be played in a memory fixed before the first note.
+        """
+        if family != "dsmr":
+            raise RitornelloError(
+                f"a {family} model computes its window's latents anew at every stride, which is no step of fixed cost; "
+                "play it with --engine torch"
+            )
+        try:
+            schedule = HorizonSchedule.parse(str(config["schedule"]))
+            sizes = cls(
+                schedule,
+                int(config["width"]),
+                int(config["heads"]),
+                int(config["mlp_width"]),
+                int(config["segment_tokens"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RitornelloError(f"its config does not describe a dsmr model ({error})") from None
+        if None in schedule.horizons:
+            raise RitornelloError(
+                "an unlimited layer grows with the piece, so its memory cannot be fixed; play it with --engine torch, "
+                "or train it with a horizon in every layer"
+            )
+        return sizes
+
+    @property
+    def head_size(self) -> int:
+        """D."""
+        return self.width // self.heads
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """H_l of every layer, in tokens."""
+        return tuple(h for h in self.schedule.horizons if h is not None)
+
+    def slots(self, horizon: int) -> int:
+        """Keys that a layer has room for: its horizon and the open segment."""
+        return horizon + self.segment_tokens
+
+    def input_shapes(self, tokens: int) -> dict[str, tuple[int, ...]]:
+        """The inputs of the graph that reads ``tokens`` at once, by name and in order; axes as in ``graph``."""
+        queries = tokens if self.schedule.rule == "sliding" else 1  # else all of a segment see the same of a memory
+        angles = (1, tokens, self.head_size // 2)
+        shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "cos": angles, "sin": angles}
+        for horizon in dict.fromkeys(self.horizons):
+            shapes[f"seen.{horizon}"] = (queries, self.slots(horizon))
+        for layer, horizon in enumerate(self.horizons):
+            shapes[f"keys.{layer}"] = (1, self.heads, self.head_size, self.slots(horizon))
+            shapes[f"values.{layer}"] = (1, self.heads, self.slots(horizon), self.head_size)
+        return shapes
+
+    def output_shapes(self, tokens: int) -> dict[str, tuple[int, ...]]:
+        """Its outputs."""
+        layers, heads, size = len(self.horizons), self.heads, self.head_size
+        return {
+            "logits": (tokens, N_EVENTS),
+            "new_keys": (layers, heads, size, tokens),
+            "new_values": (layers, heads, tokens, size),
+        }
+
+    @property
+    def state_bytes(self) -> int:
+        """Keys and values of all layers in float32, allocated before the first token."""
+        return sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every matrix, by its name in the graph."""
+        of_a_layer = {
+            "qkv": (self.width, 3 * self.width),
+            "out": (self.width, self.width),
+            "gate_up": (self.width, 2 * self.mlp_width),
+            "down": (self.mlp_width, self.width),
+        }
+        layers = range(len(self.horizons))
+        return {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()} | {
+            "head": (self.width, N_EVENTS)
+        }
+
+
+def block_of(inputs: int) -> int:
+    """How many weights of a column share a scale: the most that divide its length.
+
+    Raises:
+        RitornelloError: for a length that is no multiple of 16.
+    """
+    for block in BLOCKS:
+        if inputs % block == 0:
+            return block
+    raise RitornelloError(f"a matrix with {inputs} inputs cannot be int8, only multiples of 16 can; use fp32")

@@ -1,0 +1,59 @@
+"""A checkpoint's weights as a graph takes them: matrices by columns in float32, or int8 with a scale for each block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello.engines.sizes import Precision, Sizes, block_of
+from ritornello.errors import RitornelloError
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[str, NDArray[np.generic]]:
+    """All that a graph is given at its start, by name.
+
+    The embedding is normalised already, and a head's sharpness holds the scale D ** -0.5 of scores too.
+
+    Raises:
+        RitornelloError: if a weight is missing or has another shape than ``sizes`` say.
+    """
+    layers = range(len(sizes.horizons))
+    embedding = _taken(weights, "embedding.weight", (None, sizes.width))
+    found: dict[str, NDArray[np.generic]] = {
+        "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
+        "final_gain": _taken(weights, "final_gain", (sizes.width,)),
+    }
+    for layer in layers:
+        for gain in ("attention_gain", "mlp_gain"):
+            found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (sizes.width,))
+        sharpness = _taken(weights, f"blocks.{layer}.sharpness", (sizes.heads, 1, 1))
+        found[f"blocks.{layer}.sharpness"] = sharpness * np.float32(sizes.head_size**-0.5)
+    for name, (inputs, outputs) in sizes.matrices.items():
+        matrix = _taken(weights, f"{name}.weight", (outputs, inputs))
+        if precision == "fp32":
+            found[name] = np.ascontiguousarray(matrix.T)
+        else:
+            found[f"{name}.int8"], found[f"{name}.scale"] = quantised(matrix)
+    return found
+
+
+def quantised(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A matrix (N, K) as bytes (N, K / block, block) and scales (N, K / block): weight = (byte - 128) x scale."""
+    outputs, inputs = matrix.shape
+    blocks = matrix.reshape(outputs, -1, block_of(inputs))
+    scale = np.abs(blocks).max(axis=-1) / np.float32(127)
+    scale[scale == 0] = 1.0
+    return (np.rint(blocks / scale[..., None]) + 128).astype(np.uint8), scale.astype(np.float32)
+
+
+def _taken(weights: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+    weight = weights.get(name)
+    if weight is None:
+        raise RitornelloError(f"the weight {name} is missing: these weights are of another model than the config's")
+    if len(weight.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, weight.shape)):
+        raise RitornelloError(f"the weight {name} is {weight.shape}, not {shape}: the weights are of another model")
+    return np.asarray(weight, np.float32)
