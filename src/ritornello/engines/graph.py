@@ -110,9 +110,7 @@ class _Graph:
             "block_size": block_of(inputs),
             "accuracy_level": 4,
         }
-        return self.node(
-            "MatMulNBits", x, f"{name}.int8", f"{name}.scale", domain="com.microsoft", accuracy_level=4, **sized
-        )
+        return self.node("MatMulNBits", x, f"{name}.int8", f"{name}.scale", domain="com.microsoft", **sized)
 
     def norm(self, x: str, gain: str) -> str:
         if gain == "ones":
