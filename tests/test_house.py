@@ -42,10 +42,11 @@ MAY_IMPORT = {
     "likelihood": "errors codec",
     "evaluation": "errors codec corpus feed horizons models likelihood",
     "training": "errors codec corpus feed horizons checkpoint models likelihood evaluation",
-    "bench": "errors charts codec horizons models likelihood training",
-    "studies": "errors files charts codec corpus horizons checkpoint models evaluation training",
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
+    "bench": "errors charts codec horizons models likelihood training performing",
+    "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
+    "evaluation training engines performing",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
     "models likelihood evaluation training bench studies engines performing __init__",
@@ -59,7 +60,8 @@ MAY_NAME = {
     "numpy": ".*",
     "rich": r"cli/.*|training/display\.py",
     "typer": r"cli/.*",
-    "PIL": r"rendering\.py",
+    "PIL": r"rendering/(scene|png)\.py",
+    "fluidsynth": r"rendering/sound\.py",
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|studies/(runs|measuring)\.py|"
     r"engines/framework\.py|cli/common\.py",

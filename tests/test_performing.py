@@ -447,3 +447,77 @@ def test_torch_is_loaded_when_a_torch_model_is_and_not_before(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines()[1:] == ["False", "False", "True"], done.stdout
     assert done.stdout.startswith("unknown engine 'tuba'")
+
+
+# ---- one piece after another, and live ----
+
+
+def an_ending_engine() -> Scripted:
+    """Strikes a key, holds it for half a second, lets it go and ends; then the same again."""
+    return Scripted([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, codec.END])
+
+
+def test_where_the_model_ends_a_piece_another_follows_until_the_time_is_over():
+    performance = Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True)
+    np.testing.assert_allclose(performance.piece.onset, [0.0, 2.5, 5.0, 7.5])
+    np.testing.assert_allclose(performance.piece.offset, [0.5, 3.0, 5.5, 8.0])
+    assert performance.pieces == 4
+    assert performance.tokens == 3 * 5 + 3  # the fourth stops at the shift that reaches the end of the time
+
+
+def test_without_being_asked_for_more_a_piece_ends_where_the_model_ends_it():
+    performance = Performer(an_ending_engine()).generate(seconds=8, seed=0)
+    assert (performance.pieces, performance.ended, performance.piece.seconds) == (1, True, 0.5)
+
+
+def test_progress_runs_on_through_several_pieces():
+    seen: list[float] = []
+    Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(8.0)
+
+
+def test_a_stream_gives_keys_as_they_are_struck_and_released_and_goes_on_after_an_end():
+    events = list(itertools.islice(Performer(an_ending_engine()).stream(seed=0), 6))
+    velocity = 9 * 4 + 2
+    assert events == [
+        (pytest.approx(start + later), 60, 0 if later else velocity) for start in (0.0, 2.5, 5.0) for later in (0, 0.5)
+    ]
+
+
+def test_a_stream_after_a_prompt_counts_from_its_end_in_the_prompt_s_velocity():
+    prompt = np.array([codec.VELOCITY + 20, 64, shift(30)])
+    engine = Scripted([codec.NOTE_OFF + 64, shift(100), 65, shift(20), codec.NOTE_OFF + 65, codec.END])
+    events = list(itertools.islice(Performer(engine).stream(seed=0, prompt=prompt), 3))
+    assert events == [(0.0, 64, 0), (1.0, 65, 20 * 4 + 2), (pytest.approx(1.2), 65, 0)]
+
+
+def test_a_stream_waits_when_it_is_further_ahead_of_the_clock_than_allowed():
+    """The clock stands still but for the waiting, so the music is always as far ahead as it may be."""
+    now, waited = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    stream = Performer(an_ending_engine()).stream(seed=0, ahead_s=1.0, clock=lambda: now[0], sleep=sleep)
+    events = list(itertools.islice(stream, 6))
+    assert waited == [pytest.approx(w) for w in (1.5, 0.5, 2.0, 0.5)]
+    assert now[0] == pytest.approx(100.0 + events[-1].time_s - 1.0)
+
+
+def test_a_stream_of_hours_holds_no_more_than_one_of_minutes():
+    import tracemalloc
+
+    stream = Performer(an_ending_engine()).stream(seed=0)
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            next(stream)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(5000):
+            last = next(stream)
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
+    assert last.time_s > 3600

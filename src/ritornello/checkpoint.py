@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +53,12 @@ class Checkpoint:
         except SafetensorError as error:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
 
-    def arrays(self, name: str = "weights") -> dict[str, NDArray[np.float32]]:
-        """The same as float32 arrays, without torch; bfloat16 is widened. Raises as `tensors` does."""
-        content = self._content(name)
+    def arrays(self, name: str = "weights") -> Mapping[str, NDArray[np.float32]]:
+        """The same as float32 arrays, without torch, each widened when it is asked for. Raises as `tensors` does."""
         try:
-            return {key: _widened(tensor) for key, tensor in deserialize(content)}
-        except (SafetensorError, KeyError) as error:
-            raise RitornelloError(f"{self._path(name)}: not a safetensors file of weights ({error})") from None
+            return _Widened(dict(deserialize(self._content(name))))
+        except SafetensorError as error:
+            raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
 
     def _path(self, name: str) -> Path:
         if name not in self.files:
@@ -203,14 +202,26 @@ def _find(model: str | Path) -> Path:
     raise RitornelloError(f"{model}: no checkpoint there (no {MANIFEST}), and no bundled model of that name ({known})")
 
 
-def _widened(tensor: Mapping[str, Any]) -> NDArray[np.float32]:
-    """A tensor as the library reads it: dtype, shape and little-endian bytes."""
-    data, kind = tensor["data"], tensor["dtype"]
-    if kind == "BF16":  # the upper half of a float32
-        wide = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        wide = np.frombuffer(data, {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[kind]).astype(np.float32)
-    return wide.reshape(tensor["shape"])
+class _Widened(Mapping[str, NDArray[np.float32]]):
+    """Tensors as the library reads them: dtype, shape and little-endian bytes. One at a time is twice as large."""
+
+    def __init__(self, tensors: dict[str, dict[str, Any]]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        tensor = self._tensors[name]
+        data, kind = tensor["data"], tensor["dtype"]
+        if kind == "BF16":  # the upper half of a float32
+            wide = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            wide = np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[kind]).astype(np.float32)
+        return wide.reshape(tensor["shape"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _copied(tensor: Tensor) -> Tensor:

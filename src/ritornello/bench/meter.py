@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ritornello.errors import RitornelloError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Meter:
@@ -29,16 +30,20 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
+            import torch
+
             torch.cuda.reset_peak_memory_stats(device)
             self.baseline_bytes = torch.cuda.memory_allocated(device)
         else:
-            self.baseline_bytes = _resident_bytes("VmRSS")
+            self.baseline_bytes = resident_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
         """Above the baseline."""
-        cuda = self._device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self._device) if cuda else _resident_bytes("VmHWM")
-        return peak - self.baseline_bytes
+        if self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device) - self.baseline_bytes
+        return resident_bytes("VmHWM") - self.baseline_bytes
 
 
 def in_fresh_process(arguments: list[str]) -> dict[str, Any]:
@@ -78,7 +83,9 @@ def answer(figures: Callable[[], Mapping[str, Any]]) -> None:
         found = dict(figures())
     except RitornelloError as error:
         found = {"error": str(error)}
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not everything measured here knows torch
+            raise
         found = {"error": "the device's memory is full; give it fewer --lanes or a shorter --piece"}
     print(json.dumps(found))
 
@@ -89,7 +96,8 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
+    """Of this process, now (``VmRSS``) or at its peak (``VmHWM``); the peak for both where the system says no more."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

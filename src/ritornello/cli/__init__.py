@@ -33,6 +33,9 @@ from ritornello.cli import studies
 from ritornello.cli import metrics
 
 # isort: split
+from ritornello.cli import exporting
+
+# isort: split
 from ritornello.cli.common import app, console
 from ritornello.errors import RitornelloError
 

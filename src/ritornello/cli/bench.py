@@ -1,4 +1,4 @@
-"""``bench train``: what schedules cost in training, and whether a device computes what the reference computes."""
+"""``bench train`` and ``bench generate``: what training and playing cost, and whether a device computes right."""
 
 from __future__ import annotations
 
@@ -111,6 +111,75 @@ def train(
         f"{steps} steps. Unlimited ones grew over a piece of {piece:,} tokens: tokens/s by the mean of steps spread "
         "over it, peak and state from its last segment."
     )
+    if png is not None:
+        console.print(f"{png}: drawn")
+
+
+@bench_app.command(epilog="Example: ritornello bench generate --model small --tokens 5000 --png generate.png")
+def generate(
+    model: Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")] = "small",
+    engine: Annotated[
+        list[str] | None, typer.Option(help="May be given more than once; all that can be loaded if not given.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Events to time.")] = 2000,
+    position: Annotated[int, typer.Option(help="Tokens of the piece that came before.")] = 10_000,
+    threads: Annotated[int | None, typer.Option(help="To compute with; the engine's choice if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the music.", min=0, max=MAX_SEED)] = 0,
+    png: Annotated[Path | None, typer.Option(help="Draw speed and delay here (.png or .svg).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Speed, delay and memory of playing, for each engine in a fresh process."""
+    from ritornello.bench.generation import Setting, measure
+    from ritornello.engines import ENGINES
+
+    if png is not None:
+        check_writable(png)
+    measured, left_out = {}, {}
+    with count_bar() as progress:
+        names = engine or ENGINES
+        for done, name in enumerate(names):
+            progress(done, len(names), name)
+            try:
+                measured[name] = measure(Setting(model, name, tokens, position, threads, seed))
+            except RitornelloError as error:
+                if engine or name == ENGINES[0]:
+                    raise
+                left_out[name] = str(error)
+    if png is not None:
+        from ritornello.bench.pictures import draw_generation
+
+        draw_generation(measured, png)
+    if as_json:
+        figures = {"model": model, "tokens": tokens, "position": position, "seed": seed, "left_out": left_out}
+        rows = [{"engine": name, **one.figures()} for name, one in measured.items()]
+        print(json.dumps(figures | {"engines": rows}, indent=1))
+        return
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("engine", "tokens/s", "real time", "p50 ms", "p99 ms", "first s", "peak MB", "read MB", "GB/s"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right", no_wrap=True)
+    for name, one in measured.items():
+        table.add_row(
+            name,
+            f"{one.tokens_per_s:,.0f}",
+            f"{one.real_time_factor:.1f}",
+            f"{one.p50_ms:.2f}",
+            f"{one.p99_ms:.2f}",
+            f"{one.first_note_s:.2f}",
+            f"{one.peak_bytes / 1e6:,.0f}",
+            f"{one.touched_bytes / 1e6:,.1f}",
+            f"{one.touched_bytes * one.tokens_per_s / 1e9:.1f}, {one.bandwidth_share:.0%}",
+        )
+    console.print(table)
+    some = next(iter(measured.values()))
+    console.print(
+        f"{model}: {tokens:,} events from position {position:,} on, memories full, {some.threads} threads. Real time: "
+        "seconds of music per second. First: the first note, from the start of the process. Peak: resident, Python and "
+        f"libraries included; it grew by {max(one.grown_bytes for one in measured.values()) / 1e6:.1f} MB at most. "
+        "Read: matrices and memories, once a token; GB/s: at this speed, and its share of the "
+        f"{some.bandwidth_bytes_per_s / 1e9:.1f} GB/s that reading large arrays reached."
+    )
+    for name, why in left_out.items():
+        console.print(f"{name} left out: {why}", style="dim")
     if png is not None:
         console.print(f"{png}: drawn")
 

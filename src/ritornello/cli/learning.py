@@ -91,9 +91,15 @@ def evaluate(
     free: Annotated[bool | None, typer.Option("--free/--legal", help="Softmax over all or legal events.")] = None,
     lanes: Annotated[int, typer.Option(help="Pieces read side by side; no figure depends on it.", min=1)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Read with an engine that plays, as it plays.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""
+    if engine is not None:
+        if schedule is not None or device is not None:
+            raise RitornelloError("an engine plays a model as it is, on the CPU; leave --schedule and --device out")
+        _show(_read_by_engine(model, data, split, engine, free), as_json)
+        return
     needs_torch()
     from ritornello.checkpoint import load_checkpoint
     from ritornello.corpus import Corpus
@@ -127,13 +133,33 @@ def evaluate(
         "memory": describe_memory(network.config),
         **result.figures(),
     }
+    _show(figures, as_json)
+
+
+def _read_by_engine(model: str, data: Path, split: Split, engine: str, free: bool | None) -> dict[str, Any]:
+    from ritornello.corpus import Corpus
+    from ritornello.engines import load_engine
+    from ritornello.evaluation import evaluate_engine
+
+    loaded, corpus = load_engine(model, engine), Corpus.open(data)
+    legal = loaded.legal if free is None else not free
+    with count_bar() as progress:
+        result = evaluate_engine(
+            loaded,
+            corpus,
+            split.value,
+            legal=legal,
+            progress=lambda done, total: progress(done, total, "tokens"),
+        )
+    memory = f"engine {engine}, {loaded.begin().nbytes / 1e6:,.1f} MB of memories"
+    named = {"model": model, "data": corpus.name, "split": split.value, "engine": engine, "memory": memory}
+    return {**named, **result.figures()}
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures, indent=1))
-    else:
-        _show_likelihood(figures)
-
-
-def _show_likelihood(figures: dict[str, Any]) -> None:
+        return
     heading = f"{figures['model']} on {figures['data']}, {figures['split']}: {figures['pieces']} pieces, whole"
     table = Table("position", "tokens", f"{figures['kind']} nats/token", title=heading)
     for row in figures["by_position"]:

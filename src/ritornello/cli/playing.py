@@ -4,49 +4,72 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ritornello.cli.common import AsJson, app, check_writable, clock, console, music_bar
+from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
+from ritornello.sampling import Sampling
 
 DEFAULT_MODEL = "small"
 
 Seed = Annotated[int | None, typer.Option(help="Same seed, same piece; drawn and shown if not given.", min=0)]
-Minutes = Annotated[float, typer.Option(help="Length asked for; the model may end earlier.")]
+Minutes = Annotated[float, typer.Option(help="Length asked for.")]
 FullLength = Annotated[
     bool, typer.Option("--full-length", help="Do not let the model end before the length asked for.")
 ]
+Single = Annotated[bool, typer.Option("--single", help="Stop where the model ends the piece; else another follows.")]
+Threads = Annotated[int | None, typer.Option(help="To compute with; the engine's choice if not given.", min=1)]
 Temperature = Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest event.")]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
-Model = Annotated[str, typer.Option(help="A bundled model's name or a checkpoint folder.")]
-EngineName = Annotated[str, typer.Option("--engine", help="What runs the model.")]
+Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")]
+EngineName = Annotated[str, typer.Option("--engine", help="onnx (int8 weights), onnx-fp32, or torch.")]
 Png = Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")]
+Svg = Annotated[Path | None, typer.Option(help="Also draw a piano roll here, as vector graphics.")]
+Wav = Annotated[Path | None, typer.Option(help="Also render the sound here, with a SoundFont's piano.")]
+SoundFont = Annotated[
+    Path | None,
+    typer.Option("--soundfont", help="The SoundFont for --wav; else RITORNELLO_SOUNDFONT, or the system's."),
+]
 
 
 @app.command(epilog="Example: ritornello generate piece.mid --minutes 3 --seed 7 --png piece.png")
 def generate(
     out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write.")],
     minutes: Minutes = 3.0,
+    single: Single = False,
     full_length: FullLength = False,
     seed: Seed = None,
     temperature: Temperature = 1.0,
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,
     model: Model = DEFAULT_MODEL,
-    engine: EngineName = "torch",
+    engine: EngineName = DEFAULT_ENGINE,
+    threads: Threads = None,
     png: Png = None,
+    svg: Svg = None,
+    wav: Wav = None,
+    soundfont: SoundFont = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play a new piece."""
+    """Play a new piece, or several one after another where the model ends them before the time is over."""
+    if single and full_length:
+        raise RitornelloError("--single lets the model end the piece, --full-length forbids it; give one of them")
     seed = secrets.randbelow(2**32) if seed is None else seed
-    performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
+    files = Files(out, png, svg, wav)
+    soundfont = files.checked(soundfont, minutes * 60)
+    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
     with music_bar(minutes * 60) as progress:
-        performance = performer.generate(seconds=minutes * 60, seed=seed, may_end=not full_length, progress=progress)
-    _write(performance, f"Ritornello {model}, seed {seed}", out, png, seed, performer.engine.data, as_json)
+        performance = performer.generate(
+            seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress
+        )
+    title = f"Ritornello {model}, seed {seed}"
+    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json)
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")
@@ -61,8 +84,12 @@ def continue_piece(
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,
     model: Model = DEFAULT_MODEL,
-    engine: EngineName = "torch",
+    engine: EngineName = DEFAULT_ENGINE,
+    threads: Threads = None,
     png: Png = None,
+    svg: Svg = None,
+    wav: Wav = None,
+    soundfont: SoundFont = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on from a piece."""
@@ -70,7 +97,10 @@ def continue_piece(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     piece = read_midi(source)
-    performer = _performer(out, png, minutes, model, engine, temperature, top_p, min_p)
+    files = Files(out, png, svg, wav, source)
+    prompt_s = piece.seconds if prompt_seconds is None else min(prompt_seconds, piece.seconds)
+    soundfont = files.checked(soundfont, prompt_s + minutes * 60)
+    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
     with music_bar(minutes * 60) as progress:
         try:
             performance = performer.continue_piece(
@@ -84,44 +114,86 @@ def continue_piece(
         except RitornelloError as error:
             raise RitornelloError(f"{source}: {error}") from None
     title = f"{piece.title or source.stem}, continued by Ritornello"
-    _write(performance, title, out, png, seed, performer.engine.data, as_json)
+    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json)
 
 
-def _performer(
-    out: Path, png: Path | None, minutes: float, model: str, engine: str, temperature: float, top_p: float, min_p: float
-) -> Any:
-    """A performer, after a look at whether its result can be written: minutes of playing must not be lost."""
+@dataclass(frozen=True)
+class Files:
+    """What is written, and where."""
+
+    out: Path
+    png: Path | None
+    svg: Path | None
+    wav: Path | None
+    source: Path | None = None
+    """the performance that is read, which no picture or sound may replace"""
+
+    def asked(self) -> dict[str, Path]:
+        """The files beside OUT.mid, by the options that name them."""
+        options = {"--png": self.png, "--svg": self.svg, "--wav": self.wav}
+        return {name: path for name, path in options.items() if path is not None}
+
+    def checked(self, soundfont: Path | None, seconds: float) -> Path | None:
+        """Looks whether all can be written before anything is played: minutes of playing must not be lost.
+
+        Returns the SoundFont of a sound of up to ``seconds``; None where no sound is asked for.
+        """
+        for path in (self.out, *self.asked().values()):
+            check_writable(path)
+        taken = {path.resolve() for path in (self.out, self.source, soundfont) if path is not None}
+        for name, path in self.asked().items():
+            if path.resolve() in taken:
+                raise RitornelloError(f"{path}: is named twice; name another file with {name}")
+            taken.add(path.resolve())
+        if self.wav is None:
+            if soundfont is not None:
+                raise RitornelloError(f"{soundfont}: a SoundFont is for --wav; name the sound's file with it")
+            return None
+        from ritornello.rendering.sound import check_seconds, check_soundfont
+        from ritornello.rendering.soundfonts import find_soundfont
+
+        check_seconds(seconds)
+        found = find_soundfont(soundfont)
+        check_soundfont(found)
+        return found
+
+
+def _performer(minutes: float, model: str, engine: str, threads: int | None, sampling: Sampling) -> Any:
     from ritornello.performing import check_length, load
-    from ritornello.sampling import Sampling
 
-    for path in filter(None, (out, png)):
-        check_writable(path)
-    if png is not None and png.absolute() == out.absolute():
-        raise RitornelloError(f"{png}: cannot hold both the music and its picture; name another file with --png")
     check_length(minutes * 60)
-    return load(model, engine=engine, sampling=Sampling(temperature, top_p, min_p))
+    return load(model, engine=engine, sampling=sampling, threads=threads)
 
 
 def _write(
-    performance: Any, title: str, out: Path, png: Path | None, seed: int, data: dict[str, str], as_json: bool
+    performance: Any,
+    title: str,
+    files: Files,
+    soundfont: Path | None,
+    seed: int,
+    data: dict[str, str],
+    as_json: bool,
 ) -> None:
-    from dataclasses import replace
-
     # A file name may hold bytes that are no text; a title may not.
     piece = replace(performance.piece, title=title.encode("utf-8", "replace").decode())
-    piece.write(out)
-    if png is not None:
-        from ritornello.rendering import piano_roll
+    piece.write(files.out)
+    _draw(piece, performance.prompt_s or None, files)
+    if files.wav is not None and soundfont is not None:
+        from ritornello.rendering.sound import write_wav
 
-        piano_roll(piece, png, split_s=performance.prompt_s or None)
+        with music_bar(piece.seconds) as progress:
+            write_wav(piece, files.wav, soundfont, progress=progress)
     figures = {
-        "file": str(out),
+        "file": str(files.out),
+        **{name.strip("-"): str(path) for name, path in files.asked().items()},
+        **({"soundfont": str(soundfont)} if soundfont else {}),
         "seconds": round(piece.seconds, 2),
         "prompt_seconds": round(performance.prompt_s, 2),
         "notes": len(piece),
         "tokens": performance.tokens,
         "seed": seed,
         "ended": performance.ended,
+        "pieces": performance.pieces,
         "weights_trained_on": data.get("name", ""),
         "weights_licence": data.get("licence", ""),
     }
@@ -129,6 +201,17 @@ def _write(
         print(json.dumps(figures))
     else:
         end = ", ended by the model" if performance.ended else ""
-        console.print(f"{out}: {clock(piece.seconds)}, {len(piece):,} notes, seed {seed}{end}")
+        several = f" in {performance.pieces} pieces" if performance.pieces > 1 else ""
+        console.print(f"{files.out}: {clock(piece.seconds)}{several}, {len(piece):,} notes, seed {seed}{end}")
         if data.get("licence"):
             console.print(f"the model's weights were trained on {data['name']}: {data['licence']}", style="dim")
+
+
+def _draw(piece: Any, split_s: float | None, files: Files) -> None:
+    if files.png is None and files.svg is None:
+        return
+    from ritornello.rendering import piano_roll, piano_roll_svg
+
+    for path, draw in ((files.png, piano_roll), (files.svg, piano_roll_svg)):
+        if path is not None:
+            draw(piece, path, split_s=split_s)

@@ -37,6 +37,18 @@ class Engine(Protocol):
     legal: bool
     """whether it was trained under the grammar"""
 
+    @property
+    def threads(self) -> int:
+        """That it computes with."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of its matrices, which each token reads once."""
+
+    @property
+    def memory_tokens(self) -> int:
+        """Tokens that fill its memories; none from before them is kept."""
+
     def begin(self) -> Session:
         """A session at the start of a piece. Sessions share weights and nothing else."""
 

@@ -50,12 +50,14 @@ def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEn
     except RitornelloError as error:
         raise RitornelloError(f"{model}: {error}") from None
 
-    def graph(tokens: int) -> Any:
+    def graph(tokens: int, threads: int) -> Any:
         content = _graph_of(checkpoint, sizes, tokens, precision, given)
         return open_graph(content, sizes, tokens, precision=precision, given=given, threads=threads)
 
     legal = bool(checkpoint.progress.get("legal", False))
-    return OnnxEngine(sizes, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal)
+    return OnnxEngine(
+        sizes, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal, threads=threads
+    )
 
 
 def write_export(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
@@ -144,11 +146,13 @@ def _open_export(folder: Path, precision: Precision, threads: int | None) -> Onn
     for name in (WEIGHTS, *GRAPHS.values()):
         checked_content(folder / name, manifest["files"][name], AGAIN)
 
-    def graph(tokens: int) -> Any:
+    def graph(tokens: int, threads: int) -> Any:
         return open_graph(str(folder / GRAPHS[tokens]), sizes, tokens, precision=precision, given={}, threads=threads)
 
     legal = bool(manifest.get("legal", False))
-    return OnnxEngine(sizes, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal)
+    return OnnxEngine(
+        sizes, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal, threads=threads
+    )
 
 
 def _graph_of(checkpoint: Checkpoint, sizes: Sizes, tokens: int, precision: Precision, given: Initialisers) -> bytes:

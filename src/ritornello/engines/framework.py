@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ritornello.checkpoint import load_checkpoint
 from ritornello.horizons import visible
 from ritornello.models import Model, from_checkpoint
-from ritornello.models.dsmr import DSMR
+from ritornello.models.dsmr import DSMR, DSMRConfig
 from ritornello.models.perceivers import Perceiver
 
 
@@ -36,6 +36,25 @@ class TorchEngine:
         self.name = name
         self.data = data or {}
         self.legal = legal
+
+    @property
+    def threads(self) -> int:
+        """See `ritornello.engines.Engine`."""
+        return torch.get_num_threads()
+
+    @property
+    def weight_bytes(self) -> int:
+        """See `ritornello.engines.Engine`."""
+        matrices = (module.weight for module in self.model.modules() if isinstance(module, nn.Linear))
+        return sum(weight.numel() * weight.element_size() for weight in matrices)
+
+    @property
+    def memory_tokens(self) -> int:
+        """See `ritornello.engines.Engine`; unlimited layers are taken to remember a segment."""
+        config = self.model.config
+        if isinstance(config, DSMRConfig):
+            return max(h or 0 for h in config.schedule.horizons) + config.segment_tokens
+        return config.context_tokens + config.stride_tokens
 
     @classmethod
     def load(cls, model: str, *, threads: int | None = None) -> TorchEngine:

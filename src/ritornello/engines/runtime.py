@@ -22,7 +22,7 @@ OLDEST = (1, 23)
 ROTARY_BASE = 10_000.0
 CHUNK_TOKENS = 64
 FATAL = 4  # the only messages of onnxruntime that go to the terminal
-Graph = Callable[[int], Any]  # the number of tokens -> an onnxruntime session
+Graph = Callable[[int, int], Any]  # the number of tokens and of threads -> an onnxruntime session
 
 
 class OnnxEngine:
@@ -37,14 +37,26 @@ class OnnxEngine:
         name: str = "",
         data: dict[str, str] | None = None,
         legal: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.sizes = sizes
         self.precision = precision
         self.name = name
         self.data = data or {}
         self.legal = legal
+        self.threads = threads or default_threads()
         self._graph = graph
         self._sessions: dict[int, Any] = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        """See `ritornello.engines.Engine`."""
+        return self.sizes.weight_bytes(self.precision)
+
+    @property
+    def memory_tokens(self) -> int:
+        """See `ritornello.engines.Engine`."""
+        return max(self.sizes.horizons) + self.sizes.segment_tokens
 
     def begin(self) -> OnnxSession:
         """A session at the start of a piece."""
@@ -53,7 +65,7 @@ class OnnxEngine:
     def graph(self, tokens: int) -> Any:
         """The onnxruntime session that reads ``tokens`` at once; loaded when it is needed first."""
         if tokens not in self._sessions:
-            self._sessions[tokens] = self._graph(tokens)
+            self._sessions[tokens] = self._graph(tokens, self.threads)
         return self._sessions[tokens]
 
 
@@ -146,7 +158,7 @@ def open_graph(
     *,
     precision: Precision,
     given: Mapping[str, NDArray[np.generic]],
-    threads: int | None,
+    threads: int,
 ) -> Any:
     """An onnxruntime session of a graph.
 
@@ -156,14 +168,14 @@ def open_graph(
         tokens: how many it must read at once.
         precision: of its matrices.
         given: its weights by name, where they are not in a file. They are used where they are, not copied.
-        threads: None for as many as there are cores, four at most.
+        threads: to compute with.
 
     Raises:
         RitornelloError: for a graph that onnxruntime cannot load, or of other shapes; for too old an onnxruntime.
     """
     check_runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = threads
     options.log_severity_level = FATAL
     if precision == "fp32":  # one token's product reads a matrix once: packed, it would be there twice and no faster
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -31,21 +31,20 @@ class Sizes:
         Raises:
             RitornelloError: for a model that cannot be played in a memory fixed before the first note.
         """
-        if family != "dsmr":
+        if family == "perceivers":
             raise RitornelloError(
-                f"a {family} model computes its window's latents anew at every stride, which is no step of fixed cost; "
+                "a Perceiver computes its window's latents anew at every stride, which is no step of fixed cost; "
                 "play it with --engine torch"
             )
+        if family != "dsmr":
+            raise RitornelloError(f"unknown model family {family!r}; there are dsmr and perceivers")
+        names = ("width", "heads", "mlp_width", "segment_tokens")
+        if wrong := set(config) ^ {"schedule", "dropout", *names}:
+            raise RitornelloError(f"its config does not describe a dsmr model ({', '.join(sorted(wrong))})")
         try:
             schedule = HorizonSchedule.parse(str(config["schedule"]))
-            sizes = cls(
-                schedule,
-                int(config["width"]),
-                int(config["heads"]),
-                int(config["mlp_width"]),
-                int(config["segment_tokens"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            sizes = cls(schedule, *(int(config[name]) for name in names))
+        except (TypeError, ValueError) as error:
             raise RitornelloError(f"its config does not describe a dsmr model ({error})") from None
         if None in schedule.horizons:
             raise RitornelloError(
@@ -93,6 +92,12 @@ class Sizes:
     def state_bytes(self) -> int:
         """Keys and values of all layers in float32, allocated before the first token."""
         return sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
+
+    def weight_bytes(self, precision: Precision) -> int:
+        """Of all matrices: four bytes a weight, or one and a share of its block's scale."""
+        if precision == "fp32":
+            return sum(4 * inputs * outputs for inputs, outputs in self.matrices.values())
+        return sum((inputs + 4 * (inputs // block_of(inputs))) * outputs for inputs, outputs in self.matrices.values())
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:

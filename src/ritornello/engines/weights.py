@@ -56,4 +56,6 @@ def _taken(weights: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray
         raise RitornelloError(f"the weight {name} is missing: these weights are of another model than the config's")
     if len(weight.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, weight.shape)):
         raise RitornelloError(f"the weight {name} is {weight.shape}, not {shape}: the weights are of another model")
+    if not np.isfinite(weight).all():
+        raise RitornelloError(f"the weight {name} holds what is no number: the model is damaged; use another")
     return np.asarray(weight, np.float32)
