@@ -1,13 +1,15 @@
-"""Puts a run's best checkpoint into the package as a bundled model, its weights in bfloat16.
+"""Puts a run's best checkpoint into the package as a bundled model: weights in bfloat16, and the small engine's graphs.
 
-python tools/bundle.py runs/small small
+python tools/bundle.py runs/small small     # a new version of the model
+python tools/bundle.py --graphs             # only the graphs of all bundled models, when engines/graph.py has changed
 """
 
 from __future__ import annotations
 
 import argparse
 
-from ritornello.checkpoint import BUNDLED, half_precision, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import BUNDLED, bundled_models, half_precision, load_checkpoint, save_checkpoint
+from ritornello.engines.exported import write_graphs
 
 KEPT = ("step", "tokens", "seconds", "best", "legal", "recipe", "seed")
 
@@ -15,9 +17,16 @@ KEPT = ("step", "tokens", "seconds", "best", "legal", "recipe", "seed")
 def main() -> None:
     """Reads the arguments and writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("name", help="the bundled model's name")
+    parser.add_argument("run", nargs="?", help="a run's folder, or one of its checkpoints")
+    parser.add_argument("name", nargs="?", help="the bundled model's name")
+    parser.add_argument("--graphs", action="store_true", help="write the graphs of all bundled models, nothing else")
     arguments = parser.parse_args()
+    if arguments.graphs:
+        for name in bundled_models():
+            write_graphs(BUNDLED / name)
+        return
+    if arguments.run is None or arguments.name is None:
+        parser.error("name a run and the bundled model")
     checkpoint = load_checkpoint(arguments.run)
     folder = BUNDLED / arguments.name
     save_checkpoint(
@@ -28,7 +37,10 @@ def main() -> None:
         progress={key: checkpoint.progress[key] for key in KEPT},
         tensors={"weights": half_precision(checkpoint.tensors())},
     )
-    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()):,} bytes; write its MODEL_CARD.md")
+    write_graphs(folder)
+    print(
+        f"{folder}: {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()):,} bytes; write its MODEL_CARD.md"
+    )
 
 
 if __name__ == "__main__":
