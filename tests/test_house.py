@@ -92,6 +92,8 @@ WITHOUT_TORCH = [
     "ritornello.corpus.maestro",
     "ritornello.engines",
     "ritornello.studies.figures",
+    "ritornello.studies.reports",
+    "ritornello.engines.exported",
     "ritornello.cli",
     "ritornello.__main__",
 ]

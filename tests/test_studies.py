@@ -45,12 +45,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write_corpus(tmp_path_factory.mktemp("study") / "corpus", pieces)
 
 
+def play_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time what a token costs after fewer tokens, and fewer of them."""
+    for name, value in (("PLAYED_BEFORE_TOKENS", 128), ("STRETCHES", 2), ("STRETCH_TOKENS", 16)):
+        monkeypatch.setattr(measuring, name, value)
+
+
 @pytest.fixture
 def mini(monkeypatch: pytest.MonkeyPatch) -> StudySettings:
     """A recipe of two small layers that validates every fourth of twelve steps."""
     model = tiny_config(schedule=HorizonSchedule((24, 8)))
     recipe = replace(recipes.tiny(), name="mini", model=model, lanes=2, validate_every_steps=4, validation_pieces=None)
     monkeypatch.setitem(recipes.RECIPES, "mini", lambda: recipe)
+    play_briefly(monkeypatch)
     return StudySettings(recipe="mini", steps=12, seeds=1, budget_tokens=32, pieces=2)
 
 
@@ -72,7 +79,8 @@ def stop_at_first_report(monkeypatch: pytest.MonkeyPatch, how: Callable[[], None
 def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
     training = {k: v for k, v in figures["training"].items() if k in ("tokens", "best_step", "log")}
     training["log"] = [{k: v for k, v in line.items() if k != "seconds"} for line in training["log"]]
-    return {**figures, "training": training}
+    playing = {k: v for k, v in figures["playing"].items() if k != "cpu_seconds_per_token"}
+    return {**figures, "training": training, "playing": playing}
 
 
 def run(corpus: Corpus, out: Path, settings: StudySettings, row: str = "two-scale") -> dict[str, Any] | None:
@@ -533,7 +541,8 @@ def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
 
 def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, finished: Path) -> None:
     refused(study("table", "dsmr", "--out", finished / "no"), "no run of a study")
-    refused(study("table", "perceivers", "--out", finished), "perceivers")
+    refused(study("table", "perceivers", "--out", finished), "runs of the study dsmr, not of perceivers")
+    refused(study("table", "fugues", "--out", finished), "'fugues'")
     refused(study("table", "dsmr", "--out", finished, "--png", finished / "no" / "t.png"), "folder does not exist")
     damaged = result_path(finished, "two-scale", 1)
     damaged.write_text(damaged.read_text()[:100])

@@ -38,9 +38,8 @@ def main() -> None:
         tensors={"weights": half_precision(checkpoint.tensors())},
     )
     write_graphs(folder)
-    print(
-        f"{folder}: {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()):,} bytes; write its MODEL_CARD.md"
-    )
+    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{folder}: {written:,} bytes; write its MODEL_CARD.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``study run`` and ``study table``: the papers' comparisons."""
+"""``study run``, ``study play`` and ``study table``: the papers' comparisons."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class StudyName(str, Enum):
     """The comparisons that there are."""
 
     dsmr = "dsmr"
+    perceivers = "perceivers"
 
 
-Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr.")]
+Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr or perceivers.")]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
 
 
@@ -39,7 +40,9 @@ def run(
     name: Name,
     data: DataFolder,
     out: StudyFolder,
-    recipe: Annotated[str, typer.Option(help="Size and training of every row.")] = "study",
+    recipe: Annotated[
+        str | None, typer.Option(help="Size and training of every row: study, or perceivers_study.", show_default=False)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every run; the recipe's if not given.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of every row.")] = 2,
     budget: Annotated[int | None, typer.Option(help="Horizons' sum of every row; the recipe's if not given.")] = None,
@@ -54,16 +57,19 @@ def run(
     """Train every row of a comparison with every seed; what is done is kept, and the same command goes on."""
     needs_torch()
     from ritornello.corpus import Corpus
+    from ritornello.studies.rows import STUDIES
     from ritornello.studies.runs import run_study
     from ritornello.studies.settings import StudySettings
     from ritornello.training.recipes import recipe_named
 
-    chosen = recipe_named(recipe)
+    study = STUDIES[name.value]
+    recipe = recipe or study.recipe
     settings = StudySettings(
+        study=name.value,
         recipe=recipe,
-        steps=chosen.steps if steps is None else steps,
+        steps=recipe_named(recipe).steps if steps is None else steps,
         seeds=seeds,
-        budget_tokens=(chosen.streaming.schedule.budget_tokens or 0) if budget is None else budget,
+        budget_tokens=study.budget_tokens(recipe) if budget is None else budget,
         rows=tuple(row or ()),
         pieces=pieces,
         legal=legal,
@@ -72,6 +78,26 @@ def run(
     done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), say=console.print)
     reached = "complete" if done else "stopped; the same command goes on"
     console.print(f"{out}: {reached}; see 'ritornello study table {name.value} --out {out}'")
+
+
+@study_app.command(epilog="Example: ritornello study play perceivers --out runs/study --pieces 32")
+def play(
+    name: Name,
+    out: StudyFolder,
+    pieces: Annotated[int, typer.Option(help="Pieces from each run; what is there is kept.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Length of a piece, unless the model ends it before.")] = 8192,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given more than once.")] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest events that together reach this.")] = 0.95,
+) -> None:
+    """A set of pieces from every run that is done, from nothing and all drawn alike: OUT/sets/ROW-seed-N/*.mid."""
+    needs_torch()
+    from ritornello.sampling import Sampling
+    from ritornello.studies.playing import play_sets
+
+    sampling = Sampling(temperature, top_p)
+    play_sets(out, name.value, rows=row or [], pieces=pieces, tokens=tokens, sampling=sampling, say=console.print)
+    console.print(f"{out / 'sets'}: complete; compare them with 'ritornello metrics REFERENCE_DIR GENERATED_DIR'")
 
 
 @study_app.command(epilog="Example: ritornello study table dsmr --out runs/study --curves curves.png")
@@ -85,24 +111,19 @@ def table(
 ) -> None:
     """The papers' table with our figures beside it, from the runs that are done."""
     from ritornello.files import write_whole
-    from ritornello.studies import figures
+    from ritornello.studies.reports import REPORTS
     from ritornello.studies.results import read_results
-    from ritornello.studies.summary import figures_of, reference_of, rows_of
-    from ritornello.studies.table import markdown as report
 
     for path in filter(None, (markdown, png, curves)):
         check_writable(path)
-    results = read_results(out)
+    report, results = REPORTS[name.value], read_results(out, name.value)
     if png is not None:
-        figures.draw_table(results, png)
+        report.draw_table(results, png)
     if curves is not None:
-        figures.draw_curves(results, curves)
+        report.draw_curves(results, curves)
     if markdown is not None:
-        write_whole(markdown, report(results))
+        write_whole(markdown, report.markdown(results))
     if as_json:
-        rows = rows_of(results)
-        print(
-            json.dumps({"study": name.value, "rows": [figures_of(row, reference_of(rows)) for row in rows]}, indent=1)
-        )
+        print(json.dumps({"study": name.value, "rows": report.figures(results)}, indent=1))
     elif markdown is None:
-        print(report(results), end="")
+        print(report.markdown(results), end="")

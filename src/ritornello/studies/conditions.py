@@ -1,59 +1,118 @@
-"""What was equal in a study and what was not, in words."""
+"""What was equal in a study and what was not, in words: from the settings and measurements of the runs alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ritornello.studies.intervals import COVERED
+from ritornello.studies.results import BEGINNING_TOKENS, Result
 from ritornello.studies.summary import STATE_AFTER_TOKENS, Row
 
-READING = (
-    "± is the standard deviation over seeds; of nats/token behind another row it is the standard error over pieces, "
-    "seeds and pieces paired.",
-    "Peak memory is that of training and its validations, beyond the idle process; the state is one lane's after "
-    f"{STATE_AFTER_TOKENS:,} tokens.",
+SEEDS = "± is the standard deviation over seeds"
+OWN_PROCESS = "Peak memory is that of training and its validations, beyond the idle process"
+DSMR_READING = (
+    f"{SEEDS}; of nats/token behind another row it is the standard error over pieces, seeds and pieces paired.",
+    f"{OWN_PROCESS}; the state is one lane's after {STATE_AFTER_TOKENS:,} tokens.",
 )
 
 
-def conditions(rows: list[Row]) -> str:
-    """A list in Markdown, from the settings and measurements of the runs alone."""
-    runs = [run for row in rows for run in row.runs]
-    settings: dict[str, Any] = runs[0]["settings"]
-    return "\n".join(f"- {line}" for line in (*_equal(rows, settings), *_unequal(rows), *READING))
-
-
-def _equal(rows: list[Row], settings: dict[str, Any]) -> list[str]:
-    run, recipe = rows[0].runs[0], settings["recipe_settings"]
-    model, read = recipe["model"], run["evaluation"]
-    tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
-    kind = "under the grammar" if settings["legal"] else "over all events, without the grammar"
-    return [
-        f"Equal for all rows, data: {settings['corpus']}; {settings['corpus_tokens']['train']:,} tokens to train on.",
+def dsmr_conditions(rows: list[Row]) -> str:
+    """What held for the rows of arXiv 2602.19816."""
+    run, settings = rows[0].runs[0], _settings(rows)
+    model = settings["recipe_settings"]["model"]
+    budgets = _distinct(row.schedule.budget_tokens for row in rows if row.schedule.budget_tokens is not None)
+    return _list_of(
+        _data(settings),
         f"Equal, size: {run['parameters'] / 1e6:.2f} M parameters in {rows[0].schedule.layers} layers of width "
         f"{model['width']}, {model['heads']} heads, segments of {model['segment_tokens']:,} tokens.",
-        f"Equal, training: {settings['steps']:,} steps in {recipe['lanes']} lanes, {_span(tokens)} tokens, in "
-        f"{settings['precision']}, {kind}; for each seed the same weights at the start and the same order of pieces.",
+        f"{_training(rows)}; for each seed the same weights at the start and the same order of pieces.",
+        _reading(run),
+        *([f"Budget of the limited rows: {_span(budgets)} tokens."] if budgets else []),
+        _seeds(rows),
+        _machines(rows),
+        "Not equal to the paper: its data are MAESTRO, and its model, training and GPU are its own. Ratios compare, "
+        "figures do not.",
+        *DSMR_READING,
+    )
+
+
+def perceivers_conditions(rows: list[Row]) -> str:
+    """What held for the rows of arXiv 2411.08307, and for DSMR beside them."""
+    run, settings = rows[0].runs[0], _settings(rows)
+    model = settings["recipe_settings"]["model"]
+    sizes = _distinct(run["parameters"] for row in rows for run in row.runs)
+    played, share = run["playing"], run["training"]["tokens"] / settings["corpus_tokens"]["train"]
+    return _list_of(
+        _data(settings),
+        f"Equal, size: {_span(sizes)} parameters of width {model['width']}, {model['heads']} heads. A look at the "
+        "context has the weights of a layer of latents: multi-scale has one look more and one layer less.",
+        f"Equal, the two rows of one look: the same model with the same weights at the start; N = "
+        f"{model['context_tokens']:,}, Q = {model['latents']:,}, stride {model['stride_tokens']:,}.",
+        f"{_training(rows)}; for each seed the same order of pieces among the Perceivers.",
+        _reading(run),
+        f"Equal, beginnings: the first {BEGINNING_TOKENS:,} tokens of all {len(run['beginnings'])} validation pieces, "
+        f"performances of {len({piece['composition'] for piece in run['beginnings']})} compositions.",
+        "Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start to "
+        f"end, {share:.0%} of an epoch, and carries its memory; a Perceiver reads crops, one of a piece in an epoch, "
+        "so that as many predicted tokens come from many more pieces, each with its context read anew.",
+        _seeds(rows),
+        _machines(rows),
+        "Not equal to the paper: its data are MAESTRO, its N 32,768, its Q and short scale 1,024, its width 1,024 and "
+        "its layers 24. It gives no likelihoods: its table compares generated sets by their features.",
+        f"{SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; "
+        "in a difference seeds and pieces are paired.",
+        f"{OWN_PROCESS}. A session is what playing one piece keeps in memory; time per played token is processor time "
+        f"on one thread, from token {played['after_tokens']:,} on, windows' moves included.",
+    )
+
+
+def _settings(rows: list[Row]) -> dict[str, Any]:
+    settings: dict[str, Any] = rows[0].runs[0]["settings"]
+    return settings
+
+
+def _data(settings: dict[str, Any]) -> str:
+    trained = settings["corpus_tokens"]["train"]
+    return f"Equal for all rows, data: {settings['corpus']}; {trained:,} tokens to train on."
+
+
+def _training(rows: list[Row]) -> str:
+    settings = _settings(rows)
+    tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
+    kind = "under the grammar" if settings["legal"] else "over all events, without the grammar"
+    lanes = settings["recipe_settings"]["lanes"]
+    return (
+        f"Equal, training: {settings['steps']:,} steps in {lanes} lanes, {_span(tokens)} tokens, in "
+        f"{settings['precision']}, {kind}"
+    )
+
+
+def _reading(run: Result) -> str:
+    read = run["evaluation"]
+    return (
         f"Equal, figures: {read['pieces']} whole validation pieces ({read['tokens']:,} tokens), read from an empty "
-        "state at the checkpoint that validated best.",
-    ]
+        "state at the checkpoint that validated best."
+    )
 
 
-def _unequal(rows: list[Row]) -> list[str]:
-    budgets = _distinct(row.schedule.budget_tokens for row in rows if row.schedule.budget_tokens is not None)
+def _seeds(rows: list[Row]) -> str:
+    all_seeds = _distinct(seed for row in rows for seed in row.seeds)
+    fewer = [f"{row.name} only {_list(row.seeds)}" for row in rows if row.seeds != all_seeds]
+    return f"Seeds: {'; '.join([_list(all_seeds), *fewer])}."
+
+
+def _machines(rows: list[Row]) -> str:
     machines = _distinct(
         f"{run['machine']['device']}, threads: {run['machine']['threads']}, torch {run['machine']['torch']}"
         for row in rows
         for run in row.runs
     )
-    all_seeds = _distinct(seed for row in rows for seed in row.seeds)
-    fewer = [f"{row.name} only {_list(row.seeds)}" for row in rows if row.seeds != all_seeds]
     speed = "tokens/s and peak memory also show what else ran there ('ritornello bench train' measures them alone)"
-    return [
-        *([f"Budget of the limited rows: {_span(budgets)} tokens."] if budgets else []),
-        f"Seeds: {'; '.join([_list(all_seeds), *fewer])}.",
-        f"{'Machine' if len(machines) == 1 else 'Not equal, machines'}: {'; '.join(machines)}; {speed}.",
-        "Not equal to the paper: its data are MAESTRO, and its model, training and GPU are its own. Ratios compare, "
-        "figures do not.",
-    ]
+    return f"{'Machine' if len(machines) == 1 else 'Not equal, machines'}: {'; '.join(machines)}; {speed}."
+
+
+def _list_of(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _distinct(values: Any) -> list[Any]:

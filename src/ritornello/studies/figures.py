@@ -1,4 +1,4 @@
-"""A study as pictures: the table, and the curves behind it."""
+"""The DSMR study as pictures: the table, and the curves behind it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,7 @@ Colours = dict[str, str]
 
 def draw_table(results: list[Result], path: Path) -> None:
     """The paper's table with our figures, as a picture."""
-    cells = main_cells(rows_of(results))
-    header = [text.replace(" / ", "\n/ ").replace(" behind ", "\nbehind ") for text in HEADER]
-    widths = [
-        max(len(text) for text in [*above.split("\n"), *column]) + 2 for above, column in zip(header, zip(*cells))
-    ]
-    head_lines = max(text.count("\n") for text in header) + 1
-    height_lines = 1.6 * len(cells) + 1.2 * head_lines
-    figure = new_figure(0.085 * sum(widths), 0.2 * height_lines)
-    axes = figure.subplots()
-    axes.axis("off")
-    table = axes.table(
-        cellText=cells,
-        colLabels=header,
-        cellLoc="right",
-        colWidths=[width / sum(widths) for width in widths],
-        loc="center",
-    )
-    table.auto_set_font_size(False)
-    table.set_fontsize(9)
-    for (line, column), cell in table.get_celld().items():
-        cell.set_linewidth(0)
-        cell.set_height((1.2 * head_lines if line == 0 else 1.6) / height_lines)
-        cell.set_facecolor(STRIPE if line % 2 else "none")
-        if column in (0, len(header) - 1):
-            cell.get_text().set_horizontalalignment("left")
-        if line == 0 or HEADER[column] == "paper":
-            cell.get_text().set_color(FAINT)
-    save(figure, path)
+    draw_cells(HEADER, main_cells(rows_of(results)), path)
 
 
 def draw_curves(results: list[Result], path: Path) -> None:
@@ -72,7 +45,7 @@ def _perplexities(axes: Any, rows: list[Row], colours: Colours) -> None:
         if full and row.name in PUBLISHED:
             theirs = PUBLISHED[row.name].perplexity / PUBLISHED[REFERENCE].perplexity
             axes.plot([theirs], [height], "|", color=FAINT, ms=14, mew=2)
-    _name_heights(axes, rows)
+    name_heights(axes, rows)
     axes.set(title="Perplexity / full memory (o by seed, | the paper's)" if full else "Perplexity (o by seed)")
 
 
@@ -120,9 +93,39 @@ def _material(axes: Any, rows: list[Row], colours: Colours) -> None:
             ours, theirs = row.on_material(kind), reference.on_material(kind)
             if ours and theirs:
                 axes.plot([ours.mean - theirs.mean], [height], marker, color=colours[row.name])
-    _name_heights(axes, rows)
+    name_heights(axes, rows)
     axes.set(title="Returning (o) and new (x) material", xlabel=f"nats/token more than {reference.name}")
 
 
-def _name_heights(axes: Any, rows: list[Row]) -> None:
+def name_heights(axes: Any, rows: list[Row]) -> None:
+    """The first row on top."""
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
+
+
+def draw_cells(header: tuple[str, ...], cells: list[list[str]], path: Path) -> None:
+    """A table of a report as a picture; its first and last column are words."""
+    above = [text.replace(" / ", "\n/ ").replace(" behind ", "\nbehind ") for text in header]
+    widths = [max(len(text) for text in [*head.split("\n"), *column]) + 2 for head, column in zip(above, zip(*cells))]
+    head_lines = max(text.count("\n") for text in above) + 1
+    height_lines = 1.6 * len(cells) + 1.2 * head_lines
+    figure = new_figure(0.085 * sum(widths), 0.2 * height_lines)
+    axes = figure.subplots()
+    axes.axis("off")
+    table = axes.table(
+        cellText=cells,
+        colLabels=above,
+        cellLoc="right",
+        colWidths=[width / sum(widths) for width in widths],
+        loc="center",
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for (line, column), cell in table.get_celld().items():
+        cell.set_linewidth(0)
+        cell.set_height((1.2 * head_lines if line == 0 else 1.6) / height_lines)
+        cell.set_facecolor(STRIPE if line % 2 else "none")
+        if column in (0, len(header) - 1):
+            cell.get_text().set_horizontalalignment("left")
+        if line == 0 or header[column] == "paper":
+            cell.get_text().set_color(FAINT)
+    save(figure, path)

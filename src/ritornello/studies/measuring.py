@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,34 +17,42 @@ import torch
 
 from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
+from ritornello.engines.framework import TorchEngine
 from ritornello.evaluation import Evaluation, evaluate
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import from_checkpoint
+from ritornello.models import Model, describe_model, from_checkpoint
+from ritornello.models.dsmr import DSMR
 from ritornello.studies.material import APART_TOKENS, PASSAGE_NOTES, returning
-from ritornello.studies.results import result_path, run_name
+from ritornello.studies.results import BEGINNING_TOKENS, BLOCK_TOKENS, result_path, training_path
 from ritornello.studies.settings import StudySettings
 from ritornello.training.display import watch_plainly
 from ritornello.training.journal import read_journal
 from ritornello.training.loop import Report, memory_peak_bytes, train
+from ritornello.training.recipes import Recipe
 
 CUTS_TOKENS = (0, 128, 512, 2048)  # no layer remembers more than this, in a model trained with more
+PLAYED_BEFORE_TOKENS = 8192
+STRETCHES, STRETCH_TOKENS = 8, 256  # timed
 MEMORY = "memory.json"  # in a training's folder
 
 
 def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: torch.device) -> bool:
     """Trains one row, reads the validation pieces with it, and writes its figures. False if it was stopped before."""
-    folder = out / "training" / run_name(row, seed)
-    memory = _train(corpus, folder, settings, row, seed, device)
+    folder, recipe = training_path(out, row, seed), settings.recipes()[row]
+    memory = _train(corpus, folder, settings, recipe, seed, device)
     last = load_checkpoint(folder / "last").progress
     if last["step"] < settings.steps:
         return False
     best = load_checkpoint(folder / "best")
     model = from_checkpoint(best).to(device)
+    family, config = describe_model(model)
     journal = read_journal(folder)
     figures = {
         "row": row,
-        "schedule": str(settings.schedules()[row]),
+        "schedule": config.get("schedule"),
+        "segmentation": None if family == "dsmr" else recipe.segmentation,
+        "model": {"family": family, **config},
         "seed": seed,
         "settings": settings.as_json(corpus),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -55,6 +66,7 @@ def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: 
             "log": [{k: v for k, v in line.items() if k != "step"} for line in journal],
         },
         **_read(model, corpus, settings),
+        "playing": _play(from_checkpoint(best), corpus),
     }
     write_whole(result_path(out, row, seed), json.dumps(figures, indent=1) + "\n")
     return True
@@ -86,7 +98,7 @@ def _processor() -> str:
 
 
 def _train(
-    corpus: Corpus, folder: Path, settings: StudySettings, row: str, seed: int, device: torch.device
+    corpus: Corpus, folder: Path, settings: StudySettings, recipe: Recipe, seed: int, device: torch.device
 ) -> dict[str, int]:
     """Trains, or goes on with it; idle and peak bytes of the process, of all that trained, that took the most."""
     idle_bytes, path = memory_peak_bytes(device), folder / MEMORY
@@ -107,7 +119,7 @@ def _train(
         train(
             corpus,
             folder,
-            settings.recipe_of(row),
+            recipe,
             steps=settings.steps,
             seed=seed,
             resume=resume,
@@ -118,26 +130,77 @@ def _train(
     return memory
 
 
-def _read(model: Any, corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
-    """Figures of whole validation pieces, with the horizons that the model was trained with and with shorter ones."""
-    schedule: HorizonSchedule = model.config.schedule
+def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
+    """Figures of whole validation pieces, as trained and, where there are horizons, with shorter ones."""
     pieces = _chosen_pieces(corpus, settings.pieces)
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
 
-    def read(network: Any) -> Evaluation:
+    def read(network: Model) -> Evaluation:
         return evaluate(network, corpus, "validation", legal=settings.legal, pieces=pieces, autocast=autocast)
 
-    whole, cuts = read(model), []
+    whole = read(model)
+    beginnings = evaluate(model, _beginnings(corpus), "validation", legal=settings.legal, autocast=autocast)
+    return {
+        "evaluation": whole.figures(),
+        "by_piece": _by_piece(whole),
+        "beginnings": _by_piece(beginnings),
+        "material": _by_material(corpus, whole),
+        "cuts": _cuts(model, read) if isinstance(model, DSMR) else [],
+    }
+
+
+def _by_piece(read: Evaluation) -> list[dict[str, Any]]:
+    """Each piece's nats, in all and in blocks of `BLOCK_TOKENS`, and its composition, which others may share."""
+    pieces = []
+    for record, nats in zip(read.records, read.nats):
+        blocks = np.add.reduceat(nats, np.arange(0, len(nats), BLOCK_TOKENS), dtype=np.float64)
+        pieces.append(
+            {
+                "composition": f"{record.composer}: {record.title}",
+                "nats": float(nats.sum(dtype=np.float64)),
+                "tokens": len(nats),
+                "blocks": [round(block, 4) for block in blocks.tolist()],
+            }
+        )
+    return pieces
+
+
+def _beginnings(corpus: Corpus) -> Corpus:
+    """The corpus with nothing left of its pieces but the first `BEGINNING_TOKENS`."""
+    shorter = Corpus.open(corpus.path)
+    shorter.records = [replace(record, tokens=min(record.tokens, BEGINNING_TOKENS)) for record in corpus.records]
+    return shorter
+
+
+def _cuts(model: DSMR, read: Callable[[Model], Evaluation]) -> list[dict[str, Any]]:
+    """Nats/token of a model of horizons whose every layer is left so many tokens at most."""
+    schedule, cuts = model.config.schedule, []
     for most in CUTS_TOKENS:
         shorter = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
         if shorter != schedule:
             left = {"most_tokens": most, "budget_tokens": shorter.budget_tokens}
             cuts.append({**left, "nats_per_token": read(model.rescheduled(shorter)).nats_per_token})
+    return cuts
+
+
+def _play(model: Model, corpus: Corpus) -> dict[str, Any]:
+    """What a token costs one thread of the CPU deep in a piece, windows' moves included, and the session's bytes."""
+    longest = max(corpus.pieces("validation"), key=lambda record: record.tokens)
+    tokens = np.resize(corpus.tokens(longest), PLAYED_BEFORE_TOKENS + STRETCHES * STRETCH_TOKENS)
+    session, took_s = TorchEngine(model).begin(), []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that processor time is what it would take alone
+    session.read(tokens[:PLAYED_BEFORE_TOKENS])
+    for stretch in tokens[PLAYED_BEFORE_TOKENS:].reshape(STRETCHES, STRETCH_TOKENS):
+        began_s = time.process_time()
+        for token in stretch:
+            session.read(np.array([token]))
+        took_s.append(time.process_time() - began_s)
+    torch.set_num_threads(threads)
     return {
-        "evaluation": whole.figures(),
-        "by_piece": [{"nats": float(n.sum(dtype=np.float64)), "tokens": len(n)} for n in whole.nats],
-        "material": _by_material(corpus, whole),
-        "cuts": cuts,
+        "after_tokens": PLAYED_BEFORE_TOKENS,
+        "cpu_seconds_per_token": statistics.median(took_s) / STRETCH_TOKENS,
+        "session_bytes": session.nbytes,
     }
 
 

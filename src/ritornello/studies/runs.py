@@ -15,6 +15,7 @@ import torch
 
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
+from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.measuring import one_run
 from ritornello.studies.results import result_path
 from ritornello.studies.settings import StudySettings, claim
@@ -41,12 +42,14 @@ def run_study(
     Raises:
         RitornelloError: for settings other than the folder's, or a row that would not fit the machine.
     """
-    runs = [(row, seed) for seed in range(settings.seeds) for row in settings.schedules()]
+    recipes = settings.recipes()
+    runs = [(row, seed) for seed in range(settings.seeds) for row in recipes]
     left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
     longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
     for row in dict(left):
-        recipe = settings.recipe_of(row)
-        check_fits(recipe.streaming, lanes=recipe.lanes, piece_tokens=longest, device=torch.device(device))
+        model, lanes = recipes[row].model, recipes[row].lanes
+        if isinstance(model, DSMRConfig):
+            check_fits(model, lanes=lanes, piece_tokens=longest, device=torch.device(device))
     claim(out, settings.as_json(corpus))
     with _requests_to_stop() as asked:
         for row, seed in left:

@@ -11,8 +11,7 @@ from typing import Any
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
-from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.studies.rows import STUDIES
 from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe, recipe_named
 
@@ -23,7 +22,10 @@ SETTINGS = "study.json"
 class StudySettings:
     """Everything that decides a study's figures; kept beside them. Raises RitornelloError outside its limits."""
 
+    study: str = "dsmr"
+    """one of `STUDIES`"""
     recipe: str = "study"
+    """that the rows are made from"""
     steps: int = 1200
     """optimiser steps of each run"""
     seeds: int = 2
@@ -43,33 +45,26 @@ class StudySettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low:,} and {high:,}")
-        known = self._texts()
+        known = self._rows()
         for row in self.rows:
             if row not in known:
                 raise RitornelloError(f"unknown row {row!r}; there are {'; '.join(known)}")
-        self.schedules()
 
-    def schedules(self) -> dict[str, HorizonSchedule]:
-        """The schedule of every row that is asked for, by name."""
-        layers = recipe_named(self.recipe).streaming.schedule.layers
-        chosen = {name: text for name, text in self._texts().items() if name in self.rows or not self.rows}
-        return {name: HorizonSchedule.parse(text, layers=layers) for name, text in chosen.items()}
-
-    def recipe_of(self, row: str) -> Recipe:
-        """The recipe with the row's schedule."""
-        return recipe_named(self.recipe).changed(schedule=str(self.schedules()[row]), legal=self.legal)
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of every row that is asked for, by name, in the study's order."""
+        chosen = {name: recipe for name, recipe in self._rows().items() if name in self.rows or not self.rows}
+        return {name: recipe.changed(legal=self.legal) for name, recipe in chosen.items()}
 
     def as_json(self, corpus: Corpus) -> dict[str, Any]:
         """What must be the same when a study goes on; rows and seeds may be added."""
-        names = ("recipe", "steps", "budget_tokens", "pieces", "legal", "precision")
+        names = ("study", "recipe", "steps", "budget_tokens", "pieces", "legal", "precision")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
         settings["recipe_settings"] = recipe_named(self.recipe).settings()
         tokens = {split: sum(r.tokens for r in corpus.pieces(split)) for split in ("train", "validation")}
         return {**settings, "corpus": corpus.name, "corpus_tokens": tokens}
 
-    def _texts(self) -> dict[str, str]:
-        layers = recipe_named(self.recipe).streaming.schedule.layers
-        return study_texts(layers=layers, budget_tokens=self.budget_tokens)
+    def _rows(self) -> dict[str, Recipe]:
+        return STUDIES[self.study].rows(recipe_named(self.recipe), self.budget_tokens)
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
@@ -97,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise RitornelloError(f"{path}: is not the settings of a study; name another folder")
-    return settings
+    return {"study": "dsmr", **settings}  # which had no name while it was the only one
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

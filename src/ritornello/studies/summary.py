@@ -72,12 +72,12 @@ class Row:
     @property
     def tokens_per_s(self) -> float | None:
         """Of training, median over seeds; None where no run was long enough to tell."""
-        return _median(run["training"]["tokens_per_s"] for run in self.runs)
+        return median(run["training"]["tokens_per_s"] for run in self.runs)
 
     @property
     def peak_bytes(self) -> float | None:
         """Of a training's process or device beyond its idle baseline, median over seeds; None where not measured."""
-        return _median(run["training"]["peak_bytes"] - run["training"]["idle_bytes"] for run in self.runs)
+        return median(run["training"]["peak_bytes"] - run["training"]["idle_bytes"] for run in self.runs)
 
     @property
     def state_bytes(self) -> int:
@@ -113,7 +113,7 @@ class Row:
         Seeds are paired (same weights at the start, same data in the same order), and so are pieces: each piece's
         difference is the mean over seeds, and pieces are the sample.
         """
-        pairs = self._paired(other)
+        pairs = self.paired(other)
         if not pairs:
             return None
         tokens = [piece["tokens"] for piece in pairs[0][0]["by_piece"]]
@@ -130,11 +130,12 @@ class Row:
 
     def seeds_behind(self, other: Row) -> tuple[int, int]:
         """In how many of the common seeds this row is worse, and how many there are."""
-        pairs = self._paired(other)
+        pairs = self.paired(other)
         worse = sum(a["evaluation"]["nats_per_token"] > b["evaluation"]["nats_per_token"] for a, b in pairs)
         return worse, len(pairs)
 
-    def _paired(self, other: Row) -> list[tuple[Result, Result]]:
+    def paired(self, other: Row) -> list[tuple[Result, Result]]:
+        """The runs of both rows with the same seed."""
         theirs = {run["seed"]: run for run in other.runs}
         return [(run, theirs[run["seed"]]) for run in self.runs if run["seed"] in theirs]
 
@@ -144,18 +145,28 @@ def over_seeds(values: list[float]) -> Estimate:
     return Estimate(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def rows_of(results: list[Result]) -> list[Row]:
-    """Runs by row, in the study's order: full memory first, then from the best to the worst."""
+def rows_by_name(results: list[Result]) -> list[Row]:
+    """Runs by row, each in the order of seeds."""
     by_name: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: result["seed"]):
         by_name.setdefault(result["row"], []).append(result)
-    rows = [Row(name, runs) for name, runs in by_name.items()]
-    return sorted(rows, key=lambda row: (row.name != REFERENCE, row.perplexity.mean))
+    return [Row(name, runs) for name, runs in by_name.items()]
+
+
+def rows_of(results: list[Result]) -> list[Row]:
+    """The rows of the DSMR study in its order: full memory first, then from the best to the worst."""
+    return sorted(rows_by_name(results), key=lambda row: (row.name != REFERENCE, row.perplexity.mean))
 
 
 def reference_of(rows: list[Row]) -> Row | None:
     """The row of full memory, if it is there."""
     return next((row for row in rows if row.name == REFERENCE), None)
+
+
+def figures_of_rows(results: list[Result]) -> list[dict[str, Any]]:
+    """`figures_of` every row of the DSMR study."""
+    rows = rows_of(results)
+    return [figures_of(row, reference_of(rows)) for row in rows]
 
 
 def figures_of(row: Row, full: Row | None) -> dict[str, Any]:
@@ -191,6 +202,7 @@ def _ratio(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
 
 
-def _median(values: Iterable[float | None]) -> float | None:
+def median(values: Iterable[float | None]) -> float | None:
+    """Of what could be measured; None where nothing could."""
     known = [value for value in values if value]
     return statistics.median(known) if known else None

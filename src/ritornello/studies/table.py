@@ -1,10 +1,11 @@
-"""A study as Markdown: the paper's table with our figures beside the paper's, and what memory was used for."""
+"""The DSMR study as Markdown: the paper's table with our figures beside the paper's, and what memory was used for."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ritornello.studies.conditions import conditions
+from ritornello.studies.cells import as_table, estimate, number, position_table
+from ritornello.studies.conditions import dsmr_conditions
 from ritornello.studies.results import Result
 from ritornello.studies.summary import Estimate, Row, figures_of, reference_of, rows_of
 
@@ -32,15 +33,15 @@ def markdown(results: list[Result]) -> str:
         "## Perplexity, memory and speed",
         "Ratios to full memory first, each with the paper's beside it."
         + ("" if reference_of(rows) else " No run of full memory is done: ours are missing."),
-        _table(HEADER, cells),
-        conditions(rows),
+        as_table(HEADER, cells),
+        dsmr_conditions(rows),
         *_substitutability(rows),
         "## What memory is for",
         "Nats/token inside passages that returned, and of all other tokens; both from the first token of a piece on "
         "that can be a return.",
         _material_table(rows),
         "Nats/token by position in the piece.",
-        _position_table(rows),
+        position_table(rows),
         "Nats/token when no layer of the trained model is left more tokens than so many (empty: none had more).",
         _cuts_table(rows),
     ]
@@ -57,16 +58,16 @@ def _main_line(figures: dict[str, Any]) -> list[str]:
     ratios, theirs, paper = figures["ratios"], figures["paper_ratios"] or {}, figures["paper"] or {}
     return [
         figures["row"],
-        _number(ratios["perplexity"], ".3f"),
-        _number(theirs.get("perplexity"), ".3f"),
-        _number(ratios["tokens_per_s"], ".2f"),
-        _number(theirs.get("tokens_per_s"), ".2f"),
-        _number(ratios["peak_bytes"], ".2f"),
-        _number(theirs.get("peak_bytes"), ".2f"),
-        _number(ratios["state_bytes"], ".3f"),
-        _estimate(Estimate(**figures["perplexity"]), ".3f"),
-        _number(paper.get("perplexity"), ".2f"),
-        _estimate(figures["behind_full"] and Estimate(**figures["behind_full"]), "+.4f"),
+        number(ratios["perplexity"], ".3f"),
+        number(theirs.get("perplexity"), ".3f"),
+        number(ratios["tokens_per_s"], ".2f"),
+        number(theirs.get("tokens_per_s"), ".2f"),
+        number(ratios["peak_bytes"], ".2f"),
+        number(theirs.get("peak_bytes"), ".2f"),
+        number(ratios["state_bytes"], ".3f"),
+        estimate(Estimate(**figures["perplexity"]), ".3f"),
+        number(paper.get("perplexity"), ".2f"),
+        estimate(figures["behind_full"] and Estimate(**figures["behind_full"]), "+.4f"),
         figures["schedule"],
     ]
 
@@ -82,15 +83,17 @@ def _substitutability(rows: list[Row]) -> list[str]:
             row.name,
             ", ".join(str(layer) for layer, h in enumerate(row.schedule.horizons, 1) if h != 0),
             f"{row.schedule.budget_tokens:,}",
-            _estimate(row.perplexity, ".3f"),
-            "" if row is best else _estimate(row.behind(best), "+.4f"),
+            estimate(row.perplexity, ".3f"),
+            "" if row is best else estimate(row.behind(best), "+.4f"),
         ]
         for row in binary
     ]
     parts = [
         "## Can one layer stand in for another?",
         "The same total memory in different layers.",
-        _table(("row", "layers that remember", "tokens in all", "perplexity", f"nats/token behind {best.name}"), lines),
+        as_table(
+            ("row", "layers that remember", "tokens in all", "perplexity", f"nats/token behind {best.name}"), lines
+        ),
     ]
     difference, (worse, seeds) = worst.behind(best), worst.seeds_behind(best)
     if difference is not None and difference.spread:
@@ -104,37 +107,15 @@ def _substitutability(rows: list[Row]) -> list[str]:
 
 def _material_table(rows: list[Row]) -> str:
     counts = {kind: rows[0].runs[0]["material"][kind]["tokens"] for kind in ("returning", "new")}
-    lines = [[row.name, *(_estimate(row.on_material(kind), ".4f") for kind in counts)] for row in rows]
-    return _table(("row", *(f"{kind} ({count:,} tokens)" for kind, count in counts.items())), lines)
-
-
-def _position_table(rows: list[Row]) -> str:
-    bins = rows[0].by_position()
-    lines = [[row.name, *(f"{nats.mean:.4f}" for _, _, nats in row.by_position())] for row in rows]
-    return _table(("row", *(f"{low:,} to {high:,}" if high else f"{low:,} on" for low, high, _ in bins)), lines)
+    lines = [[row.name, *(estimate(row.on_material(kind), ".4f") for kind in counts)] for row in rows]
+    return as_table(("row", *(f"{kind} ({count:,} tokens)" for kind, count in counts.items())), lines)
 
 
 def _cuts_table(rows: list[Row]) -> str:
     by_row = [{most: nats for most, _, nats in row.when_cut()} for row in rows]
     cuts = sorted({most for found in by_row for most in found})
     lines = [
-        [row.name, *(_estimate(found.get(most), ".4f") for most in cuts), _estimate(row.nats_per_token, ".4f")]
+        [row.name, *(estimate(found.get(most), ".4f") for most in cuts), estimate(row.nats_per_token, ".4f")]
         for row, found in zip(rows, by_row)
     ]
-    return _table(("row", *(f"{most:,}" for most in cuts), "as trained"), lines)
-
-
-def _table(header: tuple[str, ...], lines: list[list[str]]) -> str:
-    """A table; the first column to the left, the others to the right."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *lines])
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
-
-
-def _estimate(value: Estimate | None, form: str) -> str:
-    if value is None:
-        return ""
-    return f"{value.mean:{form}}" + ("" if value.spread is None else f" ± {value.spread:{form.lstrip('+')}}")
+    return as_table(("row", *(f"{most:,}" for most in cuts), "as trained"), lines)

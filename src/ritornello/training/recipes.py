@@ -191,6 +191,21 @@ def perceivers_tiny() -> Recipe:
     return replace(tiny(), name="perceivers_tiny", model=model)
 
 
+def perceivers_study() -> Recipe:
+    """Minutes on a CPU: PerceiverS of the size and the work of ``study``, for comparing the steps that lead to it."""
+    model = PerceiverConfig(
+        layers=6,
+        width=96,
+        heads=3,
+        mlp_width=256,
+        context_tokens=4096,
+        latents=256,
+        scales=(None, 256),
+        stride_tokens=128,
+    )
+    return replace(study(), name="perceivers_study", model=model)
+
+
 def perceivers_small() -> Recipe:
     """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
     model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
@@ -229,7 +244,10 @@ def perceivers_paper() -> Recipe:
     return replace(base(), name="perceivers_paper", model=model, lanes=8, legal=False, steps=100_000)
 
 
-_ALL = (tiny, study, small, base, large, perceivers_tiny, perceivers_small, perceivers_base, perceivers_paper)
+_ALL = (
+    *(tiny, study, small, base, large),
+    *(perceivers_tiny, perceivers_study, perceivers_small, perceivers_base, perceivers_paper),
+)
 RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
 
 

@@ -1,0 +1,61 @@
+"""The studies as data: what each compares, every row a name and the recipe that it is trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ritornello.errors import RitornelloError
+from ritornello.horizons.study import study_texts
+from ritornello.models.perceivers import PerceiverConfig
+from ritornello.training.recipes import Recipe, recipe_named
+
+Rows = dict[str, Recipe]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison."""
+
+    recipe: str
+    """name of the recipe that its rows are made from, unless another is asked for"""
+    rows: Callable[[Recipe, int], Rows]
+    """from that recipe, and the sum of the horizons of every row that has a limit to them"""
+    horizons_of: Callable[[Recipe], Recipe]
+    """the recipe whose horizons those are"""
+
+    def budget_tokens(self, recipe: str) -> int:
+        """The sum of the horizons that a recipe has of its own; 0 where they have no limit."""
+        return self.horizons_of(recipe_named(recipe)).streaming.schedule.budget_tokens or 0
+
+
+def _schedules(recipe: Recipe, budget_tokens: int) -> Rows:
+    """The rows of arXiv 2602.19816: one model, other horizons."""
+    texts = study_texts(layers=recipe.streaming.schedule.layers, budget_tokens=budget_tokens)
+    return {name: recipe.changed(schedule=text) for name, text in texts.items()}
+
+
+def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:
+    """The two experiments of arXiv 2411.08307 (section VI-B), and DSMR: each look more is a layer of latents less."""
+    if not isinstance(recipe.model, PerceiverConfig):
+        raise RitornelloError(f"the recipe {recipe.name} is of a model without latents; name one of PerceiverS")
+    multi = replace(recipe, segmentation="random_end")
+    layers = recipe.model.layers + len(recipe.model.scales) - 1
+    one = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
+    return {
+        "Perceiver AR": replace(one, segmentation="random_start"),
+        "effective segmentation": one,
+        "multi-scale": multi,
+        "DSMR two-scale": _schedules(_of_dsmr(recipe), budget_tokens)["two-scale"],
+    }
+
+
+def _of_dsmr(recipe: Recipe) -> Recipe:
+    """DSMR's recipe of the size of one of PerceiverS."""
+    return recipe_named(recipe.name.removeprefix("perceivers_"))
+
+
+STUDIES = {
+    "dsmr": Study("study", _schedules, lambda recipe: recipe),
+    "perceivers": Study("perceivers_study", _steps_to_perceivers, _of_dsmr),
+}

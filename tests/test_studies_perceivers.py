@@ -1,0 +1,426 @@
+"""The PerceiverS study: rows that differ in one thing, intervals, its report, and sets that are played."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import Run
+from PIL import Image
+from test_studies import play_briefly, refused, table_below
+from tiny import made_up_tokens, tiny_config, write_corpus
+
+from ritornello import codec, read_midi
+from ritornello.corpus import Corpus
+from ritornello.files import write_whole
+from ritornello.horizons import HorizonSchedule
+from ritornello.models import build, describe_config, family_of
+from ritornello.models.dsmr import DSMRConfig
+from ritornello.models.perceivers import PerceiverConfig
+from ritornello.studies import measuring
+from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
+from ritornello.studies.perceivers import ORDER, markdown, rows_of
+from ritornello.studies.results import result_path
+from ritornello.studies.settings import StudySettings
+from ritornello.studies.summary import Row
+from ritornello.training import recipes
+from ritornello.training.readers import Cropping, reader_of
+from ritornello.training.recipes import Recipe
+
+CONTEXT, LATENTS = 64, 16
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    pieces = {"train": made_up_tokens(0, 60, 80, 70, 90), "validation": made_up_tokens(1, 50, 300)}
+    return write_corpus(tmp_path_factory.mktemp("study") / "corpus", pieces)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Iterator[StudySettings]:
+    """Small models of both families, and twelve steps."""
+    alike = {"lanes": 2, "validate_every_steps": 12, "validation_pieces": 1}
+    perceiver = PerceiverConfig(
+        layers=1,
+        width=32,
+        heads=2,
+        mlp_width=48,
+        context_tokens=CONTEXT,
+        latents=LATENTS,
+        scales=(None, LATENTS),
+        stride_tokens=8,
+    )
+    dsmr = tiny_config(schedule=HorizonSchedule((24, 8)))
+    with pytest.MonkeyPatch.context() as patched:
+        for name, model in (("perceivers_mini", perceiver), ("mini", dsmr)):
+            recipe = replace(recipes.tiny(), name=name, model=model, **alike)  # type: ignore[arg-type]
+            patched.setitem(recipes.RECIPES, name, lambda recipe=recipe: recipe)
+        play_briefly(patched)
+        yield StudySettings(study="perceivers", recipe="perceivers_mini", steps=12, seeds=1, budget_tokens=32, pieces=9)
+
+
+# The rows.
+
+
+def of_the_paper() -> dict[str, Recipe]:
+    return StudySettings(study="perceivers", recipe="perceivers_study").recipes()
+
+
+def parameters(recipe: Recipe) -> int:
+    return sum(p.numel() for p in build(family_of(recipe.model), describe_config(recipe.model)).parameters())
+
+
+def predicted_tokens(recipe: Recipe) -> int:
+    """In one step, at most."""
+    model = recipe.model
+    return recipe.lanes * (model.segment_tokens if isinstance(model, DSMRConfig) else model.latents)
+
+
+def test_rows_differ_in_one_thing_each() -> None:
+    rows = of_the_paper()
+    assert tuple(rows) == ORDER
+    baseline, segmented, multi, two_scale = rows.values()
+    assert replace(baseline, segmentation="random_end") == segmented
+    assert baseline.segmentation == "random_start"
+    assert replace(segmented, model=multi.model) == multi
+    assert isinstance(segmented.model, PerceiverConfig)
+    assert isinstance(multi.model, PerceiverConfig)
+    assert (segmented.model.scales, multi.model.scales) == ((None,), (None, multi.model.latents))
+    assert replace(segmented.model, scales=(None, 256), layers=segmented.model.layers - 1) == multi.model
+    assert replace(multi, name="study", model=two_scale.model) == two_scale
+
+
+def test_rows_are_of_one_size_and_predict_as_many_tokens() -> None:
+    rows = of_the_paper().values()
+    sizes = [parameters(recipe) for recipe in rows]
+    assert max(sizes) < 1.001 * min(sizes)
+    assert {predicted_tokens(recipe) for recipe in rows} == {1024}
+
+
+def test_dsmr_stands_in_both_studies_with_one_recipe() -> None:
+    assert of_the_paper()["DSMR two-scale"] == StudySettings().recipes()["two-scale"]
+
+
+def test_the_baseline_alone_never_predicts_a_beginning(corpus: Corpus, mini: StudySettings) -> None:
+    first_predicted = {}
+    for row, recipe in mini.recipes().items():
+        reader = reader_of(build(family_of(recipe.model), describe_config(recipe.model)), corpus, recipe, 0)
+        if isinstance(reader, Cropping):
+            first_predicted[row] = min(int(batch.position.min()) for batch in islice(reader.feed, 60))
+    # All pieces are longer than a window.
+    assert first_predicted["Perceiver AR"] >= CONTEXT - LATENTS
+    assert first_predicted["effective segmentation"] < LATENTS
+    assert first_predicted["multi-scale"] == first_predicted["effective segmentation"]
+
+
+# A run.
+
+TRAINED = ("Perceiver AR", "multi-scale", "DSMR two-scale")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, mini: StudySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    for row in TRAINED:
+        assert measuring.one_run(corpus, out, mini, row, 0, torch.device("cpu"))
+    return out
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_the_figures_of_a_run_hold_together(corpus: Corpus, trained: Path, row: str) -> None:
+    figures = json.loads(result_path(trained, row, 0).read_text())
+    records = corpus.pieces("validation")
+    short, long = (record.tokens for record in records)
+    assert short < 1024 < long
+    assert [piece["tokens"] for piece in figures["beginnings"]] == [short, 1024]
+    assert [piece["tokens"] for piece in figures["by_piece"]] == [short, long]
+    assert [piece["composition"] for piece in figures["by_piece"]] == [": 0", ": 1"]
+    for piece in figures["beginnings"] + figures["by_piece"]:
+        assert len(piece["blocks"]) == math.ceil(piece["tokens"] / 256)
+        assert sum(piece["blocks"]) == pytest.approx(piece["nats"], abs=1e-3)
+    # Read alone, a beginning costs what it costs in its piece.
+    for beginning, whole in zip(figures["beginnings"], figures["by_piece"]):
+        assert beginning["blocks"] == pytest.approx(whole["blocks"][: len(beginning["blocks"])], abs=1e-2)
+    parts = {"Perceiver AR": "random_start", "multi-scale": "random_end", "DSMR two-scale": None}
+    assert figures["segmentation"] == parts[row]
+    numbers = {  # keys and values of width 32: contexts and latents; horizons and a segment
+        "Perceiver AR": CONTEXT + 2 * LATENTS,
+        "multi-scale": CONTEXT + LATENTS + 1 * LATENTS,
+        "DSMR two-scale": 16 + 16 + 32,
+    }
+    assert figures["playing"]["session_bytes"] == numbers[row] * 2 * 32 * 4
+    assert figures["playing"]["cpu_seconds_per_token"] > 0
+    assert bool(figures["cuts"]) == (row == "DSMR two-scale")
+
+
+# Intervals.
+
+
+def result(
+    row: str, seed: int = 0, *, nats: tuple[float, ...] = (300.0, 500.0, 400.0), **changes: Any
+) -> dict[str, Any]:
+    """Figures of a run as they are written: three pieces of 100 tokens, two of them performances of one composition."""
+    pieces = [
+        {"composition": name, "nats": n, "tokens": 100, "blocks": [n]} for name, n in zip(("Air", "Air", "Gigue"), nats)
+    ]
+    one_look = row in ORDER[:2]
+    perceiver = {"family": "perceivers", "layers": 7, "context_tokens": 4096, "scales": [None]}
+    multi = {**perceiver, "layers": 6, "scales": [None, 256]}
+    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128"}
+    per_token = sum(nats) / 300
+    return {
+        "row": row,
+        "schedule": None,
+        "segmentation": {ORDER[0]: "random_start", ORDER[3]: None}.get(row, "random_end"),
+        "model": perceiver if one_look else multi if row == ORDER[2] else dsmr,
+        "seed": seed,
+        "settings": {
+            "study": "perceivers",
+            "steps": 60,
+            "legal": False,
+            "precision": "fp32",
+            "recipe_settings": {
+                "model": {"width": 96, "heads": 3, "context_tokens": 4096, "latents": 256, "stride_tokens": 128},
+                "lanes": 4,
+            },
+            "corpus": "Etudes",
+            "corpus_tokens": {"train": 123456, "validation": 300},
+        },
+        "parameters": 961_368,
+        "machine": {"device": "an abacus", "threads": 1, "torch": "2.9"},
+        "training": {
+            "tokens": 61440,
+            "tokens_per_s": 1000.0,
+            "idle_bytes": 10_000_000,
+            "peak_bytes": 50_000_000,
+            "log": [{"tokens": 100 * i, "seconds": i, "validation": 3 - i / 10} for i in range(1, 7)],
+        }
+        | changes,
+        "evaluation": {
+            "pieces": 3,
+            "tokens": 300,
+            "nats_per_token": per_token,
+            "perplexity": math.exp(per_token),
+            "by_position": [{"from": 0, "to": None, "tokens": 300, "nats_per_token": per_token}],
+        },
+        "by_piece": pieces,
+        "beginnings": pieces,
+        "playing": {
+            "after_tokens": 8192,
+            "cpu_seconds_per_token": 0.002 if one_look else 0.003,
+            "session_bytes": 10**6,
+        },
+    }
+
+
+def test_performances_of_one_composition_are_drawn_together() -> None:
+    """Of two compositions a draw has either, or both: a quarter of all draws each, and half of them."""
+    found = nats_per_token(Row("multi-scale", [result("multi-scale")]), "beginnings")
+    assert found == (pytest.approx(4.0), pytest.approx(4.0), pytest.approx(4.0))  # (300 + 500) / 200 and 400 / 100
+    found = nats_per_token(Row("multi-scale", [result("multi-scale", nats=(300.0, 500.0, 700.0))]), "beginnings")
+    assert found == (pytest.approx(5.0), pytest.approx(4.0), pytest.approx(7.0))
+
+
+def test_an_interval_is_as_wide_as_theory_has_it() -> None:
+    rng = np.random.default_rng(5)
+    nats = rng.normal(300, 40, 60)
+    run = result("multi-scale")
+    run["by_piece"] = [{"composition": str(i), "nats": float(n), "tokens": 100} for i, n in enumerate(nats)]
+    found = nats_per_token(Row("multi-scale", [run]), "by_piece")
+    error = nats.std() / math.sqrt(60) / 100
+    assert found.mean == pytest.approx(nats.mean() / 100)
+    assert found.high - found.mean == pytest.approx(1.96 * error, rel=0.1)
+    assert found.mean - found.low == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_differences_are_of_the_same_pieces_and_seeds() -> None:
+    ours = [result("multi-scale", 0, nats=(290.0, 490.0, 360.0)), result("multi-scale", 1, nats=(1.0, 1.0, 1.0))]
+    theirs = [result("Perceiver AR", 0), result("Perceiver AR", 2, nats=(9.0, 9.0, 9.0))]
+    one, other = Row("multi-scale", ours), Row("Perceiver AR", theirs)
+    # Seed 0 alone is common: 10 less of each 100 tokens of Air, 40 less of the Gigue.
+    assert behind(one, other, "beginnings") == (pytest.approx(-0.2), pytest.approx(-0.4), pytest.approx(-0.1))
+    assert behind_by_seed(one, other, "beginnings") == [pytest.approx(-0.2)]
+    assert behind(Row("multi-scale", ours[1:]), other, "beginnings") is None
+    both = Row("Perceiver AR", [theirs[0], result("Perceiver AR", 1)])
+    assert behind_by_seed(one, both, "beginnings") == [pytest.approx(-0.2), pytest.approx((3 - 1200) / 300)]
+
+
+def test_blocks_are_of_the_pieces_that_reach_them() -> None:
+    run = result("multi-scale")
+    run["by_piece"] = [
+        {"composition": "Air", "nats": 356.0, "tokens": 300, "blocks": [256.0, 100.0]},
+        {"composition": "Gigue", "nats": 1036.0, "tokens": 600, "blocks": [512.0, 256.0, 268.0]},
+    ]
+    row = Row("multi-scale", [run])
+    blocks = by_block(row, "by_piece")
+    # 256 and 256 tokens; 44 and 256; none and 88.
+    assert [block.mean for block in blocks] == [pytest.approx(1.5), pytest.approx(356 / 300), pytest.approx(268 / 88)]
+    assert (blocks[0].low, blocks[0].high) == (pytest.approx(1.0), pytest.approx(2.0))
+    assert behind_by_block(row, row, "by_piece") == [(0.0, 0.0, 0.0)] * 3
+
+
+# The report.
+
+
+def results() -> list[dict[str, Any]]:
+    """Four rows of two seeds, as files are found: in the order of their names."""
+    nats = {ORDER[0]: (300.0, 500.0, 400.0), ORDER[1]: (270.0, 470.0, 340.0)}
+    of_rows = {row: nats.get(row, (240.0, 440.0, 310.0)) for row in sorted(ORDER)}
+    return [result(row, seed, nats=of_row) for row, of_row in of_rows.items() for seed in (0, 1)]
+
+
+def test_the_report_has_ratios_to_the_baseline_and_what_beginnings_cost() -> None:
+    report = markdown([*results()[:-2], result("multi-scale", tokens_per_s=500.0, peak_bytes=30_000_000)])
+    table = table_below(report, "## Perplexity")
+    assert list(table) == list(ORDER)
+    assert table["Perceiver AR"][:7] == ["1.000", "1.00", "1.00", "1.00", "1.00", "54.598 ± 0.000", ""]  # e^4
+    # 30, 30 and 60 nats less in 300 tokens; Air's 60 in 200, the Gigue's 60 in 100. e^-0.4 = 0.670.
+    assert table["effective segmentation"][0] == "0.670"
+    assert table["effective segmentation"][6] == "-0.4000 [-0.6000, -0.3000]"
+    assert table["multi-scale"][1:5] == ["0.50", "0.50", "1.00", "1.50"]
+    assert table["multi-scale"][7:] == [
+        *("1.00 MB", "3.00 ms", "961,368", "random_end; looks back 4,096 then 256, 6 layers"),
+    ]
+    assert table["DSMR two-scale"][-1] == "whole pieces; horizons 2x1664, 6x128"
+    beginnings = table_below(report, "## Beginnings")
+    assert beginnings["effective segmentation"] == [
+        *("-0.4000 [-0.6000, -0.3000]", "-0.4000, -0.4000", "3.6000 [3.4000, 3.7000]"),
+    ]
+    assert "Perceiver AR is 0.4000 nats/token behind the same model with effective segmentation there" in report
+    assert "[+0.3000, +0.6000], excludes zero" in report
+    assert "nan" not in report
+
+
+def test_the_report_says_what_was_equal_and_what_was_not() -> None:
+    larger = results()
+    larger[0]["parameters"] = 970_000
+    report = markdown([*larger[:-1]])
+    for words in (
+        "Etudes; 123,456 tokens",
+        "961,368 to 970,000 parameters of width 96",
+        "N = 4,096, Q = 256, stride 128",
+        "60 steps in 4 lanes, 61,440 tokens",
+        "the first 1,024 tokens of all 3 validation pieces, performances of 2 compositions",
+        "Not equal: which tokens training predicts",
+        "Seeds: 0, 1; multi-scale only 0.",
+        "its N 32,768",
+    ):
+        assert words in report
+
+
+def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:
+    unsure = [result(ORDER[0]), result(ORDER[1], nats=(310.0, 500.0, 380.0))]
+    report = markdown(unsure)
+    assert "0.0333 nats/token behind the same model" in report
+    assert "[-0.0500, +0.2000], includes zero" in report
+    report = markdown([result(ORDER[1]), result(ORDER[2])])
+    assert "No run of it is done" in report
+    assert table_below(report, "## Perplexity")["multi-scale"][:5] == [""] * 5
+    assert [row.name for row in rows_of(results())] == list(ORDER)
+
+
+# The command line.
+
+
+@pytest.fixture
+def study(command: Run) -> Run:
+    """The verb."""
+    return partial(command, "study")
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    out = tmp_path / "finished"
+    for found in results():
+        write_whole(result_path(out, found["row"], found["seed"]), json.dumps(found))
+    return out
+
+
+def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "table.png", tmp_path / "curves.png"
+    outcome = study("table", "perceivers", "--out", finished, "--png", pictures[0], "--curves", pictures[1], "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found["study"] == "perceivers"
+    assert [row["row"] for row in found["rows"]] == list(ORDER)
+    assert found["rows"][1]["behind_baseline"]["beginnings"] == {
+        "mean": pytest.approx(-0.4),
+        "low": pytest.approx(-0.6),
+        "high": pytest.approx(-0.3),
+    }
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+    refused(study("table", "dsmr", "--out", finished), "runs of the study perceivers, not of dsmr")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--recipe", "tiny"], ["tiny is of a model without latents"]),
+        (["--recipe", "perceivers_huge"], ["'perceivers_huge'"]),
+        (["--row", "two-scale"], ["'two-scale'", "Perceiver AR; effective segmentation; multi-scale; DSMR two-scale"]),
+        (["--budget", 1], ["budget of 1 tokens"]),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(
+    study: Run, corpus: Corpus, tmp_path: Path, options: list[object], words: list[str]
+) -> None:
+    out = tmp_path / "out"
+    refused(study("run", "perceivers", "--data", corpus.path, "--out", out, *options), *words)
+    assert not out.exists()
+
+
+def test_a_folder_of_one_study_is_not_gone_on_with_as_another(study: Run, corpus: Corpus, tmp_path: Path) -> None:
+    """The settings of a study of DSMR are those of before studies had names."""
+    write_whole(tmp_path / "study.json", json.dumps({"recipe": "study"}))
+    outcome = study("run", "perceivers", "--data", corpus.path, "--out", tmp_path, "--recipe", "perceivers_study")
+    refused(outcome, "study = dsmr, not perceivers")
+
+
+# Sets.
+
+
+def test_sets_are_played_piece_by_piece_and_what_is_there_is_kept(study: Run, trained: Path, tmp_path: Path) -> None:
+    trained = shutil.copytree(trained, tmp_path / "study")
+    options = ("--out", trained, "--tokens", 90)
+    assert study("play", "perceivers", *options, "--pieces", 2, "--row", TRAINED[1], "--row", TRAINED[2]).code == 0
+    rows = ("dsmr-two-scale-seed-0", "multi-scale-seed-0")
+    played = {path.relative_to(trained / "sets").as_posix(): path for path in (trained / "sets").rglob("*.mid")}
+    assert sorted(played) == [f"{row}/{number}.mid" for row in rows for number in ("000", "001")]
+    first = {name: path.read_bytes() for name, path in played.items()}
+    music = [codec.encode(read_midi(path)) for path in played.values()]
+    assert len({events.tobytes() for events in music}) == 4
+    for events in music:
+        assert 30 < np.sum((events < codec.NOTE_OFF) | (events >= codec.SHIFT)) <= 91  # releases and END may be added
+    gone, kept = played["multi-scale-seed-0/001.mid"], played["multi-scale-seed-0/000.mid"]
+    gone.unlink()
+    kept.write_bytes(b"kept")
+    assert study("play", "perceivers", *options, "--pieces", 3, "--row", "multi-scale").code == 0
+    assert gone.read_bytes() == first["multi-scale-seed-0/001.mid"]
+    assert kept.read_bytes() == b"kept"
+    assert (kept.parent / "002.mid").exists()
+    assert not (trained / "sets/dsmr-two-scale-seed-0/002.mid").exists()
+
+
+def test_sets_that_cannot_be_played_are_one_line(study: Run, trained: Path, finished: Path, tmp_path: Path) -> None:
+    trained = shutil.copytree(trained, tmp_path / "study")
+    options = ("play", "perceivers", "--out", trained, "--pieces", 1)
+    refused(study(*options, "--tokens", 0), "tokens is 0")
+    missing = study(*options, "--row", "effective segmentation")
+    refused(missing, "'effective segmentation'", "DSMR two-scale; multi-scale; Perceiver AR")
+    refused(study(*options, "--top-p", 0), "top_p is 0")
+    refused(study("play", "perceivers", "--out", finished, "--pieces", 1), "no checkpoint there")
+    assert study(*options, "--tokens", 20).code == 0
+    refused(study(*options, "--tokens", 30), "tokens = 20, not 30")
