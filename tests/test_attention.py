@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ritornello.horizons import Rule
-from ritornello.models import attention
-from ritornello.models.attention import Attention, Sight, flex, plain, tiled
+from ritornello.models import tiles
+from ritornello.models.attention import Attention, Sight, fastest, flex, plain, tiled
 
 FAR = 1_000_000
 HEAD_SIZE = 4
@@ -66,9 +66,18 @@ def cases(draw: st.DrawFn) -> Case:
 @contextmanager
 def tiles_of(keys: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "TILE_NUMBERS", 1)
-        patch.setattr(attention, "MIN_TILE_KEYS", keys)
+        patch.setattr(tiles, "TILE_NUMBERS", 1)
+        for name in ("MIN_TILE_KEYS", "BLOCK_TOKENS", "MASKED_KEYS"):
+            patch.setattr(tiles, name, keys)
+        forget_plans()
         yield
+    forget_plans()
+
+
+def forget_plans() -> None:
+    """What was planned for parts of another size."""
+    tiles.memory_parts.cache_clear()
+    tiles.chunk_parts.cache_clear()
 
 
 def sees(sight: Sight, query: int, key: int) -> bool:
@@ -230,46 +239,56 @@ def test_tiles_do_not_even_read_slots_that_no_query_sees(case: Case) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
-def test_tiles_hold_every_visible_score_once_and_end_where_sight_ends(case: Case) -> None:
+def test_parts_hold_every_visible_score_once_and_end_where_sight_ends(case: Case) -> None:
     sight, t, m = case.sight, case.sight.queries, case.sight.memories
     with tiles_of(case.tile_keys):
-        groups = sight.groups(case.heads)
+        groups = sight.groups()
+        blocks, earlier = tiles.chunk_parts(t)
     assert [lane for group in groups for lane in range(group.lanes.start, group.lanes.stop)] == [
         *range(len(sight.position))
     ]
+    assert t % blocks == 0
+    causal = [slice(start, start + t // blocks) for start in range(0, t, t // blocks)]
     for group in groups:
-        first = group.of_chunk[0]
-        assert (first.queries, first.keys.start) == (slice(0, t), 0)
-        assert first.seen is None or first.seen.any(1).all(), "a query sees nothing of the first tile"
         held = torch.zeros(t, m + t, dtype=torch.int64)
-        for tiles, offset in ((group.of_memory, 0), (group.of_chunk, m)):
-            for tile in tiles:
-                at = slice(tile.keys.start + offset, tile.keys.stop + offset)
-                shape = held[tile.queries, at].shape
-                seen = torch.ones(shape, dtype=torch.bool) if tile.seen is None else tile.seen
-                held[tile.queries, at] += seen
-                assert shape[1] <= case.tile_keys
-                assert tile.seen is None or not tile.seen.all(), "a mask that masks nothing"
-                assert all(edge.any() for edge in (seen[0], seen[-1], seen[:, 0], seen[:, -1])), "an edge unseen"
+        for block in causal:
+            size = block.stop - block.start
+            held[block, m + block.start : m + block.stop] += torch.ones(size, size, dtype=torch.int64).tril()
+        for parts, offset in ((group.memory, 0), (earlier, m)):
+            for part in parts:
+                at = slice(part.keys.start + offset, part.keys.stop + offset)
+                shape = held[part.queries, at].shape
+                seen = torch.ones(shape, dtype=torch.bool) if part.seen is None else part.seen
+                held[part.queries, at] += seen
+                assert part.seen is None or shape[1] <= case.tile_keys
+                assert part.seen is None or not part.seen.all(), "a mask that masks nothing"
+                assert seen.any(1).all(), "a query sees nothing of its part"
+                assert all(edge.any() for edge in (seen[:, 0], seen[:, -1])), "an edge unseen"
         for lane in range(group.lanes.start, group.lanes.stop):
             assert torch.equal(held, seen_by(sight, lane).long())
 
 
 class Products(TorchDispatchMode):
-    """Counts the multiplications of batched matrix products."""
+    """Counts the multiplications of attention's matrix products; remembers how many numbers the largest gave."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.multiplications = 0
+        self.multiplications = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in ("aten::bmm", "aten::baddbmm", "aten::baddbmm_"):
+        name = func._schema.name
+        if name in ("aten::bmm", "aten::baddbmm_"):
             a, b = args[-2:]
             self.multiplications += a.numel() * b.shape[2]
+            self.largest = max(self.largest, a.shape[0] * a.shape[1] * b.shape[2])
+        elif name == "aten::_scaled_dot_product_flash_attention_for_cpu":
+            self.multiplications += 2 * args[0].numel() * args[1].shape[2]
+        elif name == "aten::_scaled_dot_product_flash_attention_for_cpu_backward":
+            self.multiplications += 5 * args[1].numel() * args[2].shape[2]
         return func(*args, **(kwargs or {}))
 
 
-# Of 256 queries in tiles of 64 keys. The chunk: 64 keys for 256, 192, 128 and 64 queries; without tiles it were 65,536.
+# Of 256 queries in parts of 64. The chunk: 64 keys for 256, 192, 128 and 64 queries; without parts it were 65,536.
 CHUNK = 64 * (256 + 192 + 128 + 64)
 
 
@@ -310,7 +329,7 @@ def test_only_tiles_that_are_seen_are_multiplied(
 
 def test_lanes_that_see_alike_are_computed_together() -> None:
     def together(*positions: int) -> list[tuple[int, int]]:
-        groups = Sight(torch.tensor(positions), 3, 9, 7, 8, "segment").groups(heads=2)
+        groups = Sight(torch.tensor(positions), 3, 9, 7, 8, "segment").groups()
         return [(group.lanes.start, group.lanes.stop) for group in groups]
 
     assert together(8 * 2 + 1, 8 * 5 + 1, 8 * FAR + 1) == [(0, 3)]  # of 9 slots none lies before the piece
@@ -319,14 +338,18 @@ def test_lanes_that_see_alike_are_computed_together() -> None:
 
 
 def test_a_tile_holds_no_more_scores_than_the_cache_unless_it_would_be_too_narrow() -> None:
-    def widest(lanes: int, queries: int) -> int:
-        sight = Sight(torch.full((lanes,), 16 * 512), queries, 4096, None, 512, "segment")
-        return max(tile.keys.stop - tile.keys.start for group in sight.groups(heads=4) for tile in group.of_memory)
+    def widest(heads: int, queries: int) -> int:
+        sight = Sight(torch.tensor([16 * 512]), queries, 1500, None, 512, "segment")
+        q, k, v, *memory = Case(sight, heads).tensors(torch.float32)
+        found = tiled(q.requires_grad_(), k, v, *memory, sight)
+        with Products() as backward:
+            found.sum().backward()
+        return backward.largest // (heads * queries)
 
-    assert widest(lanes=1, queries=512) == 512  # 2^20 scores / (4 heads x 512 queries)
-    assert widest(lanes=3, queries=512) == 128  # 170, in steps of 64
-    assert widest(lanes=1, queries=8) == 1024
-    assert widest(lanes=16, queries=512) == 64
+    assert widest(heads=4, queries=512) == 128  # 2^18 scores / (4 heads x 512 queries)
+    assert widest(heads=3, queries=400) == 192  # 218, in steps of 64
+    assert widest(heads=1, queries=8) == 1024
+    assert widest(heads=16, queries=512) == 64
 
 
 # FlexAttention's masks.
@@ -375,3 +398,10 @@ def test_a_gradient_for_one_memory_alone_is_not_dropped() -> None:
         attend(q, k, v, memory_k, attached, sight).square().sum().backward()
         grads.append(attached.grad)
     torch.testing.assert_close(*grads)
+
+
+def test_a_torch_without_the_flash_operators_is_served_by_the_reference(monkeypatch):
+    q = torch.zeros(1, 2, 8, 4)
+    assert fastest(q) is tiled
+    monkeypatch.setattr(tiles, "AVAILABLE", False)
+    assert fastest(q) is plain

@@ -10,10 +10,13 @@ Axes: B lanes, T new tokens, M remembered tokens, K = M + T keys, H heads, D hea
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ritornello.models import fused
 
 ROTARY_BASE = 10_000.0
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
@@ -36,8 +39,7 @@ class Layer(nn.Module):
     def update(self, x: Tensor, found: Tensor) -> Tensor:
         """Adds what the queries found (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
         x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
-        gate, up = self.gate_up(norm(x, self.mlp_gain)).chunk(2, dim=-1)
-        return x + self.dropout(self.down(F.silu(gate) * up))
+        return x + self.dropout(self.down(gated(normed_linear(x, self.mlp_gain, self.gate_up))))
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, H, T, D)."""
@@ -53,9 +55,8 @@ class Block(Layer):
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
-        q, k, v = (self.split(part) for part in self.qkv(norm(x, self.attention_gain)).chunk(3, dim=-1))
-        q = rotate(norm(q), rotation) * self.sharpness
-        return q.to(v.dtype), rotate(norm(k), rotation).to(v.dtype), v
+        q, k, v = (self.split(part) for part in normed_linear(x, self.attention_gain, self.qkv).chunk(3, dim=-1))
+        return (turned(q, rotation) * self.sharpness).to(v.dtype), turned(k, rotation).to(v.dtype), v
 
 
 class Look(Layer):
@@ -69,13 +70,13 @@ class Look(Layer):
 
     def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, H, T, D), rotated to their positions."""
-        q = self.split(self.q(norm(x, self.attention_gain)))
-        return (rotate(norm(q), rotation) * self.sharpness).to(q.dtype)
+        q = self.split(normed_linear(x, self.attention_gain, self.q))
+        return (turned(q, rotation) * self.sharpness).to(q.dtype)
 
     def context(self, embedded: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Embedded tokens (B, T, C) -> keys and values (B, H, T, D), keys rotated to their positions."""
-        k, v = (self.split(part) for part in self.kv(norm(embedded, self.context_gain)).chunk(2, dim=-1))
-        return rotate(norm(k), rotation).to(v.dtype), v
+        k, v = (self.split(part) for part in normed_linear(embedded, self.context_gain, self.kv).chunk(2, dim=-1))
+        return turned(k, rotation).to(v.dtype), v
 
 
 def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]) -> None:
@@ -94,7 +95,33 @@ def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
     """RMS norm over the last axis; half precision is widened to float32 first."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return F.rms_norm(wide, x.shape[-1:], gain, eps=1e-6)
+    return F.rms_norm(wide, x.shape[-1:], gain, eps=fused.EPSILON)
+
+
+def normed_linear(x: Tensor, gain: Tensor, linear: nn.Linear) -> Tensor:
+    """A linear layer without bias, on the RMS norm of (..., C)."""
+    if _by_hand(x):
+        return cast(Tensor, fused.NormedLinear.apply(x, gain, linear.weight))
+    return cast(Tensor, linear(norm(x, gain)))
+
+
+def turned(x: Tensor, rotation: Rotation) -> Tensor:
+    """(B, H, T, D) normed and rotated."""
+    return cast(Tensor, fused.Turned.apply(x, *rotation)) if _by_hand(x) else rotate(norm(x), rotation)
+
+
+def gated(x: Tensor) -> Tensor:
+    """(..., 2 O) -> (..., O): the second half of the last axis times the SiLU of the first."""
+    if _by_hand(x):
+        return cast(Tensor, fused.Gated.apply(x))
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _by_hand(x: Tensor) -> bool:
+    """Whether this is training in full precision on a CPU."""
+    whole = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return whole and x.device.type == "cpu" and torch.is_grad_enabled()
 
 
 def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
