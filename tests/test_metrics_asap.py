@@ -36,6 +36,7 @@ def test_real_pieces_have_the_pitches_onsets_and_velocities_that_pretty_midi_rea
         assert feature("total_used_note", piece) == len(notes), path
         assert feature("NC", piece) == len(set(pitches)), path
         assert feature("PR", piece) == max(pitches) - min(pitches), path
+        assert feature("pitch_mean", piece) == pytest.approx(np.mean(pitches)), path
         assert feature("IOI", piece) == pytest.approx(np.diff([note.start for note in notes]).mean(), abs=1e-6), path
         assert feature("velocity_mean", piece) == pytest.approx(np.mean([note.velocity for note in notes])), path
 
@@ -99,7 +100,14 @@ def looped(piece: Piece) -> dict:
             np.mean([b[0] - a[0] for a, b in itertools.pairwise(segment)]) if len(segment) > 1 else seconds_per_segment
             for segment in segments
         ],
+        "pitch_mean": sum(pitches) / len(pitches),
+        "pitch_lowest": min(pitches),
+        "pitch_highest": max(pitches),
         "velocity_mean": loud,
+        "velocity_step": sum(abs(a[4] - b[4]) for a, b in pairs) / len(pairs),
+        "velocity_histogram": [
+            sum(v in range(4 * i + 1, 4 * i + 5) for v in velocities) / len(notes) for i in range(32)
+        ],
         "velocity_spread": (sum((velocity - loud) ** 2 for velocity in velocities) / len(notes)) ** 0.5,
         "note_density": len(notes) / (end - begin),
         "polyphony": looped_polyphony(notes),

@@ -19,10 +19,11 @@ from command import Outcome, Run
 from conftest import made_up_piece
 from PIL import Image
 
-from ritornello.metrics import FEATURES, compare, extract
+from ritornello.errors import RitornelloError
+from ritornello.metrics import FEATURES, STANDARD, compare, extract, repetition_band, repetition_curve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
-from ritornello.reports import Comparison, compare_folders, page
+from ritornello.reports import Comparison, compare_folders, compare_pieces, page
 from ritornello.reports.drawing import Panel, round_ticks
 from ritornello.reports.sets import KEY_LENGTH_FEATURES
 
@@ -66,7 +67,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def comparison(folders: tuple[Path, Path]) -> Comparison:
-    return compare_folders(*folders, seed=5, jobs=1)
+    return compare_folders(folders[0], [folders[1]], seed=5, jobs=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +79,21 @@ def text(comparison: Comparison) -> str:
 
 
 def test_the_figures_are_those_of_the_library_for_the_files_read_one_by_one(folders, comparison):
-    assert list(comparison.results) == [name for name, feature in FEATURES.items() if feature.preset != "mgeval"]
-    names = ["PC", "PCTM", "velocity_mean", "key_length", "near_repetition"]
+    assert list(comparison.results) == list(STANDARD)
+    names = ["PC", "PCTM", "velocity_mean", "sounding_length", "near_repetition"]
     reference = [extract(read_midi(path).without_pedal(), names) for path in sorted(folders[0].glob("*.mid"))]
     usable = [folders[1] / f"{name}.mid" for name in ("0", "1", "2", "3", "mine", "odd <&>")]
     generated = [extract(read_midi(path), names) for path in usable]
     expected = compare(reference, generated, rng=np.random.default_rng(5))
     figures = comparison.figures()["features"]
     for name in names:
-        for score in ("oa_reference", "oa_generated", "kld", "kld_mgeval"):
+        for score in ("oa_reference", "oa_generated", "kld", "kld_mgeval", "energy"):
             for kind, value in expected[name][score].items():
                 assert figures[name][score][kind] == pytest.approx(value, rel=1e-6, abs=1e-9), (name, score, kind)
         assert figures[name]["verdict"]["inside"] == expected[name]["verdict"]["inside"]
         assert figures[name]["unit"] == FEATURES[name].unit
     inside = sum(figure["verdict"]["inside"] for figure in figures.values())
-    assert comparison.figures()["inside"] == inside < 22 == comparison.figures()["features_compared"]
+    assert comparison.figures()["inside"] == inside < 26 == comparison.figures()["features_compared"]
 
 
 def test_the_figures_do_not_depend_on_processes_and_other_features(folders, comparison, run):
@@ -109,7 +110,7 @@ def test_typical_and_atypical_are_by_the_distance_to_the_reference(tmp_path):
     assert usual == pytest.approx(100 / 6)
     reference = write_all(tmp_path / "reference", [one_note(v, 60 + i) for i, v in enumerate(known)])
     generated = write_all(tmp_path / "generated", [one_note(v) for v in (90, 60, 50, 45)])
-    done = compare_folders(reference, generated, ["velocity_mean", "IOI"], jobs=1)
+    done = compare_folders(reference, [generated], ["velocity_mean", "IOI"], jobs=1)[0]
     assert [standing.name for standing in done.ranking()] == ["1.mid", "2.mid", "3.mid", "0.mid"]
     assert [standing.name for standing in done.typical()] == ["1.mid", "2.mid"]
     assert [standing.name for standing in done.atypical()] == ["0.mid", "3.mid"]
@@ -123,6 +124,65 @@ def test_typical_and_atypical_are_by_the_distance_to_the_reference(tmp_path):
 def test_the_odd_piece_is_the_least_typical(comparison):
     assert comparison.atypical()[0].name == "odd <&>.mid"
     assert len({s.name for s in (*comparison.typical(), *comparison.atypical())}) == 6
+
+
+# Several sets.
+
+
+def test_several_sets_are_compared_each_as_alone_and_printed_as_rows(folders, tmp_path, run, comparison):
+    rng = np.random.default_rng(9)
+    more = write_all(tmp_path / "more", [made_up_piece(rng) for _ in range(5)])
+    options = ("--features", "PR,velocity_mean,near_repetition", "--seed", 5, "--jobs", 1)
+    outcome = run(folders[0], folders[1], more, *options)
+    assert outcome.code == 0, outcome.err
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in outcome.out.splitlines()]
+    first, second = (next(row for row in rows if row[0] == str(folder)) for folder in (folders[1], more))
+    alone = json.loads(run(folders[0], folders[1], *options, "--json").out)
+    assert first[1:4] == ["6", f"{alone['inside']} of 3", str(3 - alone["inside"])]
+    outside = {name: f["verdict"]["widths_outside"] for name, f in alone["features"].items()}
+    worst = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])
+    assert first[4] == ", ".join(f"{name} {outside[name]:.1f}" for name in worst) != ""
+    assert second[1] == "5"
+    scores = next(row for row in rows if row[0] == "PR")
+    figures = alone["features"]["PR"]
+    both = f"{figures['oa_reference']['score']:.3f} / {figures['kld']['score']:.3f}"
+    assert scores[1].strip("*") == both
+    assert scores[1].startswith("**") != figures["verdict"]["inside"]
+    listed = json.loads(run(folders[0], folders[1], more, *options, "--json").out)
+    assert listed[0] == alone
+    assert [entry["generated"]["pieces"] for entry in listed] == [6, 5]
+
+
+def test_a_row_says_how_many_windows_repeat_more_than_the_references(folders, comparison):
+    curves = {
+        side: [repetition_curve(read_midi(path)) for path in sorted(folder.glob("*.mid")) if path.stem in names]
+        for side, folder, names in (
+            ("reference", folders[0], set("0123456")),
+            ("generated", folders[1], {"0", "1", "2", "3", "mine", "odd <&>"}),
+        )
+    }
+    band = repetition_band(curves["reference"])
+    found = comparison.figures()["windows_above_repetition_band"]
+    for side, of_side in curves.items():
+        for kind in ("near", "far"):
+            limit = getattr(band, kind)[1]
+            above = [value > top for curve in of_side for value, top in zip(getattr(curve, kind), limit)]
+            assert found[side][kind] == pytest.approx(np.mean(above))
+    assert found["generated"]["near"] > 0
+
+
+def test_a_page_for_several_sets_is_refused(folders, tmp_path, run):
+    refused(run(folders[0], folders[1], folders[1], "--html", tmp_path / "page.html"), "--html shows one generated set")
+
+
+def test_pieces_at_hand_are_compared_like_those_of_folders(folders, comparison):
+    pieces = [[read_midi(path) for path in sorted(folder.glob("*.mid")) if path.stem != "broken"] for folder in folders]
+    found = compare_pieces(*pieces, seed=5, name="mine")
+    assert found.figures()["features"] == comparison.figures()["features"]
+    assert [reason for _, reason in found.generated.skipped] == ["holds no notes"]
+    assert str(found.generated.folder) == "mine"
+    with pytest.raises(RitornelloError, match=r"generated: 3 of 3 pieces can be used, .* at least 4; give more"):
+        compare_pieces(pieces[0], pieces[0][:3])
 
 
 # Pedals.
@@ -143,7 +203,8 @@ def test_key_lengths_take_the_pedal_in_where_one_side_has_none(tmp_path, pedals)
     for side in ("reference", "generated"):
         kind = held if pedals in (side, "both") else one_note(80)
         sides[side] = write_all(tmp_path / side, [kind.transposed(i + 5 * (side == "generated")) for i in range(4)])
-    done = compare_folders(sides["reference"], sides["generated"], ["key_length", "sounding_length"], jobs=1)
+    wanted = ["key_length", "sounding_length"]
+    done = compare_folders(sides["reference"], [sides["generated"]], wanted, jobs=1)[0]
     means = {name: result.means for name, result in done.results.items()}
     assert means["sounding_length"] == (
         (3, 1) if pedals == "reference" else (1, 3) if pedals == "generated" else (3, 3)
@@ -181,9 +242,9 @@ def test_pieces_of_one_note_and_sets_all_alike_have_figures_and_a_page(tmp_path,
     outcome = run(reference, generated, "--html", tmp_path / "page.html", "--json", "--jobs", 1)
     assert outcome.code == 0, outcome.err
     figures = json.loads(outcome.out)
-    assert figures["inside"] == figures["features_compared"] == 22
+    assert figures["inside"] == figures["features_compared"] == 26
     assert len(figures["same_on_both_sides"]) == 4
-    assert parsed((tmp_path / "page.html").read_text(encoding="utf-8")).headings[0].startswith("22 of 22")
+    assert parsed((tmp_path / "page.html").read_text(encoding="utf-8")).headings[0].startswith("26 of 26")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +253,7 @@ def test_pieces_of_one_note_and_sets_all_alike_have_figures_and_a_page(tmp_path,
         ("missing", "is not a folder"),
         ("empty", "holds no .mid or .midi files"),
         ("three", "too few MIDI files (3); a comparison needs at least 4"),
-        ("broken", "3 of 4 files can be used, and a comparison needs at least 4; the first that cannot: 3.mid: "),
+        ("broken", "3 of 4 pieces can be used, and a comparison needs at least 4; the first that cannot: 3.mid: "),
     ],
 )
 def test_too_little_music_is_refused_with_the_reason(folders, tmp_path, run, make, says):
@@ -285,14 +346,28 @@ def test_the_page_stands_alone(text):
 def test_the_page_says_first_how_many_features_are_inside_and_folds_their_pictures(comparison, text):
     found = parsed(text)
     inside = {name for name, result in comparison.results.items() if result.figures["verdict"]["inside"]}
-    assert found.headings[0] == found.headings[0].strip() == f"{len(inside)} of 22 features inside the human band"
+    assert found.headings[0] == found.headings[0].strip() == f"{len(inside)} of 26 features inside the human band"
     folded = {name: found.cards[name] for name in comparison.results}
     assert folded == {name: name in inside for name in comparison.results}
     assert set(folded.values()) == {True, False}
     assert found.cards["odd <&>.mid"] is False
     kinds = [attributes["class"] for tag, attributes in found.tags if tag == "svg"]
-    assert kinds.count("overlap") == 22
-    assert kinds.count("chart") == 2 * 22 + 3  # distances and values of each; repetition near and far, structure
+    assert kinds.count("overlap") == 26
+    assert kinds.count("chart") == 2 * 26 + 3  # distances and values of each; repetition near and far, structure
+
+
+def test_the_page_names_the_furthest_features_first_and_links_to_their_pictures(comparison, text):
+    widths = {name: f["verdict"]["widths_outside"] for name, f in comparison.figures()["features"].items()}
+    furthest = sorted((name for name in widths if widths[name]), key=lambda name: -widths[name])[:6]
+    assert len(furthest) == 6
+    tags = parsed(text).tags
+    links = [str(attributes["href"]) for tag, attributes in tags if tag == "a"]
+    assert links == [f"#feature-{name}" for name in furthest]
+    assert {link[1:] for link in links} < {attributes["id"] for _, attributes in tags if "id" in attributes}
+    for name in furthest:
+        assert f'>{name}</a> <span class="outside">{widths[name]:.1f} widths</span>' in text
+    near = comparison.figures()["windows_above_repetition_band"]["generated"]["near"]
+    assert f"Repetition: {near:.0%} of all windows" in text
 
 
 def test_the_verb_shows_a_table_and_writes_the_page_with_the_presets_asked_for(folders, tmp_path, run):
@@ -315,7 +390,7 @@ def test_the_verb_shows_a_table_and_writes_the_page_with_the_presets_asked_for(f
 
 def test_a_panel_puts_data_where_it_belongs():
     """380 x 210 px, of which 44 are left, 12 right, 10 above and 36 below the axes."""
-    panel = Panel("p", (0, 10), (0, 2))
+    panel = Panel("p", (0, 10), (0, 2), width_px=380, height_px=210)
     assert panel.px([0, 5, 10]).tolist() == [44, 206, 368]
     assert panel.py([0, 1, 2, 3]).tolist() == [174, 92, 10, 10]  # what is too high stays in the picture
     panel.bars([0], [5], [1], "reference")

@@ -13,7 +13,8 @@ from ritornello.errors import RitornelloError
 from ritornello.metrics import Resampling, compare, compare_feature
 from ritornello.metrics.comparison import pairwise
 
-SCORES = ("oa_reference", "oa_generated", "kld", "kld_mgeval")
+AREAS = ("oa_reference", "oa_generated")
+SCORES = (*AREAS, "kld", "kld_mgeval", "energy")
 
 
 def pieces(rng: np.random.Generator, n: int, *, shift: float = 0.0, spread: float = 1.0) -> list[dict]:
@@ -45,6 +46,7 @@ def looped_scores(reference: list, generated: list, sizes: tuple[int, int] | Non
         "oa_generated": overlap(
             within["generated"], between, min([*intra["generated"], *inter]), max([*intra["generated"], *inter])
         ),
+        "energy": 1 - (np.mean(intra["reference"]) + np.mean(intra["generated"])) / (2 * np.mean(inter)),
         "kld": entropy(within["reference"](shared), between(shared)),
         "kld_mgeval": entropy(
             within["reference"](np.linspace(min(intra["reference"]), max(intra["reference"]), 1000)),
@@ -105,7 +107,9 @@ def test_a_repetition_scores_its_pieces_with_the_kernels_of_the_whole_sets_and_c
     rows = list(values)
     expected = looped_scores([rows[i] for i in reference], [rows[i] for i in generated], sizes=(12, 8))
     for score in SCORES:
-        assert found[score]["null"] == pytest.approx([expected[score]] * 3, abs=2e-3), score
+        # 10 and 8 pieces were drawn for 12 and 8: their energy is scaled to as many.
+        scaled = expected[score] * (10 * 8 / 18) / (12 * 8 / 20) if score == "energy" else expected[score]
+        assert found[score]["null"] == pytest.approx([scaled] * 3, abs=2e-3), score
         assert found[score]["interval"] == pytest.approx([found[score]["score"]] * 2), score
 
 
@@ -160,13 +164,16 @@ def test_sets_drawn_alike_are_inside_and_others_are_not():
     }
     for name, generated in others.items():
         for feature, figures in compare(reference, generated, rng=rng, bootstraps=30, nulls=30).items():
-            verdict, scores = figures["verdict"], {score: figures[score]["score"] for score in SCORES[:2]}
+            verdict = figures["verdict"]
             assert verdict["inside"] == (name == "alike"), (name, feature)
-            assert (verdict["widths_below"] == 0) == verdict["inside"]
+            assert (verdict["widths_outside"] == 0) == verdict["inside"]
             if name != "alike":
-                low, _, high = figures[verdict["score"]]["null"]
-                assert verdict["widths_below"] == pytest.approx((low - scores[verdict["score"]]) / (high - low))
-                assert verdict["widths_below"] > 1, (name, feature)
+                by_area = {score: (figures[score]["null"][0] - figures[score]["score"], score) for score in AREAS}
+                beyond = {**by_area, "energy": (figures["energy"]["score"] - figures["energy"]["null"][2], "energy")}
+                widths = {key: by / np.ptp(figures[score]["null"]) for key, (by, score) in beyond.items()}
+                assert verdict["widths_outside"] == pytest.approx(max(widths.values()))
+                assert verdict["widths_outside"] == pytest.approx(widths[verdict["score"]])
+                assert verdict["widths_outside"] > 1, (name, feature)
 
 
 def test_verdicts_on_sets_drawn_alike_are_seldom_wrong():
@@ -180,12 +187,42 @@ def test_verdicts_on_sets_drawn_alike_are_seldom_wrong():
     assert wrong <= 0.12 * trials, f"{wrong} of {trials} sets drawn alike were told apart"
 
 
+def test_a_shift_by_the_spread_is_seen_by_the_energy_and_hardly_by_how_far_pieces_are_apart():
+    rng = np.random.default_rng(11)
+    seen = dict.fromkeys((*AREAS, "energy"), 0)
+    for _ in range(8):
+        drawn = resampling(60, 60, rng.integers(2**32), bootstraps=1, nulls=60)
+        figures = compare_feature(rng.normal(0, 1, (60, 1)), rng.normal(1, 1, (60, 1)), drawn)
+        for area in AREAS:
+            seen[area] += figures[area]["score"] < figures[area]["null"][0]
+        seen["energy"] += figures["energy"]["score"] > figures["energy"]["null"][2]
+        assert not figures["verdict"]["inside"]
+        # Of two normal distributions 1 apart, E|X - Y| is E|N(1, sqrt(2))|, and E|X - X'| is 2 / sqrt(pi).
+        between = 2 * math.exp(-1 / 4) / math.sqrt(math.pi) + math.erf(1 / 2)
+        assert figures["energy"]["score"] == pytest.approx(1 - 2 / math.sqrt(math.pi) / between, abs=0.13)
+    assert seen["energy"] == 8
+    assert max(seen[area] for area in AREAS) < 8
+
+
+def test_a_band_of_constants_is_as_wide_as_one_odd_piece():
+    """3 of 20 pieces are odd: so are 3 / 20 of the distances between, 2 x 3 x 17 / (20 x 19) of those within them."""
+    generated = np.array([[12.0]] * 17 + [[11.0]] * 3)
+    found = compare_feature(np.full((20, 1), 12.0), generated, resampling(20, 20, bootstraps=2, nulls=5))
+    energy = 1 - (2 * 3 * 17 / (20 * 19)) / (2 * 3 / 20)
+    assert found["energy"]["score"] == pytest.approx(energy)
+    assert found["energy"]["null"] == [0, 0, 0]
+    assert found["verdict"]["inside"] is False
+    beyond = max(energy, *(1 - found[area]["score"] for area in AREAS))
+    assert found["verdict"]["widths_outside"] == pytest.approx(beyond * 20)
+
+
 def test_intervals_hold_their_scores_and_stay_within_their_limits():
     rng = np.random.default_rng(6)
     figures = compare(pieces(rng, 25), pieces(rng, 15, shift=0.5), rng=rng, bootstraps=40, nulls=10)["matrix"]
     for score in SCORES:
         low, high = figures[score]["interval"]
-        assert 0 <= low <= figures[score]["score"] <= high, score
+        assert low <= figures[score]["score"] <= high, score
+        assert low >= (-1 if score == "energy" else 0), score
         assert low < high
     assert figures["oa_reference"]["interval"][1] <= 1
     assert figures["oa_generated"]["interval"][1] <= 1
@@ -198,8 +235,9 @@ def test_features_that_never_change_have_clear_figures():
     equal = compare(same(12, 6), same(12, 5), rng=np.random.default_rng(0), bootstraps=3, nulls=3)["f"]
     assert equal["oa_reference"] == {"score": 1.0, "interval": [1.0, 1.0], "null": [1.0, 1.0, 1.0]}
     assert equal["kld"] == {"score": 0.0, "interval": [0.0, 0.0], "null": [0.0, 0.0, 0.0]}
-    assert equal["verdict"] == {"inside": True, "widths_below": 0.0, "score": "oa_reference"}
+    assert equal["verdict"] == {"inside": True, "widths_outside": 0.0, "score": "oa_reference"}
     different = compare(same(12, 6), same(11, 5), rng=np.random.default_rng(0), bootstraps=3, nulls=3)["f"]
+    assert (equal["energy"]["score"], different["energy"]["score"]) == (0, 1)
     assert different["oa_reference"]["score"] == different["oa_generated"]["score"] == 0
     assert different["kld"]["score"] == pytest.approx(-math.log(1e-12))
     assert different["verdict"]["inside"] is False

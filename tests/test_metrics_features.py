@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import FEATURES, PRESETS, extract, select
+from ritornello.metrics import FEATURES, PRESETS, STANDARD, extract, select
 from ritornello.notes import Piece
 
 LENGTHS = (96, 48, 24, 12, 6, 72, 36, 18, 9, 32, 16, 8)
-SHARES = ("PCH", "PCTM", "NLH", "NLTM", "total_pitch_class_histogram", "note_length_hist")
+SHARES = ("PCH", "PCTM", "NLH", "NLTM", "total_pitch_class_histogram", "note_length_hist", "velocity_histogram")
 
 
 def feature(name: str, piece: Piece):
@@ -49,6 +49,8 @@ def test_pitch_features_of_a_broken_chord():
     assert feature("total_used_note", BROKEN) == 5
     assert feature("PCH", BROKEN).tolist() == histogram(C=0.4, E=0.4, G=0.2)
     assert feature("PR", BROKEN) == feature("pitch_range", BROKEN) == 12
+    assert feature("pitch_mean", BROKEN) == (60 + 64 + 67 + 64 + 72) / 5
+    assert (feature("pitch_lowest", BROKEN), feature("pitch_highest", BROKEN)) == (60, 72)
     assert feature("PI", BROKEN) == feature("avg_pitch_shift", BROKEN) == (4 + 3 + 3 + 8) / 4
     moves = feature("PCTM", BROKEN)
     assert {(i, j): moves[i, j] for i, j in np.argwhere(moves)} == {
@@ -90,6 +92,11 @@ def test_mgevals_pitch_class_features_of_a_broken_chord():
 def test_playing_features_of_a_broken_chord():
     assert feature("velocity_mean", BROKEN) == 60
     assert feature("velocity_spread", BROKEN) == pytest.approx((800 / 5) ** 0.5)
+    assert feature("velocity_step", BROKEN) == (20 + 20 + 20 + 0) / 4
+    bins = feature("velocity_histogram", BROKEN)  # 37-40 is the tenth bin, 57-60 the fifteenth, 77-80 the twentieth
+    assert {int(i): bins[i] for i in np.flatnonzero(bins)} == {9: 1 / 5, 14: 3 / 5, 19: 1 / 5}
+    ends = feature("velocity_histogram", Piece.from_notes([(0, 1, 60, 1), (1, 2, 60, 4), (2, 3, 60, 127)]))
+    assert (len(ends), ends[0], ends[31]) == (32, 2 / 3, 1 / 3)
     assert feature("note_density", BROKEN) == 5 / 4
     assert feature("key_length", BROKEN) == pytest.approx((0.5 + 0.5 + 0.25 + 0.5 + 2) / 5)
     assert feature("sounding_length", BROKEN) == pytest.approx((1.75 + 1 + 1.75 + 0.75 + 2) / 5)
@@ -167,7 +174,12 @@ ONE_PITCH = Piece.from_notes([(i, i + 0.5, 60, 50) for i in range(64)])
         ("NC/seg", 0, [1] + [0] * 63),
         ("PCH/seg", 0, [histogram(Cis=1)] + [histogram()] * 63),
         ("IOI/seg", 0, 0.5 / 64),
+        ("pitch_mean", 0, 61),
+        ("pitch_lowest", 0, 61),
+        ("pitch_highest", 0, 61),
         ("velocity_mean", 0, 50),
+        ("velocity_step", 0, 0),
+        ("velocity_histogram", 0, [float(bin_ == 12) for bin_ in range(32)]),
         ("velocity_spread", 0, 0),
         ("note_density", 0, 2),
         ("polyphony", 0, 1),
@@ -247,6 +259,8 @@ def test_what_a_piece_keeps_when_it_is_moved(piece: Piece, semitones: int, hundr
             continue  # compared with a threshold, and tested on its own
         axes = turned.get(name, ())
         expected = np.roll(value, [semitones] * len(axes), axes) if axes else value
+        if FEATURES[name].unit == "MIDI pitch" and len(piece):
+            expected = value + semitones
         np.testing.assert_allclose(higher[name], expected, err_msg=name, **approximately)
         if name != "total_pitch_class_histogram":  # in frames that stay where they are
             np.testing.assert_allclose(later[name], value, err_msg=name, **approximately)
@@ -254,7 +268,10 @@ def test_what_a_piece_keeps_when_it_is_moved(piece: Piece, semitones: int, hundr
             np.testing.assert_allclose(slower[name], np.multiply(2, value), err_msg=name, **approximately)
         elif name == "note_density":
             np.testing.assert_allclose(slower[name], value / 2, err_msg=name, **approximately)
-        elif FEATURES[name].unit in ("pitch classes", "pitches", "semitones", "velocity", "notes") or "PC" in name:
+        elif (
+            FEATURES[name].unit in ("pitch classes", "pitches", "MIDI pitch", "semitones", "velocity", "notes")
+            or "PC" in name
+        ):
             np.testing.assert_allclose(slower[name], value, err_msg=name, **approximately)
 
 
@@ -267,6 +284,8 @@ def test_the_papers_thirteen_and_mgevals_nine_are_there():
     assert len(select(["mgeval"])) == 9
     assert select() == list(FEATURES.values()) == select(PRESETS)
     assert all(found.function.__doc__ for found in select())
+    without = {found.name for found in select(["perceivers", "playing", "structure"])} - set(STANDARD)
+    assert (len(STANDARD), without) == (26, {"key_length"})
 
 
 def test_features_are_chosen_by_name_and_preset_each_once():

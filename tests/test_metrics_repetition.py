@@ -20,8 +20,10 @@ from ritornello.metrics import (
     repetition_band,
     repetition_curve,
     self_similarity,
+    shares_above,
     structure_curve,
 )
+from ritornello.metrics.repetition import RepetitionBand, RepetitionCurve
 from ritornello.metrics.structure import COUNTS, ONE, _highest_fitness, _summed_diagonals
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
@@ -182,6 +184,17 @@ def test_the_band_is_made_of_quantiles_window_by_window():
     curves = [repetition_curve(Piece.from_notes(melody([60] * notes, step=1.0))) for notes in (5, 10, 15, 20, 20)]
     shares = [(notes - 4) / notes for notes in (5, 10, 10, 10, 10)]
     np.testing.assert_allclose(repetition_band(curves).near, np.quantile(shares, [0.05, 0.95]).reshape(2, 1))
+
+
+def test_windows_above_the_band_are_counted_over_all_pieces_as_far_as_the_band_reaches():
+    def curve(near: list[float], far: list[float]) -> RepetitionCurve:
+        return RepetitionCurve(np.array(near), np.array(far))
+
+    band = RepetitionBand(np.array([[0, 0, 0], [0.2, 0.3, 0.4]]), np.full((2, 3), 0.5), np.array([5, 5, 5]))
+    curves = [curve([0.3, 0.3, 0.5, 1, 1], [0, 0.6, 0, 1, 1]), curve([0.2], [0.5])]
+    # Of the windows 0, 1, 2 and 0: near in the first and the third, far in the second; equal is not above.
+    assert shares_above(curves, band) == (2 / 4, 1 / 4)
+    assert shares_above([curve([], [])], band) == (0, 0)
 
 
 @pytest.mark.parametrize("curves", [[], [Piece.from_notes([])] * 9, [Piece.from_notes(melody(PHRASE))] * 4])

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from ritornello.reports import Comparison
 
 
-@app.command(epilog="Example: ritornello metrics data/human samples --html report.html")
+@app.command(epilog="Example: ritornello metrics human generated --html report.html")
 def metrics(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE_DIR", help="MIDI files to be compared with.")],
-    generated: Annotated[Path, typer.Argument(metavar="GENERATED_DIR", help="The MIDI files that are judged.")],
+    generated: Annotated[
+        list[Path],
+        typer.Argument(metavar="GENERATED_DIR", help="MIDI files that are judged; several folders make one table."),
+    ],
     preset: Annotated[
-        list[str] | None, typer.Option(help="perceivers, playing, structure or mgeval; the first three if not given.")
+        list[str] | None,
+        typer.Option(help="perceivers, playing, structure or mgeval; the first three but key_length if not given."),
     ] = None,
     features: Annotated[str | None, typer.Option(help="Names of features, between commas.")] = None,
     seed: Annotated[int, typer.Option(help="Of intervals and nulls.", min=0, max=MAX_SEED)] = 0,
@@ -31,13 +35,18 @@ def metrics(
     jobs: Annotated[int | None, typer.Option(help="Processes; one for each processor if not given.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far a set of pieces is from a reference in musical features, and how far human halves are from each other."""
+    """How far a set of pieces is from a reference in musical features, and how far human halves are from each other.
+
+    Several generated sets are printed as Markdown: a row for each, and the scores of every feature.
+    """
     from ritornello.files import write_whole
     from ritornello.metrics import PRESETS
-    from ritornello.reports import compare_folders, page
+    from ritornello.reports import compare_folders, markdown, page
 
     if html is not None:
         check_writable(html)
+        if len(generated) > 1:
+            raise RitornelloError(f"--html shows one generated set and not {len(generated)}; give one, or leave it out")
     for name in preset or ():
         if name not in PRESETS:
             raise RitornelloError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
@@ -46,13 +55,19 @@ def metrics(
         raise RitornelloError("--features names none; give names between commas, or leave it out")
     wanted = [*(preset or ()), *named] or None
     with count_bar() as progress:
-        comparison = compare_folders(reference, generated, wanted, seed=seed, jobs=jobs, progress=progress)
+        comparisons = compare_folders(reference, generated, wanted, seed=seed, jobs=jobs, progress=progress)
     if html is not None:
-        write_whole(html, page(comparison))
+        write_whole(html, page(comparisons[0]))
     if as_json:
-        print(json.dumps(comparison.figures(), indent=1))
+        figures = [comparison.figures() for comparison in comparisons]
+        print(json.dumps(figures if len(figures) > 1 else figures[0], indent=1))
+    elif len(comparisons) > 1:
+        for comparison in comparisons:
+            for line in comparison.warnings():
+                console.print(f"note: {line}")
+        print(markdown(comparisons), end="")
     else:
-        _show(comparison)
+        _show(comparisons[0])
     if html is not None and not as_json:
         console.print(f"{html}: written")
 
@@ -65,19 +80,19 @@ def _show(comparison: Comparison) -> None:
             console.print(f"left out {side.folder / name}: {reason}")
     table = Table(box=SIMPLE, padding=0)
     table.add_column("feature", overflow="fold")
-    for heading in ("reference", "generated", "OA", "interval", "band", "KLD", "widths\nbelow"):
+    for heading in ("refer-\nence", "gener-\nated", "OA", "interval", "band", "energy", "at\nmost", "widths\noutside"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, result in comparison.results.items():
         means = result.means
-        overlap = result.figures[result.figures["verdict"]["score"]]
-        low, _, high = overlap["null"]
+        overlap = result.overlap
         table.add_row(
             name,
             *(("", "") if means is None else (figure(mean) for mean in means)),
             f"{overlap['score']:.2f}",
             "{:.2f} {:.2f}".format(*overlap["interval"]),
-            f"{low:.2f} {high:.2f}",
-            f"{result.figures['kld']['score']:.2f}",
+            f"{overlap['null'][0]:.2f} {overlap['null'][2]:.2f}",
+            f"{result.energy:.3f}",
+            f"{result.figures['energy']['null'][2]:.3f}",
             Text("inside", style="green") if result.inside else Text(widths(result), style="red"),
         )
     console.print(table)
@@ -86,8 +101,9 @@ def _show(comparison: Comparison) -> None:
     console.print(
         f"{comparison.inside} of {len(comparison.results)} features inside the human band: "
         f"{len(comparison.generated.names)} pieces beside {len(comparison.reference.names)}. OA is the overlap area "
-        "(with the reference's distances or the generated pieces' own, whichever is lower in its band), the band holds "
-        "95% of those between random halves of the reference."
+        "(with the reference's distances or the generated pieces' own, whichever is lower in its band), energy how "
+        "much further pieces of different sets are from each other than pieces of one. A band holds 95% of what random "
+        "halves of the reference score: OA must not be below it, energy not above."
     )
     furthest = comparison.atypical()[0]
     console.print(

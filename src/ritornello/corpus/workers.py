@@ -2,6 +2,9 @@
 
 Each worker is a spawned process with a pipe. It gets a small batch and reports after every item, so when it dies or
 falls silent, the item to blame is the first one without a report; the rest of its batch goes to a fresh worker.
+
+The function goes through that pipe too, once the worker runs. Among a process's arguments it could make them larger
+than a pipe holds, and where such a process dies before it has read them, multiprocessing waits for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ Result = TypeVar("Result")
 
 BATCH_ITEMS = 8
 START_TIMEOUT_S = 120.0  # for a process to import what it needs, on a busy machine
-READY = -1
+STARTED, READY = -2, -1
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Pool(Generic[Item, Result]):
 
     def _hire(self) -> _Worker:
         here, there = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(there, self.function), daemon=True)
+        process = self.context.Process(target=_work, args=(there,), daemon=True)
         process.start()
         there.close()
         return _Worker(process, here, time.monotonic())
@@ -118,7 +121,10 @@ class Pool(Generic[Item, Result]):
             yield from self._dismiss(worker, f"crashed the program that read it (exit code {worker.process.exitcode})")
             return
         worker.heard_s = time.monotonic()
-        if index == READY:
+        if index == STARTED:
+            with suppress(OSError):  # see `_feed`
+                worker.pipe.send(self.function)
+        elif index == READY:
             worker.ready = True
         else:
             worker.batch.remove(index)
@@ -168,9 +174,11 @@ def usable_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _work(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """A worker's life: batches in, one report per item out, until the pipe closes."""
+def _work(pipe: Connection) -> None:
+    """A worker's life: the function in, then batches in, one report per item out, until the pipe closes."""
     with suppress(EOFError, OSError, KeyboardInterrupt):
+        pipe.send((STARTED, None))
+        function: Callable[[Any], Any] = pipe.recv()
         pipe.send((READY, None))
         while True:
             for index, item in pipe.recv():

@@ -7,14 +7,15 @@ Reading order: ``registry`` (every feature by name; extraction), ``pitches``, ``
 
 from ritornello.metrics.comparison import Resampling, compare, compare_feature
 from ritornello.metrics.densities import kld, kld_mgeval, overlap_area
-from ritornello.metrics.registry import FEATURES, PRESETS, Feature, extract, select
-from ritornello.metrics.repetition import autocorrelation, repetition_band, repetition_curve
+from ritornello.metrics.registry import FEATURES, PRESETS, STANDARD, Feature, extract, select
+from ritornello.metrics.repetition import autocorrelation, repetition_band, repetition_curve, shares_above
 from ritornello.metrics.structure import DURATIONS_S, self_similarity, structure_curve
 
 __all__ = [
     "DURATIONS_S",
     "FEATURES",
     "PRESETS",
+    "STANDARD",
     "Feature",
     "Resampling",
     "autocorrelation",
@@ -28,5 +29,6 @@ __all__ = [
     "repetition_curve",
     "select",
     "self_similarity",
+    "shares_above",
     "structure_curve",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,7 @@ def microseconds(times_s: Floats) -> Counts:
     return np.rint(times_s * 1e6).astype(np.int64)
 
 
+@lru_cache(maxsize=1)  # many features of a piece ask one after another
 def duration_us(piece: Piece) -> int:
     """From the first onset until the last note falls silent, the pedal applied; 0 without notes."""
     if not len(piece):

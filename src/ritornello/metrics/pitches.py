@@ -82,6 +82,21 @@ def pitch_range(piece: Piece) -> float:
     return float(np.ptp(piece.pitch)) if len(piece) else 0.0
 
 
+def pitch_mean(piece: Piece) -> float:
+    """Mean MIDI pitch of the notes, by count: the register; 0 without notes."""
+    return float(piece.pitch.mean()) if len(piece) else 0.0
+
+
+def pitch_lowest(piece: Piece) -> float:
+    """The lowest MIDI pitch; 0 without notes."""
+    return float(piece.pitch.min()) if len(piece) else 0.0
+
+
+def pitch_highest(piece: Piece) -> float:
+    """The highest MIDI pitch; 0 without notes."""
+    return float(piece.pitch.max()) if len(piece) else 0.0
+
+
 def pitch_interval(piece: Piece) -> float:
     """PI: mean distance between consecutive notes in semitones, chords read upwards; 0 with fewer than two notes.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import duration_us
+from ritornello.metrics.counting import Floats, duration_us, shares
 from ritornello.notes import Piece
+
+VELOCITY_BINS = 32
 
 
 def velocity_mean(piece: Piece) -> float:
@@ -20,6 +22,16 @@ def velocity_mean(piece: Piece) -> float:
 def velocity_spread(piece: Piece) -> float:
     """Standard deviation of the velocities over all notes (ddof 0); 0 without notes."""
     return float(piece.velocity.std()) if len(piece) else 0.0
+
+
+def velocity_step(piece: Piece) -> float:
+    """Mean change of velocity, up or down, from a note to the next, chords read upwards; 0 with fewer than two."""
+    return float(np.abs(np.diff(piece.velocity.astype(int))).mean()) if len(piece) > 1 else 0.0
+
+
+def velocity_histogram(piece: Piece) -> Floats:
+    """(32,) share of the notes in bins of four velocities, 1-4 the first, as tokens write them. Zeros without notes."""
+    return shares(np.bincount((piece.velocity - 1) // 4, minlength=VELOCITY_BINS))
 
 
 def note_density(piece: Piece) -> float:

@@ -25,43 +25,68 @@ class Feature(NamedTuple):
     name: str
     preset: str
     unit: str  # of its entries
+    about: str  # in plain words
     function: Callable[[Piece], Value]
 
 
 _ALL = [
-    Feature("PC", "perceivers", "pitch classes", pitches.pitch_classes_used),
-    Feature("NC", "perceivers", "pitches", pitches.pitches_used),
-    Feature("PCH", "perceivers", "share", pitches.pitch_class_histogram),
-    Feature("PCTM", "perceivers", "share", pitches.pitch_class_transitions),
-    Feature("PR", "perceivers", "semitones", pitches.pitch_range),
-    Feature("PI", "perceivers", "semitones", pitches.pitch_interval),
-    Feature("IOI", "perceivers", "s", durations.inter_onset_interval),
-    Feature("NLH", "perceivers", "share", durations.note_length_histogram),
-    Feature("NLTM", "perceivers", "share", durations.note_length_transitions),
-    Feature("PC/seg", "perceivers", "pitch classes", segments.pitch_classes_per_segment),
-    Feature("NC/seg", "perceivers", "pitches", segments.pitches_per_segment),
-    Feature("PCH/seg", "perceivers", "share", segments.pitch_class_histograms),
-    Feature("IOI/seg", "perceivers", "s", segments.inter_onset_intervals),
-    Feature("velocity_mean", "playing", "velocity", playing.velocity_mean),
-    Feature("velocity_spread", "playing", "velocity", playing.velocity_spread),
-    Feature("note_density", "playing", "notes/s", playing.note_density),
-    Feature("polyphony", "playing", "notes", playing.polyphony),
-    Feature("key_length", "playing", "s", playing.key_length),
-    Feature("sounding_length", "playing", "s", playing.sounding_length),
-    Feature("near_repetition", "structure", "share", repetition.near_repetition),
-    Feature("far_repetition", "structure", "share", repetition.far_repetition),
-    Feature("structure_curve", "structure", "fitness", structure.structure_curve),
-    Feature("total_used_pitch", "mgeval", "pitches", pitches.pitches_used),
-    Feature("total_used_note", "mgeval", "notes", pitches.notes_struck),
-    Feature("total_pitch_class_histogram", "mgeval", "share", pitches.loudness_weighted_histogram),
-    Feature("pitch_class_transition_matrix", "mgeval", "pairs", pitches.adjoining_pitch_classes),
-    Feature("pitch_range", "mgeval", "semitones", pitches.pitch_range),
-    Feature("avg_pitch_shift", "mgeval", "semitones", pitches.pitch_interval),
-    Feature("avg_IOI", "mgeval", "s", durations.inter_onset_interval),
-    Feature("note_length_hist", "mgeval", "share", durations.key_length_histogram),
-    Feature("note_length_transition_matrix", "mgeval", "moves", durations.key_length_moves),
+    Feature("PC", "perceivers", "pitch classes", "different pitch classes", pitches.pitch_classes_used),
+    Feature("NC", "perceivers", "pitches", "different pitches", pitches.pitches_used),
+    Feature("PCH", "perceivers", "share", "how often each pitch class is struck", pitches.pitch_class_histogram),
+    Feature("PCTM", "perceivers", "share", "which pitch class follows which", pitches.pitch_class_transitions),
+    Feature("PR", "perceivers", "semitones", "from the lowest pitch to the highest", pitches.pitch_range),
+    Feature("PI", "perceivers", "semitones", "how far apart consecutive notes are", pitches.pitch_interval),
+    Feature("IOI", "perceivers", "s", "time from a note to the next", durations.inter_onset_interval),
+    Feature("NLH", "perceivers", "share", "how long notes last", durations.note_length_histogram),
+    Feature("NLTM", "perceivers", "share", "which note length follows which", durations.note_length_transitions),
+    Feature(
+        "PC/seg", "perceivers", "pitch classes", "different pitch classes in a 64th", segments.pitch_classes_per_segment
+    ),
+    Feature("NC/seg", "perceivers", "pitches", "different pitches in a 64th", segments.pitches_per_segment),
+    Feature("PCH/seg", "perceivers", "share", "pitch classes struck in a 64th", segments.pitch_class_histograms),
+    Feature("IOI/seg", "perceivers", "s", "time to the next note in a 64th", segments.inter_onset_intervals),
+    Feature("pitch_mean", "playing", "MIDI pitch", "register: the mean pitch", pitches.pitch_mean),
+    Feature("pitch_lowest", "playing", "MIDI pitch", "the lowest pitch", pitches.pitch_lowest),
+    Feature("pitch_highest", "playing", "MIDI pitch", "the highest pitch", pitches.pitch_highest),
+    Feature("velocity_mean", "playing", "velocity", "how loud it is on the whole", playing.velocity_mean),
+    Feature("velocity_spread", "playing", "velocity", "how much loudness varies", playing.velocity_spread),
+    Feature("velocity_step", "playing", "velocity", "loudness from note to note", playing.velocity_step),
+    Feature("velocity_histogram", "playing", "share", "how often each loudness occurs", playing.velocity_histogram),
+    Feature("note_density", "playing", "notes/s", "notes per second", playing.note_density),
+    Feature("polyphony", "playing", "notes", "notes that sound together", playing.polyphony),
+    Feature("key_length", "playing", "s", "how long keys are held", playing.key_length),
+    Feature("sounding_length", "playing", "s", "how long notes sound, by key and pedal", playing.sounding_length),
+    Feature("near_repetition", "structure", "share", "notes that repeat the last 30 s", repetition.near_repetition),
+    Feature("far_repetition", "structure", "share", "notes that repeat what is longer ago", repetition.far_repetition),
+    Feature("structure_curve", "structure", "fitness", "what its best segment explains", structure.structure_curve),
+    Feature("total_used_pitch", "mgeval", "pitches", "different pitches", pitches.pitches_used),
+    Feature("total_used_note", "mgeval", "notes", "notes", pitches.notes_struck),
+    Feature(
+        "total_pitch_class_histogram",
+        "mgeval",
+        "share",
+        "pitch classes, by velocity and length",
+        pitches.loudness_weighted_histogram,
+    ),
+    Feature(
+        "pitch_class_transition_matrix",
+        "mgeval",
+        "pairs",
+        "which pitch class follows which at once",
+        pitches.adjoining_pitch_classes,
+    ),
+    Feature("pitch_range", "mgeval", "semitones", "from the lowest pitch to the highest", pitches.pitch_range),
+    Feature("avg_pitch_shift", "mgeval", "semitones", "how far apart consecutive notes are", pitches.pitch_interval),
+    Feature("avg_IOI", "mgeval", "s", "time from a note to the next", durations.inter_onset_interval),
+    Feature("note_length_hist", "mgeval", "share", "how long keys are held", durations.key_length_histogram),
+    Feature(
+        "note_length_transition_matrix", "mgeval", "moves", "which key length follows which", durations.key_length_moves
+    ),
 ]
 FEATURES = {feature.name: feature for feature in _ALL}
+STANDARD = tuple(feature.name for feature in _ALL if feature.preset != "mgeval" and feature.name != "key_length")
+"""what is compared unless something else is asked for: where one side has no pedals, as models write them, key lengths
+are turned into sounding lengths and would count twice"""
 PRESETS = tuple(dict.fromkeys(feature.preset for feature in _ALL))
 
 

@@ -12,6 +12,7 @@ its time and are read upwards, so that a hand's unevenness does not hide a repea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +104,19 @@ def repetition_band(curves: Sequence[RepetitionCurve]) -> RepetitionBand:
     return RepetitionBand(near, far, (lengths[:, None] > np.arange(reached)).sum(axis=0))
 
 
+def shares_above(curves: Sequence[RepetitionCurve], band: RepetitionBand) -> tuple[float, float]:
+    """Near and far: the share of all windows, as far as the band reaches, in which a piece repeats more than the band.
+
+    About 5% for the pieces that the band is made of; much more near repetition is a loop. 0 without windows.
+    """
+    reached = len(band.pieces)
+    near, far = (np.concatenate([curve[kind][:reached] for curve in curves]) for kind in (0, 1))
+    window = np.concatenate([np.arange(min(len(curve.near), reached)) for curve in curves])
+    if not len(window):
+        return 0.0, 0.0
+    return float(np.mean(near > band.near[1, window])), float(np.mean(far > band.far[1, window]))
+
+
 class _Repeats(NamedTuple):
     """Of each note, in order of reading: when it is struck, whether it repeats near and far, all (N,)."""
 
@@ -111,6 +125,7 @@ class _Repeats(NamedTuple):
     far: NDArray[np.bool_]
 
 
+@lru_cache(maxsize=1)  # three features of a piece ask one after another
 def _repeats(piece: Piece) -> _Repeats:
     chord, struck_us = _chords(piece)
     pitch = piece.pitch[np.lexsort((piece.pitch, chord))].astype(np.int64)
@@ -129,8 +144,8 @@ def _chords(piece: Piece) -> tuple[Counts, Counts]:
     """(N,) the number of each note's chord, and (chords,) when each is struck, in microseconds."""
     onset_us = microseconds(piece.onset)
     following = np.searchsorted(onset_us, onset_us + CHORD_US).tolist()
-    begins, note = [], 0
-    while note < len(piece):
+    begins, note, notes = [], 0, len(piece)
+    while note < notes:
         begins.append(note)
         note = following[note]
     starts = np.zeros(len(piece), np.int64)

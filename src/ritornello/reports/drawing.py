@@ -21,7 +21,7 @@ class Panel:
     """One chart that is filled by its methods and read by `svg`."""
 
     def __init__(
-        self, label: str, x: tuple[float, float], y: tuple[float, float], *, width_px: int = 380, height_px: int = 210
+        self, label: str, x: tuple[float, float], y: tuple[float, float], *, width_px: int = 300, height_px: int = 190
     ) -> None:
         self.label, self.width_px, self.height_px = label, width_px, height_px
         self.x, self.y = (apart(*x), apart(*y))

@@ -1,30 +1,37 @@
 """One page that says how a generated set stands beside a reference: no scripts, no fonts, nothing from elsewhere.
 
-First the verdict, then the table, then pictures: of features outside the band in the open, all others folded.
+First the verdict and what it rests on, then the table, then pictures: of features outside the band in the open, all
+others folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from html import escape
 
 from ritornello.charts import COLOURS, FAINT, GRID, INK, PAPER
 from ritornello.reports import pictures
-from ritornello.reports.comparing import Comparison, Result, Standing
+from ritornello.reports.results import Comparison, Result, Standing
 from ritornello.reports.sets import MusicSet
-from ritornello.reports.words import figure, verdict
+from ritornello.reports.words import figure, verdict, widths
 
 REFERENCE, GENERATED, INTER = COLOURS[1], COLOURS[2], COLOURS[3]
 STYLE = f"""
 *{{box-sizing:border-box}}
 body{{margin:0 auto;max-width:76rem;padding:1rem;background:{PAPER};color:{INK};font:16px/1.45 system-ui,sans-serif}}
-h1{{font-size:1.7rem;line-height:1.2;margin:.4rem 0}} h2{{margin:2.2rem 0 .6rem}} h3{{margin:.2rem 0}}
+h1{{font-size:1.7rem;line-height:1.2;margin:.4rem 0}} h2{{margin:2.2rem 0 .6rem}}
+h3,.card p{{margin:.2rem 0}}
 p,ul{{max-width:46rem}} small,.faint{{color:{FAINT}}} .note{{border-left:4px solid {INTER};padding-left:.8rem}}
 a{{color:inherit}} li,td,h3,summary{{overflow-wrap:anywhere}}
 table{{border-collapse:collapse;width:100%}} th{{text-align:left;font-weight:600;color:{FAINT}}}
 th,td{{padding:.3rem .7rem .3rem 0;border-bottom:1px solid {GRID};vertical-align:middle}}
 td.number{{font-variant-numeric:tabular-nums}} .inside{{color:{REFERENCE}}}
 .outside{{color:{GENERATED};font-weight:600}}
+td small,h3 small{{display:block;font-weight:400}} td.feature{{font-weight:600}}
+.worst{{list-style:none;padding:0;max-width:none;display:grid;gap:.5rem;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}}
+.worst li{{background:#fff;border:1px solid {GRID};border-left:4px solid {GENERATED};border-radius:.3rem;
+padding:.5rem .7rem}} .worst small{{display:block}} .worst a{{text-decoration:none;font-weight:600}}
 .cards{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,36rem),1fr));gap:1rem}}
 .card{{background:#fff;border:1px solid {GRID};border-radius:.5rem;padding:.8rem;margin:0}}
 .pair{{display:flex;flex-wrap:wrap}} figure{{margin:0;min-width:0}} .pair>*{{flex:1 1 16rem}}
@@ -41,11 +48,16 @@ img.roll{{display:block;width:100%;height:auto;margin:.5rem 0}} summary{{cursor:
 .key.band{{background:{REFERENCE};opacity:.3}}
 .axis{{stroke:{FAINT};fill:none}} .grid{{stroke:{GRID};fill:none}} .paper{{fill:{PAPER}}}
 svg text{{font-size:11px;fill:{FAINT}}} .mid,.title{{text-anchor:middle}} .end{{text-anchor:end}}
-@media(max-width:46rem){{thead{{display:none}} table,tbody,tr,td{{display:block}}
-tr{{border-bottom:1px solid {GRID};padding:.5rem 0}} td{{border:0;padding:.1rem 0;display:flex;gap:.6rem}}
-td::before{{content:attr(data-name);color:{FAINT};flex:0 0 9rem}} td.feature{{font-weight:600}}}}
+@media(max-width:46rem){{thead{{display:none}} table,tbody{{display:block}}
+tr{{display:grid;grid-template-columns:1fr 1fr;gap:.1rem .4rem;border-bottom:1px solid {GRID};padding:.7rem 0}}
+td{{border:0;padding:0}} td:empty{{display:none}}
+td.number::before{{content:attr(data-name) " ";color:{FAINT};font-size:.9em}}
+td.inside,td.outside{{grid-row:1;grid-column:2;text-align:right}} td.bars{{grid-column:1/3}}
+td.number{{white-space:nowrap}} td.number small{{display:inline}}}}
 """
-COLUMNS = ("feature", "unit", "reference", "generated", "overlap area", "OA", "KLD", "human band")
+COLUMNS = ("feature", "reference", "generated", "overlap area", "OA", "KLD", "energy", "human band")
+SCORE_NAMES = {"oa_reference": "by overlap area", "oa_generated": "by overlap area", "energy": "by energy"}
+MOST_NAMED = 6
 SIDES = {"reference": "reference", "generated": "generated"}
 
 
@@ -55,9 +67,10 @@ def page(comparison: Comparison) -> str:
     body = [
         f"<h1>{n} of {of} features inside the human band</h1>",
         f"<p>{_pieces(comparison.generated)} beside {_pieces(comparison.reference)} as the reference.</p>",
+        *_summary(comparison),
         *(f'<p class="note">{escape(line)}</p>' for line in comparison.warnings()),
         *_table(comparison),
-        *_features(comparison.results.values()),
+        *_features(comparison),
         *_curves(comparison),
         *_rolls(comparison),
         *_left_out(comparison),
@@ -67,6 +80,7 @@ def page(comparison: Comparison) -> str:
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light">',
             f"<title>{n} of {of} features inside the human band</title>",
             f"<style>{STYLE}</style>\n</head>\n<body>",
             *body,
@@ -74,6 +88,38 @@ def page(comparison: Comparison) -> str:
         ]
     )
     return text.encode("utf-8", "replace").decode()  # the names of files need not be text
+
+
+def _summary(comparison: Comparison) -> Iterator[str]:
+    outside = comparison.outside()
+    if not outside:
+        yield "<p>No feature tells so many of these pieces from the reference's.</p>"
+    else:
+        names = "1 feature tells" if len(outside) == 1 else f"{len(outside)} features tell"
+        furthest = f", these {MOST_NAMED} the best" if len(outside) > MOST_NAMED else ""
+        yield f"<p>{names} them from the reference{furthest}:</p>"
+        yield f'<ul class="worst">{"".join(map(_worst, outside[:MOST_NAMED]))}</ul>'
+    if comparison.above is not None:
+        (near, far), (generated_near, generated_far) = comparison.above
+        yield (
+            f"<p>Repetition: {generated_near:.0%} of all windows of 10 s repeat more of the last 30 s than 95% of the "
+            f"reference's pieces do there (its own: {near:.0%}), {generated_far:.0%} more of what is longer ago (its "
+            f"own: {far:.0%}).</p>"
+        )
+
+
+def _worst(result: Result) -> str:
+    means = result.means
+    change = f": {figure(means[1])} instead of {figure(means[0])} {escape(result.feature.unit)}" if means else ""
+    return (
+        f'<li><a href="#{escape(_anchor(result))}">{escape(result.feature.name)}</a> '
+        f'<span class="outside">{widths(result)} widths</span>'
+        f"<small>{escape(result.feature.about)}{change}</small></li>"
+    )
+
+
+def _anchor(result: Result) -> str:
+    return f"feature-{result.feature.name}"
 
 
 def _key(**names: str) -> str:
@@ -86,34 +132,36 @@ def _pieces(side: MusicSet) -> str:
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
-    yield _key(**SIDES, band="human band")
+    inside = [result for result in comparison.results.values() if result.inside]
+    yield f"<h2>All features</h2>\n{_key(**SIDES, band='human band')}"
     yield f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in COLUMNS)}</tr></thead><tbody>"
-    for result in comparison.results.values():
+    for result in (*comparison.outside(), *inside):
         yield f"<tr>{''.join(_cells(result))}</tr>"
     yield "</tbody></table>"
 
 
 def _cells(result: Result) -> Iterator[str]:
-    means = result.means
+    means = ("", "") if result.means is None else tuple(map(figure, result.means))
     overlaps = " ".join(f"{result.figures[f'oa_{name}']['score']:.2f}" for name in pictures.SETS)
-    state = "inside" if result.inside else "outside"
-    for name, kind, text in (
-        ("feature", "feature", escape(result.feature.name)),
-        ("unit", "faint", escape(result.feature.unit)),
-        ("reference", "number", figure(means[0]) if means else ""),
-        ("generated", "number", figure(means[1]) if means else ""),
+    unit = f" ({escape(result.feature.unit)})" if means[0] and result.feature.unit not in result.feature.about else ""
+    name = f"{escape(result.feature.name)}<small>{escape(result.feature.about)}{unit}</small>"
+    reason = "" if result.inside else f"<small>{SCORE_NAMES[result.figures['verdict']['score']]}</small>"
+    for heading, kind, text in (
+        ("feature", "feature", name),
+        ("reference", "number", means[0]),
+        ("generated", "number", means[1]),
         ("overlap area", "bars", pictures.overlap_bar(result)),
         ("OA", "number", overlaps),
         ("KLD", "number", f"{result.figures['kld']['score']:.3f}"),
-        ("human band", state, verdict(result)),
+        ("energy", "number", f"{result.energy:.3f} <small>≤ {result.figures['energy']['null'][2]:.3f}</small>"),
+        ("human band", "inside" if result.inside else "outside", verdict(result) + reason),
     ):
-        yield f'<td class="{kind}" data-name="{name}">{text}</td>'
+        yield f'<td class="{kind}" data-name="{heading}">{text}</td>'
 
 
-def _features(results: Iterable[Result]) -> Iterator[str]:
-    results, key = list(results), _key(**SIDES, inter="between the sets")
-    outside = [result for result in results if not result.inside]
-    inside = [result for result in results if result.inside]
+def _features(comparison: Comparison) -> Iterator[str]:
+    key = _key(**SIDES, inter="between the sets")
+    outside, inside = comparison.outside(), [result for result in comparison.results.values() if result.inside]
     if outside:
         yield f"<h2>Outside the human band</h2>\n{key}"
         yield f'<div class="cards">{"".join(map(_card, outside))}</div>'
@@ -124,9 +172,10 @@ def _features(results: Iterable[Result]) -> Iterator[str]:
 
 def _card(result: Result) -> str:
     return (
-        f'<section class="card"><h3>{escape(result.feature.name)} <small>{verdict(result)}</small></h3>'
-        f'<div class="pair">{_figure("distances", pictures.distances(result))}'
-        f"{_figure('values', pictures.values(result))}</div></section>"
+        f'<section class="card" id="{escape(_anchor(result))}"><h3>{escape(result.feature.name)} '
+        f"<small>{escape(result.feature.about)} · {verdict(result)}</small></h3>"
+        f'<div class="pair">{_figure("distances between pieces", pictures.distances(result))}'
+        f"{_figure(pictures.about_values(result), pictures.values(result))}</div></section>"
     )
 
 
@@ -158,17 +207,18 @@ def _rolls(comparison: Comparison) -> Iterator[str]:
         ("Most typical generated pieces", comparison.typical()),
         ("Least typical generated pieces", comparison.atypical()),
     ):
-        yield f"<h2>{heading}</h2>"
+        yield f'<h2>{heading}</h2>\n<div class="cards">'
         for standing in standings:
             yield _roll(comparison, standing)
+        yield "</div>"
 
 
 def _roll(comparison: Comparison, standing: Standing) -> str:
     piece = comparison.generated.measured[standing.place].piece
     return (
         f'<section class="card"><h3>{escape(standing.name)}</h3>'
-        f"<small>{standing.distance:.2f} times as far from the reference as its pieces are from each other; furthest "
-        f"in {escape(standing.furthest)} ({standing.furthest_distance:.2f})</small>"
+        f"<p><small>{standing.distance:.2f} times as far from the reference as its pieces are from each other; "
+        f"furthest in {escape(standing.furthest)} ({standing.furthest_distance:.2f})</small></p>"
         f"{pictures.piano_roll(piece, standing.name)}</section>"
     )
 
@@ -188,9 +238,15 @@ def _explained(comparison: Comparison) -> Iterator[str]:
         "<h2>How to read this</h2><p>For each feature, distances between all pieces are taken: within the reference, "
         "within the generated set, and between the sets. An <b>overlap area</b> (OA) near 1 means that pieces of both "
         "sets are as far from each other as pieces of one; the first is with the reference's own distances, the second "
-        "with the generated set's. The line is a 95% bootstrap interval. The <b>human band</b> holds 95% of the "
-        "overlaps between random halves of the reference: inside it, this feature cannot tell so many pieces from "
-        "people's. <b>KLD</b> is the divergence between the distances within the reference and those between the sets, "
-        "in nats, 0 where they are alike. Of features with several entries the mean of the entries is shown, of "
-        f"histograms none. Resampled with seed {comparison.seed}.</p>"
+        "with the generated set's. The line is a 95% bootstrap interval. <b>Energy</b> is how much further, on the "
+        "mean, pieces of different sets are from each other than pieces of one, as a share: 0 for sets alike, 1 for "
+        "sets with nothing in common. It sees a level that moved, which overlap areas hardly do; behind ≤ is the end "
+        "of its band.</p>"
+    )
+    yield (
+        "<p>The <b>human band</b> holds 95% of what random halves of the reference score. Inside it (no overlap area "
+        "below, energy not above) this feature cannot tell so many pieces from people's; outside, the distance is "
+        "given in widths of the band. <b>KLD</b> is the divergence between the distances within the reference and "
+        "those between the sets, in nats, 0 where they are alike. Of features with several entries the mean of the "
+        f"entries is shown, of histograms none. Resampled with seed {comparison.seed}.</p>"
     )

@@ -18,15 +18,16 @@ from ritornello.metrics.durations import LENGTH_CLASSES, UNITS_PER_S
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US, RepetitionCurve
 from ritornello.notes import Piece
 from ritornello.rendering import picture
-from ritornello.reports.comparing import Comparison, Result
 from ritornello.reports.drawing import Panel, apart, svg
+from ritornello.reports.results import Comparison, Result
 
 Floats = NDArray[np.float64]
 Ticks = list[tuple[float, str]]
 BAR_PX, BAR_HIGH_PX, ROW_PX, DOT_PX = 150, 34, 17, 4
 HISTOGRAM_BINS = 24
+MOST_ENTRIES = 64  # of a profile; more are a map
 FEW = 12  # entries of a curve, which are then shown as dots too
-ROLL_PX = 1200
+ROLL_PX, WIDE_PX = 800, 420
 PITCH_CLASSES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 LENGTH_ORDER = np.argsort(LENGTH_CLASSES)
 SETS = ("reference", "generated")
@@ -66,12 +67,20 @@ def distances(result: Result) -> str:
     return panel.svg()
 
 
+def about_values(result: Result) -> str:
+    """What `values` draws upwards, or as darkness."""
+    entries = result.reference.shape[1]
+    if entries == 1:
+        return "share of the pieces"
+    return f"mean {result.feature.unit}" if entries <= MOST_ENTRIES else "mean of each entry"
+
+
 def values(result: Result) -> str:
     """A histogram over the pieces for one number a piece, mean profiles for a row of them, maps for a matrix."""
     entries = result.reference.shape[1]
     if entries == 1:
         return _histogram(result)
-    return _profile(result) if entries <= 64 else _maps(result)
+    return _profile(result) if entries <= MOST_ENTRIES else _maps(result)
 
 
 def _histogram(result: Result) -> str:
@@ -87,7 +96,7 @@ def _histogram(result: Result) -> str:
     panel.y_axis()
     for name, share in zip(SETS, shares):
         panel.bars(edges[:-1], edges[1:], share, name)
-    panel.x_axis(f"{result.feature.unit}; height is the share of pieces")
+    panel.x_axis(result.feature.unit)
     return panel.svg()
 
 
@@ -104,7 +113,7 @@ def _profile(result: Result) -> str:
         panel.line(at, mean, name)
         if len(at) <= FEW:
             panel.dots(at, mean, name)
-    panel.x_axis(f"{title}; height is the mean, {result.feature.unit}", ticks)
+    panel.x_axis(title, ticks)
     return panel.svg()
 
 
@@ -118,6 +127,8 @@ def _entries(result: Result) -> tuple[NDArray[np.integer], Ticks, str]:
         return np.arange(n), _numbered(map(str, DURATIONS_S)), "length of the segment in s"
     if n == 12:
         return np.arange(n), _numbered(PITCH_CLASSES), "pitch class"
+    if result.feature.name == "velocity_histogram":
+        return np.arange(n), [(velocity / 4, str(velocity)) for velocity in (1, 32, 64, 96, 124)], "velocity"
     return np.arange(n), [(0, "1"), (n // 2 - 1, str(n // 2)), (n - 1, str(n))], "segment of the piece"
 
 
@@ -153,7 +164,9 @@ def repetition_curves(comparison: Comparison) -> dict[str, str]:
         top = max(float(mean[kind].max()) for mean in means)
         if band is not None:
             top = max(top, float(band[kind][1].max()))
-        panel = Panel(f"{name} repetition over time", (0, windows * WINDOW_US / 6e7), (0, max(top, 0.05)))
+        panel = Panel(
+            f"{name} repetition over time", (0, windows * WINDOW_US / 6e7), (0, max(top, 0.05)), width_px=WIDE_PX
+        )
         panel.y_axis()
         if band is not None:
             low, high = band[kind]
@@ -187,7 +200,8 @@ def structure_curves(result: Result) -> str:
     at = np.arange(len(DURATIONS_S))
     low, high = np.quantile(result.reference, BAND, axis=0)
     means = [side.mean(axis=0) for side in (result.reference, result.generated)]
-    panel = Panel("structure by scale", (0, len(at) - 1), (0, max(float(line.max()) for line in (high, *means))))
+    top = max(float(line.max()) for line in (high, *means))
+    panel = Panel("structure by scale", (0, len(at) - 1), (0, top), width_px=WIDE_PX)
     panel.y_axis()
     panel.area(at, low, high, "band")
     for name, mean in zip(SETS, means):

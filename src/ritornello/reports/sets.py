@@ -1,6 +1,7 @@
-"""Two folders of MIDI files as sets of pieces with their features; every file is read once, in worker processes.
+"""Folders of MIDI files, or lists of pieces, as sets of pieces with their features.
 
-What cannot be used is left out, listed and counted: unreadable files, and pieces without notes.
+Every file is read once, in worker processes. What cannot be used is left out, listed and counted: unreadable files, and
+pieces without notes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Measured(NamedTuple):
 class MusicSet:
     """The pieces of one folder, sorted by name, and which files were left out for which reason."""
 
-    folder: Path
+    folder: Path  # of pieces that came from no folder, what they are called
     names: list[str]  # relative to the folder
     measured: list[Measured]
     skipped: list[tuple[str, str]]
@@ -69,13 +70,12 @@ class MusicSet:
 
 
 def read_sets(
-    reference: Path, generated: Path, wanted: Sequence[str], *, jobs: int | None, progress: Progress | None
-) -> tuple[MusicSet, MusicSet]:
-    """Reads both folders at any depth and measures their pieces.
+    folders: Sequence[Path], wanted: Sequence[str], *, jobs: int | None, progress: Progress | None
+) -> list[MusicSet]:
+    """Reads folders of MIDI files at any depth and measures their pieces.
 
     Args:
-        reference: a folder of MIDI files.
-        generated: another.
+        folders: one for each set.
         wanted: names of features.
         jobs: worker processes; None is one for each processor.
         progress: called with (done, total, file name) after every file.
@@ -84,18 +84,32 @@ def read_sets(
         RitornelloError: for a folder that is none or cannot be read, without MIDI files, or with fewer than 4 pieces
             that can be used.
     """
-    folders = (reference, generated)
-    names = [_midi_files(folder) for folder in folders]
-    files = [(side, name) for side in (0, 1) for name in names[side]]
+    files = [(side, name) for side, folder in enumerate(folders) for name in _midi_files(folder)]
     paths = [str(folders[side] / name) for side, name in files]
-    results: dict[tuple[int, str], Measured | Failure] = {}
-    measure = partial(_measured, wanted=tuple(wanted))
+    results: dict[int, Measured | Failure] = {}
+    measure = partial(_read, wanted=tuple(wanted))
     for index, result in map_files(measure, paths, workers=jobs, timeout_s=FILE_TIMEOUT_S):
-        results[files[index]] = result
+        results[index] = result
         if progress is not None:
             progress(len(results), len(files), files[index][1])
-    first, second = (_collected(folders[side], {name: results[side, name] for name in names[side]}) for side in (0, 1))
-    return first, second
+    of_side: list[dict[str, Measured | Failure]] = [{} for _ in folders]
+    for index, (side, name) in enumerate(files):
+        of_side[side][name] = results[index]
+    return [_collected(folder, found) for folder, found in zip(folders, of_side)]
+
+
+def set_of(pieces: Sequence[Piece], wanted: Sequence[str], *, name: str) -> MusicSet:
+    """Pieces that are here already as a set, in their order; those without notes are left out.
+
+    Raises:
+        RitornelloError: for fewer than 4 pieces with notes.
+    """
+    named = {f"{number} {piece.title}".strip(): piece for number, piece in enumerate(pieces, 1)}
+    found: dict[str, Measured | Failure] = {
+        title: _measured(piece, tuple(wanted)) if len(piece) else Failure("holds no notes")
+        for title, piece in named.items()
+    }
+    return _collected(Path(name), found)
 
 
 def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]]:
@@ -123,10 +137,14 @@ def _midi_files(folder: Path) -> list[str]:
     return names
 
 
-def _measured(path: str, wanted: tuple[str, ...]) -> Measured:
+def _read(path: str, wanted: tuple[str, ...]) -> Measured:
     piece = read_midi(path)
     if not len(piece):
         raise RitornelloError(f"{path}: holds no notes; leave it out")
+    return _measured(piece, wanted)
+
+
+def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured:
     values = _arrays(extract(piece, wanted))
     of_keys = [name for name in wanted if name in KEY_LENGTH_FEATURES]
     plain = _arrays(extract(piece.without_pedal(), of_keys)) if len(piece.pedals) else {}
@@ -148,8 +166,9 @@ def _collected(folder: Path, results: Mapping[str, Measured | Failure]) -> Music
     bad = [(name, result.reason) for name, result in results.items() if isinstance(result, Failure)]
     skipped = [(name, reason.removeprefix(f"{folder / name}: ")) for name, reason in bad]
     if len(good) < LEAST_PIECES:
+        first = f"; the first that cannot: {skipped[0][0]}: {skipped[0][1]}" if skipped else "; give more"
         raise RitornelloError(
-            f"{folder}: {len(good)} of {len(results)} files can be used, and a comparison needs at least "
-            f"{LEAST_PIECES}; the first that cannot: {skipped[0][0]}: {skipped[0][1]}"
+            f"{folder}: {len(good)} of {len(results)} pieces can be used, and a comparison needs at least "
+            f"{LEAST_PIECES}{first}"
         )
     return MusicSet(folder, list(good), list(good.values()), skipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ritornello.reports.comparing import Result
+from ritornello.reports.results import Result
 
 
 def figure(value: float) -> str:
@@ -11,11 +11,10 @@ def figure(value: float) -> str:
 
 
 def widths(result: Result) -> str:
-    """By how many of the null band's widths an overlap lies below it; a band without width makes any number large."""
-    below = result.figures["verdict"]["widths_below"]
-    return "over 100" if below > 100 else f"{below:.1f}"
+    """By how many of its band's widths the score furthest outside lies outside."""
+    return f"{result.widths:.1f}"
 
 
 def verdict(result: Result) -> str:
-    """``inside``, or `widths` below."""
-    return "inside" if result.inside else f"{widths(result)} widths below"
+    """``inside``, or `widths` outside."""
+    return "inside" if result.inside else f"{widths(result)} widths outside"

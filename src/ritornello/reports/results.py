@@ -1,0 +1,194 @@
+"""What one comparison found: figures and pictures' data of every feature, and which generated pieces are typical.
+
+How far a generated piece is from the reference: its mean distance to the reference's pieces in each feature, divided by
+the mean distance between these, and averaged over the features. So 1 is as far as the reference's own pieces are from
+each other, whatever a feature's unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello.metrics import Feature, repetition_band, shares_above
+from ritornello.metrics.repetition import BAND_PIECES
+from ritornello.reports.sets import KEY_LENGTH_FEATURES, MusicSet
+
+Floats = NDArray[np.float64]
+MOST_SHOWN = 3
+
+
+class DistanceCurves(NamedTuple):
+    """Densities of distances at ``at``, all (160,), as Gaussian kernels show them; for pictures, not for figures."""
+
+    at: Floats
+    reference: Floats
+    generated: Floats
+    inter: Floats
+
+
+class Result(NamedTuple):
+    """One feature of both sets."""
+
+    feature: Feature
+    reference: Floats  # (R, D)
+    generated: Floats  # (G, D)
+    figures: dict[str, Any]  # see `metrics.compare_feature`
+    curves: DistanceCurves
+    apart: Floats | None  # (G,) distances of generated pieces from the reference; None where all of this is alike
+
+    @property
+    def inside(self) -> bool:
+        return bool(self.figures["verdict"]["inside"])
+
+    @property
+    def widths(self) -> float:
+        """By how many of its band's widths the score furthest outside lies outside; 0 inside."""
+        return float(self.figures["verdict"]["widths_outside"])
+
+    @property
+    def energy(self) -> float:
+        """The energy coefficient to three digits, of which none is a negative zero."""
+        return round(float(self.figures["energy"]["score"]), 3) + 0.0
+
+    @property
+    def overlap(self) -> dict[str, Any]:
+        """The figures of the overlap area that is lower in its band."""
+        areas: list[dict[str, Any]] = [self.figures["oa_reference"], self.figures["oa_generated"]]
+        return min(areas, key=lambda figures: float(figures["score"] - figures["null"][0]))
+
+    @property
+    def means(self) -> tuple[float, float] | None:
+        """Mean over the pieces and entries; None for histograms, whose entries have the same mean in all pieces."""
+        if self.feature.unit == "share" and self.reference.shape[1] > 1:
+            return None
+        return float(self.reference.mean()), float(self.generated.mean())
+
+
+class Standing(NamedTuple):
+    """How far one generated piece is from the reference, and in which feature furthest."""
+
+    place: int  # in the generated set
+    name: str
+    distance: float
+    furthest: str
+    furthest_distance: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of pieces and the results of every feature, in the registry's order."""
+
+    reference: MusicSet
+    generated: MusicSet
+    seed: int
+    without_pedals: str  # whose pedals counted as note lengths in `KEY_LENGTH_FEATURES`: reference, generated or none
+    same: list[tuple[str, str]]  # see `same_music`
+    results: dict[str, Result]
+
+    @property
+    def inside(self) -> int:
+        return sum(result.inside for result in self.results.values())
+
+    def outside(self) -> list[Result]:
+        """The results outside their bands, the furthest first."""
+        found = [result for result in self.results.values() if not result.inside]
+        return sorted(found, key=lambda result: -result.widths)
+
+    @cached_property
+    def above(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """Shares of the windows with more (near, far) repetition than 95% of the reference's pieces have.
+
+        First the reference's own, then the generated set's; None where the reference has too few pieces for a band.
+        """
+        curves = [[measured.repetition for measured in side.measured] for side in (self.reference, self.generated)]
+        if len(curves[0]) < BAND_PIECES:
+            return None
+        band = repetition_band(curves[0])
+        return shares_above(curves[0], band), shares_above(curves[1], band)
+
+    def ranking(self) -> list[Standing]:
+        """The generated pieces, the most typical first."""
+        known = {name: result.apart for name, result in self.results.items() if result.apart is not None}
+        table = np.stack([*known.values()]) if known else np.zeros((1, len(self.generated.names)))
+        features = list(known) or ["none"]
+        standings = [
+            Standing(i, name, float(column.mean()), features[int(column.argmax())], float(column.max()))
+            for i, (name, column) in enumerate(zip(self.generated.names, table.T, strict=True))
+        ]
+        return sorted(standings, key=lambda standing: (standing.distance, standing.name))
+
+    def typical(self) -> list[Standing]:
+        """The most typical generated pieces, at most 3."""
+        return self.ranking()[: self._shown]
+
+    def atypical(self) -> list[Standing]:
+        """The least typical ones, the worst first; none of `typical`."""
+        return self.ranking()[: -self._shown - 1 : -1]
+
+    @property
+    def _shown(self) -> int:
+        return min(MOST_SHOWN, len(self.generated.names) // 2)
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the figures, a line each."""
+        lines = [
+            f"{side.folder}: {len(side.skipped)} of {len(side.skipped) + len(side.names)} files left out"
+            for side in (self.reference, self.generated)
+            if side.skipped
+        ]
+        if self.same:
+            lines.append(
+                f"{len(self.same)} of {len(self.generated.names)} generated pieces are, note for note, in the "
+                f"reference; the first: {self.same[0][1]} is {self.same[0][0]}"
+            )
+        if self.without_pedals != "none" and set(KEY_LENGTH_FEATURES) & self.results.keys():
+            other = "generated" if self.without_pedals == "reference" else "reference"
+            lines.append(
+                f"the {other} pieces have no pedals: for features of key lengths, the {self.without_pedals} pieces' "
+                "pedals were turned into note lengths"
+            )
+        return lines
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as JSON-able values."""
+        features: dict[str, Any] = {}
+        for name, result in self.results.items():
+            means = result.means or (None, None)
+            about = {"preset": result.feature.preset, "unit": result.feature.unit}
+            features[name] = {**about, "reference_mean": means[0], "generated_mean": means[1], **result.figures}
+        return {
+            "reference": _about(self.reference),
+            "generated": _about(self.generated),
+            "seed": self.seed,
+            "pedals_as_note_lengths": self.without_pedals,
+            "notes": self.warnings(),
+            "same_on_both_sides": [{"reference": r, "generated": g} for r, g in self.same],
+            "inside": self.inside,
+            "features_compared": len(self.results),
+            "features": features,
+            "windows_above_repetition_band": _above(self.above),
+            "typical": [_standing(standing) for standing in self.typical()],
+            "atypical": [_standing(standing) for standing in self.atypical()],
+        }
+
+
+def _about(side: MusicSet) -> dict[str, Any]:
+    skipped = [{"file": name, "reason": reason} for name, reason in side.skipped]
+    return {"folder": str(side.folder), "pieces": len(side.names), "skipped": skipped}
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    figures = standing._asdict()
+    del figures["place"]
+    return figures
+
+
+def _above(shares: tuple[tuple[float, float], tuple[float, float]] | None) -> dict[str, Any] | None:
+    if shares is None:
+        return None
+    return {side: dict(zip(("near", "far"), pair)) for side, pair in zip(("reference", "generated"), shares)}
