@@ -201,7 +201,7 @@ def test_what_is_free_of_torch_leaves_it_alone():
         "import sys, importlib\n"
         f"for name in {WITHOUT_TORCH}:\n"
         "    importlib.import_module(name)\n"
-        "    assert not {'torch', 'safetensors'} & sys.modules.keys(), name\n"
+        "    assert 'torch' not in sys.modules, name\n"
         "print('free')"
     )
     assert run(program) == "free\n"
