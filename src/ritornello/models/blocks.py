@@ -120,8 +120,9 @@ def gated(x: Tensor) -> Tensor:
 
 def _by_hand(x: Tensor) -> bool:
     """Whether this is training in full precision on a CPU."""
-    whole = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
-    return whole and x.device.type == "cpu" and torch.is_grad_enabled()
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
 
 def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
