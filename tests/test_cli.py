@@ -779,3 +779,25 @@ def test_a_bug_is_not_passed_off_as_the_user_s_mistake(model, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["ritornello", "generate", str(tmp_path / "new.mid"), "--model", str(model)])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+# ---- where the model ends a piece ----
+
+
+def test_single_stops_where_the_model_ends_the_piece_and_else_others_follow(run, model, tmp_path):
+    options = ("--model", model, "--minutes", "0.5", "--seed", "5", "--json")
+    single = run("generate", tmp_path / "one.mid", "--single", *options).figures
+    several = run("generate", tmp_path / "more.mid", *options).figures
+    whole = run("generate", tmp_path / "whole.mid", "--full-length", *options).figures
+    expected = ritornello.load(str(model)).generate(seconds=30, seed=5)
+    assert (single["pieces"], single["tokens"], single["ended"]) == (1, expected.tokens, expected.ended)
+    assert whole["pieces"] == 1
+    assert not whole["ended"]
+    assert several["tokens"] >= single["tokens"]
+    assert (several["pieces"] > 1) == expected.ended
+
+
+def test_a_piece_cannot_both_end_and_not_end(run, model, tmp_path):
+    outcome = run("generate", tmp_path / "new.mid", "--model", model, "--single", "--full-length")
+    assert_refused(outcome, "--single")
+    assert not (tmp_path / "new.mid").exists()
