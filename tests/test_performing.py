@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import made_up_piece
+from definition import save_model, tiny_model
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_engine import save_model, tiny_model
 
 from ritornello import codec
 from ritornello.engines.framework import TorchEngine
