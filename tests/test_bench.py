@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import Outcome, Run
@@ -294,9 +295,9 @@ def test_the_device_and_the_reference_agree(run: Run, monkeypatch: pytest.Monkey
     figures = json.loads(outcome.out)
     assert figures["passed"]
     assert len(figures["schedules"]) == 24
-    for row in figures["schedules"]:
-        assert 0 < row["logits_error"] < figures["tolerance"] <= 1e-4
-        assert 0 < row["gradients_error"] < figures["tolerance"]
+    errors = [row[what] for row in figures["schedules"] for what in ("logits_error", "gradients_error")]
+    assert max(errors) < figures["tolerance"] <= 1e-4
+    assert np.count_nonzero(errors) > len(errors) / 2  # without memories both may come to the same bits
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
