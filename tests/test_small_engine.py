@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from tiny import SEGMENT_TOKENS, made_up_tokens, write_corpus
 
 from ritornello import codec
-from ritornello.checkpoint import load_checkpoint
+from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.engines import exported, load_engine, runtime
 from ritornello.engines.exported import write_export, write_graphs
 from ritornello.engines.weights import quantised
@@ -475,3 +475,31 @@ def test_threads_are_chosen_sensibly_and_can_be_set(saved, monkeypatch):
     assert runtime.default_threads() == 1
     engine = exported.load(str(saved), "fp32", threads=3)
     assert engine.graph(1).get_session_options().intra_op_num_threads == 3
+
+
+def test_weights_of_a_type_that_is_none_of_weights_are_named(tmp_path):
+    from ritornello.models import describe_model
+
+    model = tiny_model()
+    family, config = describe_model(model)
+    weights = model.state_dict() | {"final_gain": torch.ones(WIDTH, dtype=torch.int64)}
+    save_checkpoint(tmp_path, family=family, config=config, data={}, progress={}, tensors={"weights": weights})
+    assert "final_gain is of the type I64" in refused(str(tmp_path), "onnx")
+
+
+def test_an_earlier_export_that_could_not_be_put_back_is_not_thrown_away(saved, tmp_path, monkeypatch):
+    write_export(str(saved), tmp_path / "out", "int8")
+    moved, replace = [], type(tmp_path).replace
+
+    def once(self, target):
+        if moved:
+            raise OSError(28, "No space left on device")
+        moved.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", once)
+    with pytest.raises(RitornelloError, match="No space left on device"):
+        write_export(str(saved), tmp_path / "out", "fp32")
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert (left / "export.json").is_file()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
+WIDENED = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what becomes float32, as numpy names it
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -211,10 +212,12 @@ class _Widened(Mapping[str, NDArray[np.float32]]):
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         tensor = self._tensors[name]
         data, kind = tensor["data"], tensor["dtype"]
+        if kind not in ("BF16", *WIDENED):
+            raise RitornelloError(f"the weight {name} is of the type {kind}; weights are {', '.join(WIDENED)} or BF16")
         if kind == "BF16":  # the upper half of a float32
             wide = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
         else:
-            wide = np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[kind]).astype(np.float32)
+            wide = np.frombuffer(data, WIDENED[kind]).astype(np.float32)
         return wide.reshape(tensor["shape"])
 
     def __iter__(self) -> Iterator[str]:

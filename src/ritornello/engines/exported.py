@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.checkpoint import Checkpoint, checked_content, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
-from ritornello.engines.sizes import Precision, Sizes
+from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, Sizes
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
 
 FORMAT = 1
 MANIFEST = "export.json"
-WEIGHTS = "weights.safetensors"
 GRAPHS = {1: "step.onnx", CHUNK_TOKENS: "chunk.onnx"}
 AGAIN = "export the model again"
 
@@ -43,12 +42,7 @@ def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEn
     folder = Path(model)
     if (folder / MANIFEST).is_file():
         return _open_export(folder, precision, threads)
-    checkpoint = load_checkpoint(model)
-    try:
-        sizes = Sizes.of(checkpoint.family, checkpoint.config)
-        given = initialisers(checkpoint.arrays(), sizes, precision)
-    except RitornelloError as error:
-        raise RitornelloError(f"{model}: {error}") from None
+    checkpoint, sizes, given = _prepared(model, precision)
 
     def graph(tokens: int, threads: int) -> Any:
         content = _graph_of(checkpoint, sizes, tokens, precision, given)
@@ -68,17 +62,12 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RitornelloError(f"{folder}: is there and no export; name a new folder")
-    checkpoint = load_checkpoint(model)
-    try:
-        sizes = Sizes.of(checkpoint.family, checkpoint.config)
-        weights = initialisers(checkpoint.arrays(), sizes, precision)
-    except RitornelloError as error:
-        raise RitornelloError(f"{model}: {error}") from None
+    checkpoint, sizes, weights = _prepared(model, precision)
     from safetensors.numpy import save
 
     content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
     spans = _spans(content)
-    files = {WEIGHTS: content}
+    files = {WEIGHTS_FILE: content}
     for tokens, name in GRAPHS.items():
         files[name] = _built(sizes, tokens, precision, weights, spans)
     manifest = {
@@ -101,10 +90,8 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
 
 def write_graphs(folder: Path) -> None:
     """Puts the graphs of a checkpoint of fixed weights beside it, so that playing it does not need to build them."""
-    checkpoint = load_checkpoint(folder)
-    sizes = Sizes.of(checkpoint.family, checkpoint.config)
-    for precision in ("fp32", "int8"):
-        weights = initialisers(checkpoint.arrays(), sizes, precision)
+    for precision in PRECISIONS:
+        _, sizes, weights = _prepared(str(folder), precision)
         for tokens, name in GRAPHS.items():
             (folder / precision).mkdir(exist_ok=True)
             (folder / precision / name).write_bytes(_built(sizes, tokens, precision, weights, {}))
@@ -122,7 +109,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if manifest["vocabulary"] != codec.FINGERPRINT:
             found = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
             raise RitornelloError(f"{path}: made with another vocabulary, {found}; {AGAIN}")
-        for name in (WEIGHTS, *GRAPHS.values()):
+        for name in (WEIGHTS_FILE, *GRAPHS.values()):
             int(manifest["files"][name]["bytes"]), str(manifest["files"][name]["sha256"])
         dict(manifest["config"]), dict(manifest["data"]), str(manifest["precision"])
     except OSError as error:
@@ -130,6 +117,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise RitornelloError(f"{path}: not an export's manifest, or cut short; {AGAIN}") from None
     return manifest
+
+
+def _prepared(model: str, precision: Precision) -> tuple[Checkpoint, Sizes, Initialisers]:
+    checkpoint = load_checkpoint(model)
+    try:
+        sizes = Sizes.of(checkpoint.family, checkpoint.config)
+        return checkpoint, sizes, initialisers(checkpoint.arrays(), sizes, precision)
+    except RitornelloError as error:
+        raise RitornelloError(f"{model}: {error}") from None
 
 
 def _open_export(folder: Path, precision: Precision, threads: int | None) -> OnnxEngine:
@@ -143,7 +139,7 @@ def _open_export(folder: Path, precision: Precision, threads: int | None) -> Onn
         sizes = Sizes.of(str(manifest["family"]), manifest["config"])
     except RitornelloError as error:
         raise RitornelloError(f"{folder}: {error}") from None
-    for name in (WEIGHTS, *GRAPHS.values()):
+    for name in (WEIGHTS_FILE, *GRAPHS.values()):
         checked_content(folder / name, manifest["files"][name], AGAIN)
 
     def graph(tokens: int, threads: int) -> Any:
@@ -188,6 +184,7 @@ def _spans(content: bytes) -> dict[str, tuple[int, int]]:
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """All files or none: an earlier export goes only when the new one is complete."""
+    folder = folder.absolute()
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("part", "old"))
     try:
         new.mkdir(parents=True)
@@ -205,4 +202,4 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         ) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # and only here: where it could not be put back, it is all there is

@@ -19,10 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ritornello.engines.sizes import Precision, Sizes, block_of
+from ritornello.engines.sizes import WEIGHTS_FILE, Precision, Sizes, block_of
 
 OPSET, IR_VERSION = 23, 10
-WEIGHTS_FILE = "weights.safetensors"
 Spans = Mapping[str, tuple[int, int]]  # where in the file each initialiser lies: first byte and number of bytes
 
 

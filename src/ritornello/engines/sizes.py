@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ritornello.codec import N_EVENTS
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 
 Precision = Literal["fp32", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+WEIGHTS_FILE = "weights.safetensors"  # beside the graphs of an export, which name it
 BLOCKS = (128, 64, 32, 16)  # of weights that share a scale, along the inputs of a matrix
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ritornello.codec import VOCABULARY_SIZE
 from ritornello.engines.sizes import Precision, Sizes, block_of
 from ritornello.errors import RitornelloError
 
@@ -22,7 +23,7 @@ def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[st
         RitornelloError: if a weight is missing or has another shape than ``sizes`` say.
     """
     layers = range(len(sizes.horizons))
-    embedding = _taken(weights, "embedding.weight", (None, sizes.width))
+    embedding = _taken(weights, "embedding.weight", (VOCABULARY_SIZE, sizes.width))
     found: dict[str, NDArray[np.generic]] = {
         "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
         "final_gain": _taken(weights, "final_gain", (sizes.width,)),
@@ -50,11 +51,11 @@ def quantised(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[n
     return (np.rint(blocks / scale[..., None]) + 128).astype(np.uint8), scale.astype(np.float32)
 
 
-def _taken(weights: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+def _taken(weights: Arrays, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     weight = weights.get(name)
     if weight is None:
         raise RitornelloError(f"the weight {name} is missing: these weights are of another model than the config's")
-    if len(weight.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, weight.shape)):
+    if weight.shape != shape:
         raise RitornelloError(f"the weight {name} is {weight.shape}, not {shape}: the weights are of another model")
     if not np.isfinite(weight).all():
         raise RitornelloError(f"the weight {name} holds what is no number: the model is damaged; use another")
