@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tiny import random_model
 from torch import Tensor, nn
 
+from ritornello.errors import RitornelloError
 from ritornello.training.muon import Muon, orthogonal
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.recipes import Recipe
@@ -149,9 +151,16 @@ def test_a_closure_is_a_bug_of_the_caller() -> None:
         Muon([nn.Parameter(drawn(2, 2))], lr=0.1, weight_decay=0.0, momentum=0.9).step(lambda: 0.0)
 
 
-def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize(
+    ("optimiser", "part", "kept"),
+    [
+        ("muon", "muon", ("momentum_buffer",)),
+        ("adamw", "matrices", ("exp_avg", "exp_avg_sq", "step")),
+    ],
+)
+def test_a_restored_optimiser_goes_on_to_the_bit(optimiser: str, part: str, kept: tuple[str, ...]) -> None:
     """Of a model one layer of which has had no gradient yet; through tensors as they are in a checkpoint."""
-    recipe = Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1)
+    recipe = Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser=optimiser)
 
     def learn(model: nn.Module, optimisers: Optimisers, step: int) -> None:
         for i, (name, weight) in enumerate(model.named_parameters()):
@@ -164,8 +173,9 @@ def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
     for step in range(3):
         learn(model, optimisers, step)
     tensors = {name: tensor.clone() for name, tensor in optimisers.tensors().items()}
-    momenta = {name for name in tensors if name.startswith("muon/")}
-    assert momenta == {f"muon/blocks.0.{part}.weight/momentum_buffer" for part in ("qkv", "out", "gate_up", "down")}
+    of_matrices = {name for name in tensors if name.startswith(f"{part}/")}
+    matrices = [f"{part}/blocks.0.{name}.weight" for name in ("qkv", "out", "gate_up", "down")]
+    assert of_matrices == {f"{matrix}/{quantity}" for matrix in matrices for quantity in kept}
     twin.load_state_dict(model.state_dict())
     resumed.restore(tensors)
     for step in range(3, 6):
@@ -174,3 +184,28 @@ def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
     for name, weight in model.named_parameters():
         assert torch.equal(weight, twin.get_parameter(name)), name
     assert resumed.tensors().keys() == optimisers.tensors().keys() > tensors.keys()
+
+
+def test_adamw_has_the_matrices_where_the_recipe_says_so() -> None:
+    """Their own rate and decay, and everything else as with Muon."""
+    recipe = Recipe(
+        name="of the tests", model=random_model(1).config, lanes=1, steps=1, matrix_lr=0.003, weight_decay=0.1
+    )
+    ours, of_muon = random_model(1), random_model(1)
+    for model, optimiser in ((ours, "adamw"), (of_muon, "muon")):
+        for i, weight in enumerate(model.parameters()):
+            weight.grad = drawn(*weight.shape, seed=i, dtype=weight.dtype)
+        Optimisers(model, replace(recipe, optimiser=optimiser)).step(0.5)
+    for name, weight in random_model(1).named_parameters():
+        if not name.startswith("blocks.") or weight.ndim != 2:
+            assert torch.equal(ours.get_parameter(name), of_muon.get_parameter(name)), name
+            continue
+        # The first step of Adam is the sign of the gradient; half the peak rate, decay decoupled.
+        sign = drawn(*weight.shape, seed=list(dict(ours.named_parameters())).index(name), dtype=weight.dtype).sign()
+        expected = weight * (1 - 0.0015 * 0.1) - 0.0015 * sign
+        assert torch.allclose(ours.get_parameter(name), expected, rtol=0, atol=1e-6), name
+
+
+def test_an_optimiser_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(RitornelloError, match="unknown optimiser 'sgd'; there are muon, adamw"):
+        Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser="sgd")

@@ -1,4 +1,4 @@
-"""``study run``, ``study play`` and ``study table``: the papers' comparisons."""
+"""``study run``, ``study play`` and ``study table``: the papers' comparisons, and that of recipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ritornello.cli.common import (
     needs_torch,
 )
 
-study_app = typer.Typer(help="The papers' comparisons: every row trained alike.")
+study_app = typer.Typer(help="Comparisons: every row trained alike.")
 app.add_typer(study_app, name="study")
 
 
@@ -29,9 +29,10 @@ class StudyName(str, Enum):
 
     dsmr = "dsmr"
     perceivers = "perceivers"
+    training = "training"
 
 
-Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr or perceivers.")]
+Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers or training.")]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
 
 
@@ -49,8 +50,9 @@ def run(
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given more than once.")] = None,
     pieces: Annotated[int, typer.Option(help="Validation pieces read whole at the end of a run.")] = 16,
     legal: Annotated[
-        bool, typer.Option("--legal", help="Train and read under the grammar, unlike the papers.")
-    ] = False,
+        bool | None,
+        typer.Option("--legal/--free", help="Train and read under the grammar; the papers do not.", show_default=False),
+    ] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of matrix products.")] = PrecisionName.fp32,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
 ) -> None:
@@ -72,7 +74,7 @@ def run(
         budget_tokens=study.budget_tokens(recipe) if budget is None else budget,
         rows=tuple(row or ()),
         pieces=pieces,
-        legal=legal,
+        legal=study.legal if legal is None else legal,
         precision=precision.value,
     )
     done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), say=console.print)

@@ -66,6 +66,26 @@ def perceivers_conditions(rows: list[Row]) -> str:
     )
 
 
+def choices_conditions(rows: list[Row]) -> str:
+    """What held for the rows of the training study."""
+    run, settings = rows[0].runs[0], _settings(rows)
+    recipe = settings["recipe_settings"]
+    tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
+    return _list_of(
+        _data(settings),
+        f"Unchanged: the recipe {recipe['name']} with four times its lanes, of a quarter of their length. A row says "
+        "what it changes, and changes nothing else.",
+        f"Equal, training: {_span(tokens)} tokens, in {settings['precision']}; steps of more tokens are fewer. "
+        f"The validations on the way were of {recipe['validation_pieces']} pieces.",
+        _reading(run),
+        f"Figures are {'legal' if settings['legal'] else 'free'} nats/token, of all rows.",
+        _seeds(rows),
+        _machines(rows),
+        f"{SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; "
+        "in a difference seeds and pieces are paired. What other seeds would give is said by the column beside it.",
+    )
+
+
 def _settings(rows: list[Row]) -> dict[str, Any]:
     settings: dict[str, Any] = rows[0].runs[0]["settings"]
     return settings

@@ -25,6 +25,7 @@ from ritornello.models import Model, describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR
 from ritornello.studies.material import APART_TOKENS, PASSAGE_NOTES, returning
 from ritornello.studies.results import BEGINNING_TOKENS, BLOCK_TOKENS, result_path, training_path
+from ritornello.studies.rows import STUDIES
 from ritornello.studies.settings import StudySettings
 from ritornello.training.display import watch_plainly
 from ritornello.training.journal import read_journal
@@ -42,16 +43,17 @@ def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: 
     folder, recipe = training_path(out, row, seed), settings.recipes()[row]
     memory = _train(corpus, folder, settings, recipe, seed, device)
     last = load_checkpoint(folder / "last").progress
-    if last["step"] < settings.steps:
+    if last["step"] < settings.steps_of(recipe):
         return False
     best = load_checkpoint(folder / "best")
     model = from_checkpoint(best).to(device)
     family, config = describe_model(model)
     journal = read_journal(folder)
-    figures = {
+    figures: dict[str, Any] = {
         "row": row,
         "schedule": config.get("schedule"),
         "segmentation": None if family == "dsmr" else recipe.segmentation,
+        "recipe": recipe.settings(),
         "model": {"family": family, **config},
         "seed": seed,
         "settings": settings.as_json(corpus),
@@ -66,8 +68,10 @@ def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: 
             "log": [{k: v for k, v in line.items() if k != "step"} for line in journal],
         },
         **_read(model, corpus, settings),
-        "playing": _play(from_checkpoint(best), corpus),
     }
+    if STUDIES[settings.study].of_memory:
+        figures["cuts"] = _cuts(model, lambda shorter: _whole(shorter, corpus, settings))
+        figures["playing"] = _play(from_checkpoint(best), corpus)
     write_whole(result_path(out, row, seed), json.dumps(figures, indent=1) + "\n")
     return True
 
@@ -120,7 +124,7 @@ def _train(
             corpus,
             folder,
             recipe,
-            steps=settings.steps,
+            steps=settings.steps_of(recipe),
             seed=seed,
             resume=resume,
             device=device,
@@ -131,22 +135,24 @@ def _train(
 
 
 def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
-    """Figures of whole validation pieces, as trained and, where there are horizons, with shorter ones."""
-    pieces = _chosen_pieces(corpus, settings.pieces)
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
-
-    def read(network: Model) -> Evaluation:
-        return evaluate(network, corpus, "validation", legal=settings.legal, pieces=pieces, autocast=autocast)
-
-    whole = read(model)
-    beginnings = evaluate(model, _beginnings(corpus), "validation", legal=settings.legal, autocast=autocast)
+    """Figures of whole validation pieces, and of what every one of them begins with."""
+    whole = _whole(model, corpus, settings)
+    beginnings = evaluate(model, _beginnings(corpus), "validation", legal=settings.legal, autocast=_autocast(settings))
     return {
         "evaluation": whole.figures(),
         "by_piece": _by_piece(whole),
         "beginnings": _by_piece(beginnings),
         "material": _by_material(corpus, whole),
-        "cuts": _cuts(model, read) if isinstance(model, DSMR) else [],
     }
+
+
+def _whole(model: Model, corpus: Corpus, settings: StudySettings) -> Evaluation:
+    pieces = _chosen_pieces(corpus, settings.pieces)
+    return evaluate(model, corpus, "validation", legal=settings.legal, pieces=pieces, autocast=_autocast(settings))
+
+
+def _autocast(settings: StudySettings) -> torch.dtype | None:
+    return torch.bfloat16 if settings.precision == "bf16" else None
 
 
 def _by_piece(read: Evaluation) -> list[dict[str, Any]]:
@@ -172,8 +178,10 @@ def _beginnings(corpus: Corpus) -> Corpus:
     return shorter
 
 
-def _cuts(model: DSMR, read: Callable[[Model], Evaluation]) -> list[dict[str, Any]]:
-    """Nats/token of a model of horizons whose every layer is left so many tokens at most."""
+def _cuts(model: Model, read: Callable[[Model], Evaluation]) -> list[dict[str, Any]]:
+    """Nats/token of a model of horizons whose every layer is left so many tokens at most; none of any other."""
+    if not isinstance(model, DSMR):
+        return []
     schedule, cuts = model.config.schedule, []
     for most in CUTS_TOKENS:
         shorter = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ritornello.studies import figures, perceivers, perceivers_figures, summary, table
+from ritornello.studies import choices, choices_figures, figures, perceivers, perceivers_figures, summary, table
 from ritornello.studies.results import Result
 
 Results = list[Result]
@@ -27,4 +27,5 @@ REPORTS = {
     "perceivers": Report(
         perceivers.markdown, perceivers.figures, perceivers_figures.draw_table, perceivers_figures.draw_curves
     ),
+    "training": Report(choices.markdown, choices.figures, choices_figures.draw_table, choices_figures.draw_curves),
 }

@@ -27,7 +27,7 @@ class StudySettings:
     recipe: str = "study"
     """that the rows are made from"""
     steps: int = 1200
-    """optimiser steps of each run"""
+    """optimiser steps of each run; fewer, or more, where a row's steps have more tokens, or fewer"""
     seeds: int = 2
     """runs of each row, with seeds from 0"""
     budget_tokens: int = 4096
@@ -37,7 +37,7 @@ class StudySettings:
     pieces: int = 16
     """validation pieces that are read whole at the end, the same for every run"""
     legal: bool = False
-    """train and read under the grammar; the papers do not"""
+    """train and read under the grammar, unless a row says otherwise; the papers do not"""
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
@@ -52,8 +52,11 @@ class StudySettings:
 
     def recipes(self) -> dict[str, Recipe]:
         """The recipe of every row that is asked for, by name, in the study's order."""
-        chosen = {name: recipe for name, recipe in self._rows().items() if name in self.rows or not self.rows}
-        return {name: recipe.changed(legal=self.legal) for name, recipe in chosen.items()}
+        return {name: recipe for name, recipe in self._rows().items() if name in self.rows or not self.rows}
+
+    def steps_of(self, recipe: Recipe) -> int:
+        """Of a row's runs: as many tokens as ``steps`` steps of the recipe that rows are made from."""
+        return self.steps * recipe_named(self.recipe).step_tokens // recipe.step_tokens
 
     def as_json(self, corpus: Corpus) -> dict[str, Any]:
         """What must be the same when a study goes on; rows and seeds may be added."""
@@ -64,7 +67,7 @@ class StudySettings:
         return {**settings, "corpus": corpus.name, "corpus_tokens": tokens}
 
     def _rows(self) -> dict[str, Recipe]:
-        return STUDIES[self.study].rows(recipe_named(self.recipe), self.budget_tokens)
+        return STUDIES[self.study].rows(recipe_named(self.recipe).changed(legal=self.legal), self.budget_tokens)
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

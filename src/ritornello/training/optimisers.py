@@ -1,6 +1,8 @@
-"""Muon for the matrices of the layers, AdamW for the rest; their learning rates over a run, their state as tensors."""
+"""Muon or AdamW for the matrices of the layers, AdamW for the rest; learning rates over a run, state as tensors."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -17,18 +19,19 @@ class Optimisers:
         matrices = {n: p for n, p in named.items() if n.startswith(("blocks.", "looks.")) and p.ndim == 2}
         others = {n: p for n, p in named.items() if n not in matrices}
         fused = next(iter(named.values())).is_cuda
-        # The gains and the embedding are not pulled towards zero; the matrices are.
+
+        def adamw(parameters: Iterable[nn.Parameter], lr: float, decay: float) -> AdamW:
+            return AdamW(parameters, lr=lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=decay, fused=fused)
+
+        first: Optimizer  # the gains and the embedding are not pulled towards zero; the matrices are
+        if recipe.optimiser == "muon":
+            first = Muon(matrices.values(), lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, momentum=0.95)
+        else:
+            first = adamw(matrices.values(), recipe.matrix_lr, recipe.weight_decay)
+        # By what each does; the names are those of the tensors in checkpoints.
         self._parts: dict[str, tuple[Optimizer, list[str], float]] = {
-            "muon": (
-                Muon(matrices.values(), lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, momentum=0.95),
-                list(matrices),
-                recipe.matrix_lr,
-            ),
-            "adamw": (
-                AdamW(others.values(), lr=recipe.other_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=fused),
-                list(others),
-                recipe.other_lr,
-            ),
+            "muon" if recipe.optimiser == "muon" else "matrices": (first, list(matrices), recipe.matrix_lr),
+            "adamw": (adamw(others.values(), recipe.other_lr, 0.0), list(others), recipe.other_lr),
         }
 
     def step(self, factor: float) -> None:

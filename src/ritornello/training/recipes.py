@@ -18,6 +18,8 @@ from ritornello.models import Config, describe_config
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 
+OPTIMISERS = ("muon", "adamw")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -34,10 +36,12 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     segmentation: str = "random_end"
     """how crops are chosen for a Perceiver: random_start, random_end or sequential; DSMR reads whole pieces"""
+    optimiser: str = "muon"
+    """of the matrices of the layers: muon or adamw; AdamW has embedding, head and gains"""
     matrix_lr: float = 0.02
-    """peak learning rate of Muon, for the matrices of the layers"""
+    """peak learning rate for the matrices of the layers"""
     other_lr: float = 0.008
-    """peak learning rate of AdamW, for embedding, head and gains"""
+    """peak learning rate for embedding, head and gains"""
     weight_decay: float = 0.01
     """decoupled, times the learning rate"""
     warmup_steps: int = 100
@@ -69,6 +73,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
+        if self.optimiser not in OPTIMISERS:
+            raise RitornelloError(f"unknown optimiser {self.optimiser!r}; there are {', '.join(OPTIMISERS)}")
 
     def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
         """The recipe with what is given in place of its own.
@@ -81,6 +87,12 @@ class Recipe:
             parsed = HorizonSchedule.parse(schedule, layers=self.streaming.schedule.layers)
             recipe = replace(recipe, model=replace(self.streaming, schedule=parsed))
         return recipe if legal is None else replace(recipe, legal=legal)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that a step predicts, while no piece ends."""
+        model = self.model
+        return self.lanes * (model.segment_tokens if isinstance(model, DSMRConfig) else model.latents)
 
     @property
     def streaming(self) -> DSMRConfig:
@@ -117,12 +129,12 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """An hour or two on two CPU cores: 6.6 M parameters."""
+    """Some hours on two CPU cores: 6.6 M parameters."""
     return Recipe(
         name="small",
-        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=256),
-        lanes=8,
-        steps=6000,
+        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=64),
+        lanes=32,
+        steps=12_000,
         augmentation=Augmentation(semitones=3, stretch=0.05),
         validation_pieces=8,
     )
@@ -157,13 +169,14 @@ def base() -> Recipe:
         width=384,
         heads=6,
         mlp_width=768,
+        segment_tokens=128,
         dropout=0.1,
     )
     return replace(
         small(),
         name="base",
         model=model,
-        lanes=32,
+        lanes=64,
         steps=12_000,
         augmentation=Augmentation(semitones=6, stretch=0.1),
         validation_pieces=None,

@@ -1,0 +1,183 @@
+"""The training study: rows of as many tokens that change one thing each, its runs and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import Run
+from PIL import Image
+from test_studies import play_briefly, table_below
+from tiny import made_up_tokens, tiny_config, write_corpus
+
+from ritornello.checkpoint import load_checkpoint
+from ritornello.corpus import Corpus
+from ritornello.files import write_whole
+from ritornello.horizons import HorizonSchedule
+from ritornello.models import build, describe_config
+from ritornello.studies import measuring
+from ritornello.studies.choices import markdown
+from ritornello.studies.results import result_path, training_path
+from ritornello.studies.rows import UNCHANGED
+from ritornello.studies.settings import StudySettings
+from ritornello.training import recipes
+from ritornello.training.recipes import Recipe
+
+STEPS = 800
+
+
+def rows() -> dict[str, Recipe]:
+    return StudySettings(study="training", steps=STEPS, legal=True).recipes()
+
+
+def changes(recipe: Recipe, other: Recipe) -> set[str]:
+    """Names of what differs; sizes of the model by their own names."""
+    found = {f.name for f in fields(Recipe) if f.name != "model" and getattr(recipe, f.name) != getattr(other, f.name)}
+    ours, theirs = describe_config(recipe.model), describe_config(other.model)
+    return found | {name for name in ours if ours[name] != theirs[name]}
+
+
+def test_every_row_changes_one_thing() -> None:
+    unchanged, *others = rows().values()
+    streams, shapes = {"lanes", "segment_tokens"}, {"schedule", "width", "heads", "mlp_width"}
+    for recipe in others:
+        found = changes(recipe, unchanged)
+        adam = {"optimiser", "matrix_lr", "weight_decay"}
+        assert len(found) == 1 or found in (streams, shapes, adam), recipe
+    assert len({json.dumps(recipe.settings()) for recipe in rows().values()}) == len(others) + 1
+
+
+def test_rows_read_as_many_tokens() -> None:
+    settings = StudySettings(study="training", steps=STEPS, legal=True)
+    steps = {name: settings.steps_of(recipe) for name, recipe in settings.recipes().items()}
+    assert (steps["4 lanes of 256"], steps["8 lanes of 64"], steps["32 lanes of 64"]) == (800, 1600, 400)
+    assert {steps[name] * recipe.step_tokens for name, recipe in settings.recipes().items()} == {STEPS * 4 * 256}
+
+
+def test_other_shapes_have_as_many_weights_and_as_long_memories() -> None:
+    unchanged, *others = [recipe.streaming for recipe in rows().values()]
+    shapes = [model for model in others if model.schedule.layers != unchanged.schedule.layers]
+    assert [(model.schedule.layers, model.width) for model in shapes] == [(16, 64), (4, 128)]
+    weights = [sum(p.numel() for p in build("dsmr", describe_config(m)).blocks.parameters()) for m in shapes]
+    assert weights == pytest.approx([885_000] * 2, rel=0.01)
+    assert {model.schedule.budget_tokens for model in shapes} == {unchanged.schedule.budget_tokens}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    pieces = {"train": made_up_tokens(0, 60, 80, 70, 90), "validation": made_up_tokens(1, 50, 300)}
+    return write_corpus(tmp_path_factory.mktemp("study") / "corpus", pieces)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Iterator[StudySettings]:
+    """A recipe whose rows are of tiny models, and its study of eight steps."""
+    model = tiny_config(schedule=HorizonSchedule((24, 8)), segment_tokens=32)
+    recipe = replace(recipes.tiny(), name="mini", model=model, lanes=2, validate_every_steps=4, validation_pieces=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(recipes.RECIPES, "mini", lambda: recipe)
+        play_briefly(patched)
+        yield StudySettings(study="training", recipe="mini", steps=8, seeds=1, budget_tokens=32, pieces=9, legal=True)
+
+
+RUN = (UNCHANGED, "trained without the grammar", "16 lanes of 8")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, mini: StudySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    for row in RUN:
+        assert measuring.one_run(corpus, out, mini, row, 0, torch.device("cpu"))
+    return out
+
+
+def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: Path) -> None:
+    found = {row: json.loads(result_path(trained, row, 0).read_text()) for row in RUN}
+    assert {result["evaluation"]["kind"] for result in found.values()} == {"legal"}
+    assert [result["recipe"]["legal"] for result in found.values()] == [True, False, True]
+    free = load_checkpoint(training_path(trained, RUN[1], 0) / "best").progress
+    assert free["legal"] is False
+    assert free["best"] > 0.5 + found[RUN[1]]["evaluation"]["nats_per_token"]  # of all events, and few are legal
+
+
+def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
+    last = load_checkpoint(training_path(trained, "16 lanes of 8", 0) / "last").progress
+    assert last["step"] == 8 * (2 * 32) // (16 * 8)
+
+
+def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> None:
+    result = json.loads(result_path(trained, UNCHANGED, 0).read_text())
+    assert not {"cuts", "playing"} & set(result)
+
+
+# The report.
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """Two rows with likelihoods that are known: a quarter of a nat behind, with both seeds."""
+    result: dict[str, Any] = json.loads(result_path(trained, UNCHANGED, 0).read_text())
+    for row, more in ((UNCHANGED, 0.0), ("AdamW for all, 0.003", 0.25)):
+        for seed in (0, 1):
+            own = json.loads(json.dumps(result)) | {"row": row, "seed": seed}
+            for piece in own["by_piece"]:
+                piece["nats"] = (2.0 + more + seed / 8) * piece["tokens"]
+            own["evaluation"]["nats_per_token"] = 2.0 + more + seed / 8
+            own["training"]["tokens_per_s"] = 1000.0 if row == UNCHANGED else 1250.0
+            write_whole(result_path(tmp_path / "finished", row, seed), json.dumps(own))
+    return tmp_path / "finished"
+
+
+@pytest.fixture
+def study(command: Run) -> Run:
+    return partial(command, "study")
+
+
+def test_the_table_puts_the_best_first_and_says_how_far_the_others_are_behind(study: Run, finished: Path) -> None:
+    outcome = study("table", "training", "--out", finished)
+    assert outcome.code == 0, outcome.err
+    table = table_below(outcome.out, "## What each choice is worth")
+    assert list(table) == [UNCHANGED, "AdamW for all, 0.003"]
+    behind, by_seed, nats, speed, _ = table["AdamW for all, 0.003"]
+    assert table[UNCHANGED][:4] == ["", "", "2.0625 ± 0.0884", "1.00"]
+    assert (behind, by_seed) == ("+0.2500 [+0.2500, +0.2500]", "+0.2500, +0.2500")
+    assert (nats, speed) == ("2.3125 ± 0.0884", "1.25")
+    assert "legal nats/token" in outcome.out
+
+
+def test_the_table_and_the_curves_are_drawn(study: Run, finished: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "table.png", tmp_path / "curves.png"
+    outcome = study("table", "training", "--out", finished, "--png", pictures[0], "--curves", pictures[1], "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)["rows"]
+    assert [row["row"] for row in found] == [UNCHANGED, "AdamW for all, 0.003"]
+    assert found[1]["behind_unchanged"]["mean"] == pytest.approx(0.25)
+    assert found[1]["tokens_per_s_ratio"] == 1.25
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 50
+            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+
+
+def test_without_the_unchanged_recipe_nothing_is_measured_against_it(finished: Path, trained: Path) -> None:
+    alone = [json.loads(result_path(trained, RUN[1], 0).read_text())]
+    behind, by_seed, _, speed, _ = table_below(markdown(alone), "## What each choice is worth")[RUN[1]]
+    assert (behind, by_seed, speed) == ("", "", "")
+
+
+def test_the_grammar_is_the_study_s_own_choice(study: Run, corpus: Corpus, tmp_path: Path) -> None:
+    """The command trains under it unless told otherwise; the papers' studies do not."""
+    options = ("--data", corpus.path, "--recipe", "tiny", "--steps", 1, "--seeds", 1, "--row", UNCHANGED)
+    for name, more, legal in (("training", (), True), ("training", ("--free",), False)):
+        out = tmp_path / f"{name}{legal}"
+        outcome = study("run", name, "--out", out, *options, *more)
+        assert outcome.code == 0, outcome.err
+        result = json.loads(result_path(out, UNCHANGED, 0).read_text())
+        assert result["settings"]["legal"] is legal
+        assert result["recipe"]["legal"] is legal
