@@ -88,6 +88,7 @@ def same(one: Batch, other: Batch) -> bool:
     parts = [
         (getattr(one, name), getattr(other, name)) for name in ("inputs", "targets", "starts", "piece", "position")
     ]
+    assert one.group == other.group
     if one.context is not None:
         assert other.context is not None
         parts += zip(one.context, other.context)
@@ -188,6 +189,23 @@ def test_the_epoch_is_that_of_the_pieces_being_taken(corpus: Corpus) -> None:
         assert feed.epoch == (taken - 1) // n
 
 
+def test_groups_read_what_as_many_lanes_side_by_side_would(corpus: Corpus) -> None:
+    """In turn: the first lanes' segments, then the next ones'; and each its own pieces."""
+    groups, options = 3, {"seed": 4, "grammar": True, "augmentation": Augmentation(semitones=3, stretch=0.1)}
+    together = lanes_of(corpus, 6, **options)
+    in_turn = lanes_of(corpus, 2, groups=groups, **options)
+    for expected in islice(together, 60):
+        batches = list(islice(in_turn, groups))
+        assert [batch.group for batch in batches] == [0, 1, 2]
+        fields = [np.concatenate([getattr(b, name) for b in batches]) for name in Batch._fields[:3]]
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(fields, expected[:3]))
+        for name in ("piece", "position"):
+            assert np.concatenate([getattr(b, name) for b in batches]).tolist() == getattr(expected, name).tolist()
+        contexts = zip(*(batch.context or () for batch in batches))
+        assert all(np.array_equal(np.concatenate(c), e) for c, e in zip(contexts, expected.context or ()))
+        assert expected.context is not None
+
+
 # ---- going on ----
 
 
@@ -200,11 +218,21 @@ def test_the_epoch_is_that_of_the_pieces_being_taken(corpus: Corpus) -> None:
     shuffle=st.booleans(),
     grammar=st.booleans(),
     moved=st.booleans(),
+    groups=st.integers(1, 4),
 )
 def test_a_restored_feed_goes_on_identically(
-    corpus: Corpus, lanes: int, seed: int, done: int, epochs: int | None, shuffle: bool, grammar: bool, moved: bool
+    corpus: Corpus,
+    lanes: int,
+    seed: int,
+    done: int,
+    epochs: int | None,
+    shuffle: bool,
+    grammar: bool,
+    moved: bool,
+    groups: int,
 ) -> None:
     options = {
+        "groups": 1 if epochs else groups,
         "seed": seed,
         "epochs": epochs,
         "shuffle": shuffle,
@@ -365,6 +393,17 @@ def test_augmentation_outside_its_limits_is_refused(name: str, value: float) -> 
 def test_an_absurd_number_of_lanes_is_refused(corpus: Corpus, lanes: int) -> None:
     with pytest.raises(RitornelloError, match=f"lanes is {lanes}"):
         lanes_of(corpus, lanes)
+
+
+@pytest.mark.parametrize("groups", [0, 1025])
+def test_an_absurd_number_of_groups_is_refused(corpus: Corpus, groups: int) -> None:
+    with pytest.raises(RitornelloError, match=f"groups is {groups}"):
+        lanes_of(corpus, 2, groups=groups)
+
+
+def test_a_finite_feed_takes_no_turns(corpus: Corpus) -> None:
+    with pytest.raises(ValueError, match="endless"):
+        lanes_of(corpus, 2, groups=2, epochs=1)
 
 
 def test_a_split_without_pieces_is_refused(corpus: Corpus) -> None:

@@ -37,6 +37,17 @@ def test_an_unlimited_layer_counts_as_the_longest_piece(monkeypatch: pytest.Monk
     assert "\n" not in message
 
 
+def test_groups_of_lanes_rest_with_their_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three groups: those of two rest, and of the third there is what was before a step and what is after it.
+    model = tiny_config(schedule=HorizonSchedule((1000, 200)), width=32)
+    needed = 1200 * (32 + 32) * 4 * 4 * (2 + 2)
+    free(monkeypatch, needed)
+    fitting.check_fits(model, lanes=4, groups=3, piece_tokens=1000, device=CPU)
+    free(monkeypatch, needed - 1)
+    with pytest.raises(RitornelloError, match="12 lanes"):
+        fitting.check_fits(model, lanes=4, groups=3, piece_tokens=1000, device=CPU)
+
+
 def test_no_horizon_costs_more_than_the_longest_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 2000 * 64 * 4 * 4 * 2)
     check(MAX_HORIZON_TOKENS, MAX_HORIZON_TOKENS)

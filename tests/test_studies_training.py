@@ -18,6 +18,7 @@ from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
+from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, describe_config
@@ -45,18 +46,19 @@ def changes(recipe: Recipe, other: Recipe) -> set[str]:
 
 def test_every_row_changes_one_thing() -> None:
     unchanged, *others = rows().values()
-    streams, shapes = {"lanes", "segment_tokens"}, {"schedule", "width", "heads", "mlp_width"}
+    streams, shapes = {"lanes", "groups", "segment_tokens"}, {"schedule", "width", "heads", "mlp_width"}
     for recipe in others:
         found = changes(recipe, unchanged)
         adam = {"optimiser", "matrix_lr", "weight_decay"}
-        assert len(found) == 1 or found in (streams, shapes, adam), recipe
+        assert len(found) == 1 or found <= streams or found in (shapes, adam), recipe
     assert len({json.dumps(recipe.settings()) for recipe in rows().values()}) == len(others) + 1
 
 
 def test_rows_read_as_many_tokens() -> None:
     settings = StudySettings(study="training", steps=STEPS, legal=True)
     steps = {name: settings.steps_of(recipe) for name, recipe in settings.recipes().items()}
-    assert (steps["4 lanes of 256"], steps["8 lanes of 64"], steps["32 lanes of 64"]) == (800, 1600, 400)
+    few, many = steps["4 x 16 lanes of 128"], steps["4 x 4 lanes of 128"]
+    assert (steps[UNCHANGED], steps["1 x 4 lanes of 256"], few, many) == (800, 800, 400, 1600)
     assert {steps[name] * recipe.step_tokens for name, recipe in settings.recipes().items()} == {STEPS * 4 * 256}
 
 
@@ -86,7 +88,7 @@ def mini() -> Iterator[StudySettings]:
         yield StudySettings(study="training", recipe="mini", steps=8, seeds=1, budget_tokens=32, pieces=9, legal=True)
 
 
-RUN = (UNCHANGED, "trained without the grammar", "16 lanes of 8")
+RUN = (UNCHANGED, "trained without the grammar", "4 x 8 lanes of 16")
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +109,18 @@ def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: 
 
 
 def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
-    last = load_checkpoint(training_path(trained, "16 lanes of 8", 0) / "last").progress
-    assert last["step"] == 8 * (2 * 32) // (16 * 8)
+    last = load_checkpoint(training_path(trained, RUN[2], 0) / "last").progress
+    assert last["step"] == 8 * (2 * 32) // (8 * 16)
 
 
 def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> None:
     result = json.loads(result_path(trained, UNCHANGED, 0).read_text())
     assert not {"cuts", "playing"} & set(result)
+
+
+def test_crops_take_no_turns() -> None:
+    with pytest.raises(RitornelloError, match="groups is 2; a model without horizons"):
+        replace(recipes.perceivers_tiny(), groups=2)
 
 
 # The report.

@@ -139,6 +139,18 @@ def test_a_run_stopped_anywhere_goes_on_to_the_bit(
     assert_same_run(run, uninterrupted)
 
 
+def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, groups=3)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(corpus, whole, recipe, seed=11)
+    train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
+    for _ in range(2):
+        train(corpus, stopped, recipe, resume=True, report=stopping_at(13))
+    assert_same_run(whole, stopped)
+    with one_line(whole, "groups = 3, not 1"):
+        train(corpus, whole, RECIPE, resume=True)
+
+
 def test_the_log_holds_every_loss(uninterrupted: Path) -> None:
     steps = [(step, kind) for step, kind, _ in losses(uninterrupted)]
     assert sorted(steps) == sorted([(10, "nats"), (20, "nats"), *((step, "validation") for step in range(1, 24))])
@@ -373,23 +385,24 @@ def gradients_of_a_plain_loop(
     model: DSMR, feed: Lanes, steps: int, *, legal: bool, clip_norm: float, forgets: bool = False
 ) -> list[list[Tensor]]:
     """The same by hand: every lane alone, its own state, its own grammar, padding never read."""
-    states: dict[int, State] = {}
-    grammars: dict[int, codec.Grammar] = {}
+    states: dict[tuple[int, int], State] = {}
+    grammars: dict[tuple[int, int], codec.Grammar] = {}
     found = []
     for batch in itertools.islice(feed, steps):
         total, count = torch.zeros((), dtype=torch.float64), 0
         for lane in range(len(batch.piece)):
+            own = (batch.group, lane)
             length = int((batch.targets[lane] != codec.PAD).sum())
             if batch.position[lane] == 0 or forgets:
-                states[lane] = model.initial_state(1)
+                states[own] = model.initial_state(1)
             if batch.position[lane] == 0:
-                grammars[lane] = codec.Grammar()
+                grammars[own] = codec.Grammar()
             inputs = torch.from_numpy(batch.inputs[lane : lane + 1, :length])
-            logits, states[lane] = model(inputs, states[lane])
+            logits, states[own] = model(inputs, states[own])
             for row, token in zip(logits[0].double(), batch.targets[lane, :length].tolist()):
                 if legal:
-                    row = torch.where(torch.from_numpy(grammars[lane].legal()), row, -torch.inf)
-                    grammars[lane].advance(token)
+                    row = torch.where(torch.from_numpy(grammars[own].legal()), row, -torch.inf)
+                    grammars[own].advance(token)
                 total = total + row.logsumexp(0) - row[token]
             count += length
         gradients = torch.autograd.grad(total / count, list(model.parameters()))
@@ -413,17 +426,20 @@ STILL = replace(
 )
 
 
-@pytest.mark.parametrize(("legal", "clip_norm"), [(True, 1e6), (False, 1e6), (True, 1.0)])
+@pytest.mark.parametrize(
+    ("legal", "clip_norm", "groups"), [(True, 1e6, 1), (False, 1e6, 1), (True, 1.0, 1), (True, 1e6, 3)]
+)
 def test_the_gradient_is_that_of_a_plain_loop(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legal: bool, clip_norm: float
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legal: bool, clip_norm: float, groups: int
 ) -> None:
     model = random_model(4)
     init = save_model(tmp_path / "init", model)
-    recipe = replace(STILL, legal=legal, clip_norm=clip_norm)
+    recipe = replace(STILL, legal=legal, clip_norm=clip_norm, groups=groups, steps=8 * groups)
     found = gradients_of_training(corpus, tmp_path / "run", recipe, monkeypatch, init=init, seed=7)
 
     def plain(**options: Any) -> list[list[Tensor]]:
-        feed = Lanes(corpus, "train", lanes=3, segment_tokens=SEGMENT_TOKENS, seed=7, augmentation=recipe.augmentation)
+        sizes = {"lanes": 3, "groups": groups, "segment_tokens": SEGMENT_TOKENS}
+        feed = Lanes(corpus, "train", **sizes, seed=7, augmentation=recipe.augmentation)
         return gradients_of_a_plain_loop(model, feed, recipe.steps, legal=legal, clip_norm=clip_norm, **options)
 
     assert furthest(found, plain()) < 1e-4

@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     context: codec.Context | None  # of the targets, (B, T, ...); None where the grammar is not asked for
     piece: NDArray[np.int64]  # (B,) index of the piece in the split; -1 for an idle lane
     position: NDArray[np.int64]  # (B,) tokens of the piece before this segment
+    group: int = 0  # of the lanes that these B are
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Lanes:
         split: train, validation or test.
         lanes: B.
         segment_tokens: S.
+        groups: of B lanes each, which take turns: neighbouring batches come from other pieces. More than one only in
+            an endless stream.
         seed: of order and augmentation.
         shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
         epochs: how often every piece is read; None for ever.
@@ -61,6 +64,7 @@ class Lanes:
         *,
         lanes: int,
         segment_tokens: int,
+        groups: int = 1,
         seed: int = 0,
         shuffle: bool = True,
         epochs: int | None = None,
@@ -70,6 +74,10 @@ class Lanes:
     ) -> None:
         if not 1 <= lanes <= 65536:
             raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
+        if not 1 <= groups <= 1024:
+            raise RitornelloError(f"groups is {groups}; it must lie between 1 and 1024")
+        if groups > 1 and epochs is not None:
+            raise ValueError("groups take turns in an endless stream only")
         self.corpus = corpus
         self.records: list[PieceRecord] = corpus.pieces(split)
         self.segment_tokens = segment_tokens
@@ -79,21 +87,26 @@ class Lanes:
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
-        self._lanes: list[_Lane | None] = [None] * lanes
+        self._lanes: list[_Lane | None] = [None] * (lanes * groups)
+        self._groups, self._group = groups, 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        for i, lane in enumerate(self._lanes):
+        group, size = self._group, len(self._lanes) // self._groups
+        self._group = (group + 1) % self._groups
+        turn = slice(group * size, (group + 1) * size)
+        for i, lane in enumerate(self._lanes[turn], turn.start):
             if lane is None or lane.position >= len(lane.tokens):
                 self._lanes[i] = self._take()
-        return self._batch()
+        return self._batch(self._lanes[turn], group)
 
     def state(self) -> dict[str, Any]:
         """Where every lane stands, as JSON-able integers."""
         lanes = [lane and {"epoch": lane.epoch, "piece": lane.piece, "position": lane.position} for lane in self._lanes]
-        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next, "lanes": lanes}
+        counts = {"epoch": self._epoch, "next": self._next, "group": self._group}
+        return {"corpus_tokens": self._corpus_tokens, **counts, "lanes": lanes}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -109,7 +122,7 @@ class Lanes:
             )
         if len(state["lanes"]) != len(self._lanes):
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
-        self._epoch, self._next = state["epoch"], state["next"]
+        self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
         self._order = self._order_of(self._epoch)
         self._lanes = [lane and self._load(lane["epoch"], lane["piece"], lane["position"]) for lane in state["lanes"]]
 
@@ -140,15 +153,15 @@ class Lanes:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
         return _Lane(epoch, piece, position, tokens, codec.contexts(tokens) if self._grammar else None)
 
-    def _batch(self) -> Batch:
-        if not any(self._lanes):
+    def _batch(self, lanes: list[_Lane | None], group: int) -> Batch:
+        if not any(lanes):
             raise StopIteration
-        n, width = len(self._lanes), self.segment_tokens  # always: another shape would be another compilation
+        n, width = len(lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
-        for i, lane in enumerate(self._lanes):
+        for i, lane in enumerate(lanes):
             if lane is None:
                 continue
             start, stop = lane.position, min(lane.position + width, len(lane.tokens))
@@ -160,7 +173,7 @@ class Lanes:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
-        return Batch(inputs, targets, position == 0, context, piece, position)
+        return Batch(inputs, targets, position == 0, context, piece, position, group)
 
 
 def blank_context(n: int, width: int) -> codec.Context:

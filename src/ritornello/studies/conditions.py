@@ -73,7 +73,7 @@ def choices_conditions(rows: list[Row]) -> str:
     tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
     return _list_of(
         _data(settings),
-        f"Unchanged: the recipe {recipe['name']} with four times its lanes, of a quarter of their length. A row says "
+        f"Unchanged: the recipe {recipe['name']} in four groups of twice its lanes, of half their length. A row says "
         "what it changes, and changes nothing else.",
         f"Equal, training: {_span(tokens)} tokens, in {settings['precision']}; steps of more tokens are fewer. "
         f"The validations on the way were of {recipe['validation_pieces']} pieces.",

@@ -65,14 +65,15 @@ def _of_dsmr(recipe: Recipe) -> Recipe:
 
 
 def _choices(recipe: Recipe, budget_tokens: int) -> Rows:
-    """What a recipe chooses, one thing at a time, beside the recipe with four times its lanes of a quarter's length."""
+    """What a recipe chooses, one thing at a time, beside it in four groups of twice its lanes, of half their length."""
     model = recipe.streaming
 
-    def streamed(lanes: float, segments: float) -> Recipe:
+    def streamed(lanes: float, segments: float, groups: int = 1) -> Recipe:
+        """Some times the lanes, of some times the length."""
         shorter = replace(model, segment_tokens=int(segments * model.segment_tokens))
-        return replace(recipe, lanes=int(lanes * recipe.lanes), model=shorter)
+        return replace(recipe, lanes=int(lanes * recipe.lanes), groups=groups, model=shorter)
 
-    base = streamed(4, 1 / 4)
+    base = streamed(2, 1 / 2, 4)
 
     def shaped(layers: int, heads: int) -> DSMRConfig:
         """As many weights in as wide heads."""
@@ -84,9 +85,11 @@ def _choices(recipe: Recipe, budget_tokens: int) -> Rows:
         return replace(base.streaming, schedule=schedule, width=width, heads=heads, mlp_width=mlp_width)
 
     def drawn(one: Recipe) -> str:
-        return f"{one.lanes} lanes of {one.streaming.segment_tokens}"
+        return f"{one.groups} x {one.lanes} lanes of {one.streaming.segment_tokens}"
 
-    streams = [streamed(*times) for times in ((1, 1), (2, 1 / 2), (8, 1 / 8), (2, 1 / 4), (8, 1 / 4))]
+    in_turn = [(1, 1, 1), (1, 1, 4), (2, 1 / 2, 1), (4, 1 / 4, 1), (4, 1 / 4, 4), (8, 1 / 8, 1)]
+    other_steps = [(1, 1 / 2, 4), (4, 1 / 2, 4)]
+    streams = [streamed(*times) for times in in_turn + other_steps]
     rates = {f"matrices at {x:g} x the rate": replace(base, matrix_lr=x * base.matrix_lr) for x in (0.5, 1.5)}
     rates |= {f"the rest at {x:g} x the rate": replace(base, other_lr=x * base.other_lr) for x in (0.5, 2)}
     adam = replace(base, optimiser="adamw", weight_decay=0.1)

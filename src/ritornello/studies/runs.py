@@ -47,9 +47,9 @@ def run_study(
     left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
     longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
     for row in dict(left):
-        model, lanes = recipes[row].model, recipes[row].lanes
+        model, sizes = recipes[row].model, {"lanes": recipes[row].lanes, "groups": recipes[row].groups}
         if isinstance(model, DSMRConfig):
-            check_fits(model, lanes=lanes, piece_tokens=longest, device=torch.device(device))
+            check_fits(model, piece_tokens=longest, device=torch.device(device), **sizes)
     claim(out, settings.as_json(corpus))
     with _requests_to_stop() as asked:
         for row, seed in left:

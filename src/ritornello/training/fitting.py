@@ -12,12 +12,13 @@ from ritornello.models.dsmr import DSMRConfig
 COPIES = 2  # a step holds the state before it, for the backward pass, and the one after
 
 
-def check_fits(model: DSMRConfig, *, lanes: int, piece_tokens: int, device: torch.device) -> None:
+def check_fits(model: DSMRConfig, *, lanes: int, piece_tokens: int, device: torch.device, groups: int = 1) -> None:
     """Refuses memories that are larger than what is free.
 
     Args:
         model: sizes and schedule; numbers are counted in float32.
         lanes: pieces read side by side.
+        groups: of as many lanes, which take turns.
         piece_tokens: length of the longest piece, which unlimited layers remember whole.
         device: where the memories will be.
 
@@ -25,12 +26,13 @@ def check_fits(model: DSMRConfig, *, lanes: int, piece_tokens: int, device: torc
         RitornelloError: with the bytes that are needed and those that are free.
     """
     slots = sum(piece_tokens if h is None else min(h, piece_tokens) for h in model.schedule.horizons)
-    needed = COPIES * slots * 2 * model.width * 4 * lanes
+    needed = (COPIES + groups - 1) * slots * 2 * model.width * 4 * lanes
     free = free_bytes(device)
     if free is not None and needed > free:
         raise RitornelloError(
             f"schedule {model.schedule}: its memories would take {_size(needed)} for pieces of up to "
-            f"{piece_tokens:,} tokens in {lanes} lanes, {_size(free)} are free; shorten horizons or take fewer lanes"
+            f"{piece_tokens:,} tokens in {lanes * groups} lanes, {_size(free)} are free; shorten horizons or take "
+            "fewer lanes"
         )
 
 

@@ -43,33 +43,40 @@ class Streaming:
             "train",
             lanes=recipe.lanes,
             segment_tokens=model.segment_tokens,
+            groups=recipe.groups,
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
         )
         longest = max(record.tokens for record in self.feed.records)
-        check_fits(model.config, lanes=recipe.lanes, piece_tokens=longest, device=model.device)
-        self._state = model.initial_state(recipe.lanes)
+        sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
+        check_fits(model.config, device=model.device, **sizes)
+        self._states = [model.initial_state(recipe.lanes) for _ in range(recipe.groups)]
 
     def logits(self, batch: Batch, inputs: Tensor) -> Tensor:
         """(B, S, V)."""
-        state = self._model.restart(self._state, torch.from_numpy(batch.starts))
-        logits, self._state = self._model(inputs, state)
+        state = self._model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
+        logits, self._states[batch.group] = self._model(inputs, state)
         return logits
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state's keys, values and positions."""
-        kinds = {"keys": self._state.keys, "values": self._state.values}
-        layers = {f"{kind}/{layer}": t for kind, tensors in kinds.items() for layer, t in enumerate(tensors)}
-        return {**layers, "position": self._state.position}
+        """Each group's keys, values and positions; the first group's names are those of a run without groups."""
+        found: dict[str, Tensor] = {}
+        for group, state in enumerate(self._states):
+            for kind, tensors in (("keys", state.keys), ("values", state.values)):
+                found |= {f"{kind}/{layer}{_of(group)}": tensor for layer, tensor in enumerate(tensors)}
+            found[f"position{_of(group)}"] = state.position
+        return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back a state."""
-        depth = range(self._model.config.schedule.layers)
-        keys, values = (
-            tuple(tensors[f"{kind}/{layer}"].to(self._model.device) for layer in depth) for kind in ("keys", "values")
-        )
-        self._state = State(keys, values, tensors["position"])
+        """Puts back states."""
+        depth, device = range(self._model.config.schedule.layers), self._model.device
+        for group in range(len(self._states)):
+            keys, values = (
+                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in depth)
+                for kind in ("keys", "values")
+            )
+            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"])
 
 
 class Cropping:
@@ -99,6 +106,10 @@ class Cropping:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Nothing is carried."""
+
+
+def _of(group: int) -> str:
+    return f"/group {group}" if group else ""
 
 
 def reader_of(model: Model, corpus: Corpus, recipe: Recipe, seed: int) -> Reader:

@@ -31,6 +31,8 @@ class Recipe:
     """pieces read side by side; lanes x segment tokens make one step"""
     steps: int
     """optimiser steps of the whole schedule, if no time budget is given"""
+    groups: int = 1
+    """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -61,6 +63,7 @@ class Recipe:
         for name, low, high in (
             ("lanes", 1, 65536),
             ("steps", 1, 10**9),
+            ("groups", 1, 1024),
             ("matrix_lr", 0, 10),
             ("other_lr", 0, 10),
             ("weight_decay", 0, 10),
@@ -75,6 +78,8 @@ class Recipe:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
         if self.optimiser not in OPTIMISERS:
             raise RitornelloError(f"unknown optimiser {self.optimiser!r}; there are {', '.join(OPTIMISERS)}")
+        if self.groups > 1 and not isinstance(self.model, DSMRConfig):
+            raise RitornelloError(f"groups is {self.groups}; a model without horizons reads crops in one group")
 
     def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
         """The recipe with what is given in place of its own.
@@ -132,8 +137,9 @@ def small() -> Recipe:
     """Some hours on two CPU cores: 6.6 M parameters."""
     return Recipe(
         name="small",
-        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=64),
-        lanes=32,
+        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=128),
+        lanes=16,
+        groups=4,
         steps=12_000,
         augmentation=Augmentation(semitones=3, stretch=0.05),
         validation_pieces=8,
@@ -154,6 +160,7 @@ def study() -> Recipe:
         name="study",
         model=model,
         lanes=4,
+        groups=1,
         steps=1200,
         legal=False,
         augmentation=Augmentation(),
@@ -177,6 +184,7 @@ def base() -> Recipe:
         name="base",
         model=model,
         lanes=64,
+        groups=1,
         steps=12_000,
         augmentation=Augmentation(semitones=6, stretch=0.1),
         validation_pieces=None,
@@ -193,7 +201,7 @@ def large() -> Recipe:
         segment_tokens=1024,
         dropout=0.1,
     )
-    return replace(base(), name="large", model=model, steps=60_000)
+    return replace(base(), name="large", model=model, lanes=32, steps=60_000)
 
 
 def perceivers_tiny() -> Recipe:
@@ -222,7 +230,7 @@ def perceivers_study() -> Recipe:
 def perceivers_small() -> Recipe:
     """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
     model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
-    return replace(small(), name="perceivers_small", model=model, lanes=4)
+    return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1)
 
 
 def perceivers_base() -> Recipe:
