@@ -18,7 +18,7 @@ from command import Outcome, Run
 from torch import Tensor, nn
 
 from ritornello import codec
-from ritornello.bench import parity, report
+from ritornello.bench import parity, report, training
 from ritornello.bench.meter import in_fresh_process
 from ritornello.bench.training import (
     Measurement,
@@ -111,7 +111,8 @@ def test_gradients_are_clipped_and_given_to_the_optimiser() -> None:
 
 def measurement(*seconds: float, fills: bool = True, peak_bytes: int = 10**6) -> Measurement:
     steps = tuple(Step(512 * i, s, peak_bytes * (i + 1) // len(seconds)) for i, s in enumerate(seconds))
-    return Measurement(steps, 1, baseline_bytes=7, state_bytes=64, step_tokens=60, fills=fills, threads=1)
+    sizes = {"baseline_bytes": 7, "state_bytes": 64, "step_tokens": 60, "threads": 1}
+    return Measurement(steps, 1, fills=fills, matrix_flops_per_s=1e9, **sizes)
 
 
 def test_speed_is_the_median_steps_or_that_of_the_whole_growing_piece() -> None:
@@ -241,6 +242,25 @@ def rows() -> dict[str, report.Row]:
 def test_ratios_are_to_full_memory(rows: dict[str, report.Row]) -> None:
     assert [(row.speed_ratio, row.peak_ratio) for row in rows.values()] == [(2.0, 0.25), (1.0, 1.0)]
     assert [row.declared_state_bytes for row in rows.values()] == [2 * 4 * 2 * 32 * 4, 2 * 512 * 2 * 32 * 4]
+
+
+def test_the_share_of_matrix_speed_is_that_of_the_flops_there_must_be(rows: dict[str, report.Row]) -> None:
+    # Width 32, MLP 88: 4 x 1,024 + 3 x 2,816 weights in each of two layers, 32 x 389 in the head; 6 FLOPs for each.
+    weights = 6 * (2 * (4096 + 8448) + 12_448)
+    # A query sees 8.5 keys of its segment of 16 in the mean, and four before: 128 FLOPs for each, forward; backward
+    # as many again for those before, twice as many for its own.
+    assert rows["2x4"].flops_per_token == weights + 2 * 128 * (4 * 2 + 8.5 * 3)
+    # Over a piece of 128 tokens it sees 64.5 in the mean.
+    assert rows["unlimited"].flops_per_token == weights + 2 * 128 * (56 * 2 + 8.5 * 3)
+    assert rows["2x4"].matrix_share == pytest.approx(30 * rows["2x4"].flops_per_token / 1e9)
+
+
+def test_the_speed_of_products_is_that_of_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 10.0, 12.0, 20.0, 29.0])
+    monkeypatch.setattr(training, "_now_s", lambda device: next(clock))
+    monkeypatch.setattr(training, "PRODUCTS", 3)
+    monkeypatch.setitem(training.PRODUCT_ROWS, "cpu", 100)
+    assert training.matrix_flops_per_s(torch.device("cpu"), "fp32") == 2 * 100**3 / 2.0
 
 
 def test_the_picture_shows_speed_and_memory(

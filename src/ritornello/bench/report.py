@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ritornello.bench.training import Measurement, Setting, declared_state_bytes, reference_of
+from ritornello.bench.training import Measurement, Setting, declared_state_bytes, flops_per_token, reference_of
 from ritornello.charts import COLOURS, FAINT, new_figure, save
 from ritornello.horizons import HorizonSchedule
 
@@ -28,6 +28,12 @@ class Row:
     """tokens/s over the reference's"""
     peak_ratio: float
     """peak memory over the reference's"""
+    flops_per_token: float
+
+    @property
+    def matrix_share(self) -> float:
+        """Of the measured matrix speed, that the FLOPs of training at this speed make."""
+        return self.measured.tokens_per_s * self.flops_per_token / self.measured.matrix_flops_per_s
 
     def figures(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -40,6 +46,9 @@ class Row:
             "slowest_tokens_per_s": slowest,
             "fastest_tokens_per_s": fastest,
             "tokens_per_s_ratio": self.speed_ratio,
+            "flops_per_token": self.flops_per_token,
+            "matrix_flops_per_s": self.measured.matrix_flops_per_s,
+            "matrix_share": self.matrix_share,
             "peak_bytes": self.measured.peak_bytes,
             "peak_ratio": self.peak_ratio,
             "baseline_bytes": self.measured.baseline_bytes,
@@ -63,6 +72,7 @@ def compared(
             declared_state_bytes(schedule, setting, one.steps[-1].position_tokens),
             speed_ratio=one.tokens_per_s / reference.tokens_per_s,
             peak_ratio=one.peak_bytes / reference.peak_bytes,
+            flops_per_token=flops_per_token(schedule, setting),
         )
     return rows
 

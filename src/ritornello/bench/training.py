@@ -8,6 +8,9 @@ A schedule of finite horizons is first read forward until every horizon is full.
 alone; tokens/s are those of the median step. An unlimited horizon is never full: its steps are spaced evenly from the
 piece's first segment to its last, and tokens/s are those of the mean step. As a step's cost grows linearly with what is
 remembered, that is the mean of the whole piece.
+
+How much of the machine that is: the FLOPs that a token's training takes at the least, times tokens/s, over what
+products of large matrices reach in the same process just after (model FLOPs utilisation, arXiv 2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ritornello import codec
 from ritornello.bench.meter import Meter, answer, in_fresh_process
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
+from ritornello.horizons.costs import mean_keys_seen
 from ritornello.horizons.study import study_texts
 from ritornello.likelihood import token_nats
 from ritornello.models.dsmr import DSMR, DSMRConfig
@@ -37,6 +41,8 @@ from ritornello.training.recipes import Recipe
 
 BYTES_PER_NUMBER: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 CLIP_NORM = 1.0
+PRODUCT_ROWS = {"cpu": 1024, "cuda": 8192}
+PRODUCTS = 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Measurement:
     """whether the horizons were full"""
     threads: int
     """of torch, in the process that measured"""
+    matrix_flops_per_s: float
+    """of large products in the same precision, just after"""
 
     @property
     def tokens_per_s(self) -> float:
@@ -232,7 +240,40 @@ def measure(make: Callable[[Setting], Trainee], setting: Setting, *, full_tokens
         step_tokens=setting.lanes * setting.segment_tokens,
         fills=full_tokens is not None,
         threads=torch.get_num_threads(),
+        matrix_flops_per_s=matrix_flops_per_s(device, setting.precision),
     )
+
+
+def matrix_flops_per_s(device: torch.device, precision: Precision) -> float:
+    """Multiplications and additions per second in the fastest of some products of large square matrices."""
+    rows = PRODUCT_ROWS[device.type]
+    kind = torch.float32 if precision == "fp32" else torch.bfloat16
+    a, b = (torch.ones(rows, rows, dtype=kind, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(PRODUCTS):
+        began_s = _now_s(device)
+        a @ b
+        seconds.append(_now_s(device) - began_s)
+    return 2 * rows**3 / min(seconds)
+
+
+def flops_per_token(schedule: HorizonSchedule, setting: Setting) -> float:
+    """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.
+
+    6 for each weight of a matrix, and for each key seen three times the forward pass's (arXiv 2204.02311, appendix B).
+    Remembered keys are detached and take no gradient, which is half of the backward pass: they count twice.
+    """
+    config, keys = _config(schedule, setting), 4 * setting.width
+    layer = 4 * config.width**2 + 3 * config.width * config.mlp_width
+    weights = schedule.layers * layer + config.width * codec.N_EVENTS
+    piece_tokens = None if _full_tokens(schedule) is not None else setting.piece_tokens
+    segment_tokens, rule = setting.segment_tokens, schedule.rule
+    seen = sum(
+        mean_keys_seen(horizon, rule=rule, segment_tokens=segment_tokens, piece_tokens=piece_tokens)
+        for horizon in schedule.horizons
+    )
+    own = schedule.layers * (segment_tokens + 1) / 2
+    return 6 * weights + keys * (2 * (seen - own) + 3 * own)
 
 
 def dsmr(schedule: HorizonSchedule, setting: Setting) -> Trainee:

@@ -109,7 +109,9 @@ def train(
         f"{segment:,}, {precision.value} on {setting.device}, {threads} threads. Ratios are to {reference}; memory is "
         "the peak above idle, the state per lane. Finite memories were full, their tokens/s are by the median of "
         f"{steps} steps. Unlimited ones grew over a piece of {piece:,} tokens: tokens/s by the mean of steps spread "
-        "over it, peak and state from its last segment."
+        "over it, peak and state from its last segment. Of matrix: the FLOPs that this takes at least, as a share of "
+        "what products of large matrices reached just after, "
+        f"{measured[reference].matrix_flops_per_s / 1e9:,.0f} GFLOP/s beside {reference}."
     )
     if png is not None:
         console.print(f"{png}: drawn")
@@ -187,7 +189,7 @@ def generate(
 def _table(rows: dict[str, Row]) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("schedule, lowest first", overflow="fold")
-    for heading in ("tokens/s", "from to", "ratio", "peak", "ratio", "state", "declared"):
+    for heading in ("tokens/s", "from to", "ratio", "of matrix", "peak", "ratio", "state", "declared"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in rows.items():
         slowest, fastest = row.measured.range_tokens_per_s
@@ -197,6 +199,7 @@ def _table(rows: dict[str, Row]) -> Table:
             f"{row.measured.tokens_per_s:,.0f}",
             f"{slowest:,.0f} {fastest:,.0f}",
             f"{row.speed_ratio:.2f}",
+            f"{row.matrix_share:.0%}",
             f"{row.measured.peak_bytes / 1e6:,.0f} MB",
             f"{row.peak_ratio:.2f}",
             f"{row.measured.state_bytes / 1e6:,.2f} MB",
