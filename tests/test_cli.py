@@ -292,6 +292,24 @@ def test_continue_keeps_the_prompt_and_plays_on(run, model, tmp_path):
         assert picture.format == "PNG"
 
 
+def test_continue_can_leave_the_prompt_out(run, model, tmp_path):
+    source, out, new, png = (tmp_path / name for name in ("mine.mid", "longer.mid", "new.mid", "new.png"))
+    song(20).write(source)
+    arguments = ("--prompt-seconds", "5.1", "--minutes", "0.1", "--model", model, "--seed", "2")
+    assert run("continue", source, out, *arguments).code == 0
+    outcome = run("continue", source, new, *arguments, "--only-new", "--png", png, "--json")
+    assert outcome.code == 0, outcome
+    whole, part = read_midi(out), read_midi(new)
+    # The last of the prompt's notes is struck at 5.0 s, where the prompt ends: it still sounds there, and stays out.
+    assert outcome.figures["prompt_seconds"] == 0.0
+    later = whole.onset > 5.005
+    assert 0 < int(later.sum()) == len(part) == outcome.figures["notes"]
+    assert part.pitch.tolist() == whole.pitch[later].tolist()
+    assert np.allclose(part.onset, whole.onset[later] - 5.0, atol=0.002)
+    assert np.allclose(part.offset, whole.offset[later] - 5.0, atol=0.002)
+    assert png.exists()
+
+
 def by_hand(model: Path, sizes: tuple[int, ...], *, legal: bool) -> list[float]:
     """-ln p of every token of the songs, token by token, each song from an empty state."""
     network, nats = from_checkpoint(load_checkpoint(model)), []

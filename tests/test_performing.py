@@ -142,10 +142,29 @@ def test_nothing_is_struck_at_or_after_the_end():
 
 
 def test_a_model_may_end_before_the_length_asked_for():
-    performance = Performer(Scripted([shift(100), codec.END])).generate(seconds=600, seed=0)
+    script = [shift(100), codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, codec.END]
+    performance = Performer(Scripted(script)).generate(seconds=600, seed=0)
     assert performance.ended
-    assert performance.tokens == 2
-    assert len(performance.piece) == 0
+    assert performance.tokens == 6
+    assert performance.piece.seconds == 1.5
+
+
+class Impatient(Scripted):
+    """Wants to end all the time, and what it is scripted to want where it may not."""
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        logits = super().read(tokens)
+        logits[codec.END] = 2000
+        return logits
+
+
+def test_a_model_does_not_end_before_it_has_begun():
+    script = [shift(7), codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60]
+    events = itertools.islice(Performer(Impatient(script)).events(np.random.default_rng(0)), 20)
+    assert [token for token, _ in events] == [*script, codec.END]
+    prompt = codec.encode(Piece.from_notes([(0.0, 1.0, 60, 62)]))[:-1]
+    after = itertools.islice(Performer(Impatient([])).events(np.random.default_rng(0), prompt=prompt), 20)
+    assert [token for token, _ in after] == [codec.END]
 
 
 def test_a_model_that_may_not_end_plays_the_whole_length():
@@ -219,8 +238,9 @@ def test_a_stream_after_a_prompt_gives_what_a_continuation_plays(performer):
 
 
 def test_a_stream_ends_with_the_piece():
-    events = list(Performer(Scripted([shift(7), codec.END])).events(np.random.default_rng(0)))
-    assert events == [(shift(7), 0.07), (codec.END, 0.07)]
+    script = [shift(7), codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, codec.END]
+    events = list(Performer(Scripted(script)).events(np.random.default_rng(0)))
+    assert events == list(zip(script, (0.07, 0.07, 0.07, 0.57, 0.57, 0.57)))
 
 
 # ---- continuing ----

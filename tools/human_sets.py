@@ -2,8 +2,9 @@
 
 python tools/human_sets.py ASAP/asap-performances.csv sets/human sets/human-2 --pieces 32 --tokens 8192
 
-One performance per title, from the validation and test splits, drawn with a seed. Generated pieces stop at a number
-of tokens, so these do too: a whole sonata beside the first minutes of another piece differs in length before all.
+One performance per title, from the validation and test splits or one of them, drawn with a seed. Generated pieces stop
+at a number of tokens, so these do too: a whole sonata beside the first minutes of another piece differs in length before
+all.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="+", help="a folder for each set")
     parser.add_argument("--pieces", type=int, default=32, help="in each set")
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--splits", nargs="+", default=["validation", "test"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with arguments.table.open(encoding="utf-8", newline="") as file:
-        held_out = [row for row in csv.DictReader(file) if row["split"] != "train"]
+        held_out = [row for row in csv.DictReader(file) if row["split"] in arguments.splits]
     rng = random.Random(arguments.seed)
     rng.shuffle(held_out)
     of_title = {(row["canonical_composer"], row["canonical_title"]): row for row in held_out}

@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--min-p", type=float, default=0.0)
     arguments = parser.parse_args()
-    sampling = Sampling(arguments.temperature, arguments.top_p)
+    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.min_p)
     performer = load(arguments.model, engine=arguments.engine, sampling=sampling, threads=arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for number in range(arguments.pieces):

@@ -39,6 +39,13 @@ class Performance:
     pieces: int = 1
     """how many it holds, one after another"""
 
+    def continuation(self) -> Piece:
+        """What was played alone: the notes struck after the prompt's last step, which is second 0 now."""
+        piece = self.piece
+        new = piece.onset > self.prompt_s + 0.5 / STEPS_PER_S
+        onset, offset = piece.onset[new] - self.prompt_s, piece.offset[new] - self.prompt_s
+        return Piece(onset, offset, piece.pitch[new], piece.velocity[new], title=piece.title)
+
 
 class KeyEvent(NamedTuple):
     """A key struck, or released where the velocity is 0 as in MIDI."""
@@ -168,19 +175,22 @@ class Performer:
     ) -> Iterator[tuple[int, float]]:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
-        A prompt (T,) of tokens is read first and not yielded. Without ``may_end`` there is no end: END is never drawn.
+        A prompt (T,) of tokens is read first and not yielded. END is not drawn before a note was; without ``may_end``
+        it never is.
         """
         grammar, session = codec.Grammar(), self.engine.begin()
         given = np.zeros(0, np.int64) if prompt is None else np.asarray(prompt, np.int64)
         for token in given:
             grammar.advance(int(token))
         steps = int(codec.steps_of(given)[-1]) if len(given) else 0
+        has_notes = bool(np.any(given < codec.NOTE_OFF))
         logits = session.read(np.r_[codec.START, given])
         while True:
             legal = grammar.legal()
-            legal[codec.END] &= may_end
+            legal[codec.END] &= may_end and has_notes
             token = self.sampling.draw(logits, legal, rng)
             grammar.advance(token)
+            has_notes = has_notes or token < codec.NOTE_OFF
             if codec.SHIFT <= token < codec.VELOCITY:
                 steps += token - codec.SHIFT + 1
             yield token, steps / STEPS_PER_S

@@ -78,6 +78,7 @@ def continue_piece(
     out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write: prompt and continuation.")],
     prompt_seconds: Annotated[float | None, typer.Option(help="Use this much of IN.mid; all if not given.")] = None,
     minutes: Minutes = 2.0,
+    only_new: Annotated[bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")] = False,
     full_length: FullLength = False,
     seed: Seed = None,
     temperature: Temperature = 1.0,
@@ -113,6 +114,8 @@ def continue_piece(
             )
         except RitornelloError as error:
             raise RitornelloError(f"{source}: {error}") from None
+    if only_new:
+        performance = replace(performance, piece=performance.continuation(), prompt_s=0.0)
     title = f"{piece.title or source.stem}, continued by Ritornello"
     _write(performance, title, files, soundfont, seed, performer.engine.data, as_json)
 
