@@ -3,8 +3,8 @@
 python tools/human_sets.py ASAP/asap-performances.csv sets/human sets/human-2 --pieces 32 --tokens 8192
 
 One performance per title, from the validation and test splits or one of them, drawn with a seed. Generated pieces stop
-at a number of tokens, so these do too: a whole sonata beside the first minutes of another piece differs in length before
-all.
+at a number of tokens, so these do too: a whole sonata beside the first minutes of another piece differs in length
+before all.
 """
 
 from __future__ import annotations
