@@ -331,6 +331,23 @@ def test_a_rescheduled_model_shares_its_weights_and_follows_the_new_schedule() -
     assert torch.allclose(logits_of(model.rescheduled(TWO_SCALE), text), 2 * before)
 
 
+@pytest.mark.parametrize("schedule", [HorizonSchedule((9, None, 2)), HorizonSchedule((0, 9, None), "sliding")])
+@pytest.mark.parametrize("most", [0, 3, 100])
+def test_a_model_that_sees_less_of_its_memory_is_one_of_shorter_horizons(schedule: HorizonSchedule, most: int) -> None:
+    model, text = awaken(DSMR(small(schedule)).double(), seed=5), some_text(2, 4 * SEGMENT_TOKENS)
+    cut = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
+    whole = logits_of(model, text)
+    _, remembered = model(text, model.initial_state(2))
+    model.sight_tokens = most
+    found, after = model(text, model.initial_state(2))
+    assert torch.allclose(found, logits_of(model.rescheduled(cut), text), rtol=0, atol=1e-12)
+    assert torch.allclose(found, whole, rtol=0, atol=1e-9) == (most == 100)
+    # It still keeps what it does not see.
+    assert [k.shape for k in after.keys] == [k.shape for k in remembered.keys]
+    model.sight_tokens = None
+    assert torch.equal(logits_of(model, text), whole)
+
+
 def test_evaluating_a_rescheduled_model_leaves_the_other_in_training() -> None:
     model = DSMR(small(dropout=0.5)).train()
     twin = model.rescheduled(HorizonSchedule.uniform(layers=3, horizon=0))

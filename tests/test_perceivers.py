@@ -525,7 +525,7 @@ def test_training_counts_exactly_the_tokens_that_crops_predict(corpus: Corpus) -
     reader = reader_of(model, corpus, dataclasses.replace(RECIPE, lanes=5, augmentation=Augmentation()), 4)
     batch: CropBatch = next(reader.feed)
     with torch.no_grad():
-        logits = reader.logits(batch, torch.from_numpy(batch.inputs))
+        logits = reader.logits(batch, torch.from_numpy(batch.inputs), 0.0)
         found = token_nats(logits, torch.from_numpy(batch.targets), to_device(batch.context, logits.device))
     assert min(batch.before) == 0 < max(batch.before)
     for lane, (piece, position, before) in enumerate(zip(batch.piece, batch.position, batch.before)):

@@ -118,9 +118,11 @@ def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> N
     assert not {"cuts", "playing"} & set(result)
 
 
-def test_crops_take_no_turns() -> None:
-    with pytest.raises(RitornelloError, match="groups is 2; a model without horizons"):
+def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
+    with pytest.raises(RitornelloError, match="groups is 2; for a model without horizons it is 1"):
         replace(recipes.perceivers_tiny(), groups=2)
+    with pytest.raises(RitornelloError, match=r"growing is 0\.5"):
+        replace(recipes.perceivers_tiny(), growing=0.5)
 
 
 # The report.

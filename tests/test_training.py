@@ -31,6 +31,7 @@ from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
+from ritornello.horizons import HorizonSchedule
 from ritornello.models import describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR, State
 from ritornello.notes import Piece
@@ -140,7 +141,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_bit(
 
 
 def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, groups=3)
+    recipe = replace(RECIPE, groups=3, growing=0.7)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(corpus, whole, recipe, seed=11)
     train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
@@ -149,6 +150,44 @@ def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> Non
     assert_same_run(whole, stopped)
     with one_line(whole, "groups = 3, not 1"):
         train(corpus, whole, RECIPE, resume=True)
+
+
+def sights_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """How much of its memory the model saw, step by step."""
+    seen: list[int | None] = []
+    real = DSMR.forward
+
+    def forward(self: DSMR, *arguments: Any) -> Any:
+        if self.training:
+            seen.append(self.sight_tokens)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(DSMR, "forward", forward)
+    train(corpus, run, recipe)
+    return seen
+
+
+def test_what_layers_see_doubles_until_it_is_all(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Horizons of 64 and 16, segments of 16: one segment, two, and all, in as many steps of the first half."""
+    recipe = replace(RECIPE, steps=20, growing=0.5, validate_every_steps=7)
+    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
+    assert found == [16] * 5 + [32] * 5 + [None] * 10
+    short = replace(recipe, model=tiny_config(schedule=HorizonSchedule((16, 0))))
+    assert set(sights_of_training(corpus, tmp_path / "short", short, monkeypatch)) == {None}
+
+
+def test_without_a_limit_what_layers_see_grows_to_the_longest_piece(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, model=tiny_config(schedule=HorizonSchedule((None, 16))), steps=20, growing=1.0)
+    longest = max(record.tokens for record in corpus.pieces("train"))
+    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
+    assert found == sorted(found, key=lambda seen: seen or 10**9)
+    assert found[0] == 16
+    assert found[-1] is not None
+    assert found[-1] < longest <= 2 * found[-1]
 
 
 def test_the_log_holds_every_loss(uninterrupted: Path) -> None:

@@ -69,6 +69,7 @@ class DSMR(nn.Module):
         super().__init__()
         self.config = config
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
+        self.sight_tokens: int | None = None  # of their memories, all layers see so much at most; None: all
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
         self.blocks = nn.ModuleList(Block(*sizes) for _ in config.schedule.horizons)
@@ -141,9 +142,9 @@ class DSMR(nn.Module):
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
+            seen = min((h for h in (horizon, self.sight_tokens) if h is not None), default=None)
             sight = sights.setdefault(
-                (horizon, memories),
-                Sight(state.position, length, memories, horizon, self.segment_tokens, schedule.rule),
+                (seen, memories), Sight(state.position, length, memories, seen, self.segment_tokens, schedule.rule)
             )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
             x = update(block, x, self._attention(q)(q, k, v, old_k, old_v, sight))

@@ -103,6 +103,7 @@ def _choices(recipe: Recipe, budget_tokens: int) -> Rows:
         "rates fall all the way": replace(base, decay_share=1.0),
         "rates fall in the last third": replace(base, decay_share=1 / 3),
         "no warm-up": replace(base, warmup_steps=0),
+        "memories grow for half of the run": replace(base, growing=0.5),
         "transposed and stretched": replace(base, augmentation=Augmentation(semitones=3, stretch=0.05)),
         "dropout 0.1": replace(base, model=replace(base.streaming, dropout=0.1)),
         "trained without the grammar": replace(base, legal=False),

@@ -168,7 +168,7 @@ def train(
             inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
             count = int(np.count_nonzero(batch.targets != codec.PAD))
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = reader.logits(batch, inputs)
+                logits = reader.logits(batch, inputs, share())
             loss = token_nats(logits, targets, to_device(batch.context, device)).sum() / count
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +24,14 @@ class Reader(Protocol):
     def feed(self) -> Lanes | Crops:
         """Where batches come from."""
 
-    def logits(self, batch: Any, inputs: Tensor) -> Tensor:
-        """The model's logits for the batch's targets; ``inputs`` are the batch's, on the model's device."""
+    def logits(self, batch: Any, inputs: Tensor, progress: float) -> Tensor:
+        """The model's logits for the batch's targets.
+
+        Args:
+            batch: of the feed.
+            inputs: the batch's, on the model's device.
+            progress: share of the run that is done, 0 to 1.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved beside the feed's state."""
@@ -51,13 +58,24 @@ class Streaming:
         longest = max(record.tokens for record in self.feed.records)
         sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
         check_fits(model.config, device=model.device, **sizes)
+        self._growing = recipe.growing
+        self._furthest_tokens = max(longest if h is None else h for h in model.config.schedule.horizons)
         self._states = [model.initial_state(recipe.lanes) for _ in range(recipe.groups)]
 
-    def logits(self, batch: Batch, inputs: Tensor) -> Tensor:
+    def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
+        self._model.sight_tokens = self._sight_tokens(progress)
         state = self._model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
         logits, self._states[batch.group] = self._model(inputs, state)
         return logits
+
+    def _sight_tokens(self, progress: float) -> int | None:
+        """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""
+        segment_tokens = self._model.segment_tokens
+        doublings = math.ceil(math.log2(max(1, self._furthest_tokens / segment_tokens)))
+        if progress >= self._growing or not doublings:
+            return None
+        return segment_tokens << int(doublings * progress / self._growing)
 
     def tensors(self) -> dict[str, Tensor]:
         """Each group's keys, values and positions; the first group's names are those of a run without groups."""
@@ -96,7 +114,7 @@ class Cropping:
             grammar=recipe.legal,
         )
 
-    def logits(self, batch: CropBatch, inputs: Tensor) -> Tensor:
+    def logits(self, batch: CropBatch, inputs: Tensor, progress: float) -> Tensor:
         """(B, Q, V)."""
         return self._model.crop(inputs, torch.from_numpy(batch.before))
 

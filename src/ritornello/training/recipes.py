@@ -33,6 +33,8 @@ class Recipe:
     """optimiser steps of the whole schedule, if no time budget is given"""
     groups: int = 1
     """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
+    growing: float = 0.0
+    """first share of the run in which layers see more and more of their memories: a segment, and doubling. DSMR only"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -69,6 +71,7 @@ class Recipe:
             ("weight_decay", 0, 10),
             ("warmup_steps", 0, 10**9),
             ("decay_share", 0, 1),
+            ("growing", 0, 1),
             ("clip_norm", 1e-9, 1e9),
             ("validate_every_steps", 1, 10**9),
             ("validation_pieces", 1, 10**9),
@@ -78,8 +81,12 @@ class Recipe:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
         if self.optimiser not in OPTIMISERS:
             raise RitornelloError(f"unknown optimiser {self.optimiser!r}; there are {', '.join(OPTIMISERS)}")
-        if self.groups > 1 and not isinstance(self.model, DSMRConfig):
-            raise RitornelloError(f"groups is {self.groups}; a model without horizons reads crops in one group")
+        if not isinstance(self.model, DSMRConfig):
+            for name, neutral in (("groups", 1), ("growing", 0)):
+                if getattr(self, name) != neutral:
+                    raise RitornelloError(
+                        f"{name} is {getattr(self, name)}; for a model without horizons it is {neutral}"
+                    )
 
     def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
         """The recipe with what is given in place of its own.
