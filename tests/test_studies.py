@@ -526,6 +526,19 @@ def test_settings_of_the_recipe_are_compared_one_by_one(corpus: Corpus, mini: St
         run_study(corpus, tmp_path, settings, device="cpu")
 
 
+def test_a_setting_that_is_newer_than_a_study_was_as_its_default(
+    corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(mini, rows=("uniform",))
+    before = json.loads(json.dumps(settings.as_json(corpus)))
+    del before["recipe_settings"]["groups"]
+    write_whole(tmp_path / SETTINGS, json.dumps(before))
+    recipe = replace(recipes.recipe_named("mini"), groups=2)
+    monkeypatch.setitem(recipes.RECIPES, "mini", lambda: recipe)
+    with pytest.raises(RitornelloError, match=r"recipe_settings\.groups = 1, not 2"):
+        run_study(corpus, tmp_path, settings, device="cpu")
+
+
 def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
     study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tiny import SEGMENT_TOKENS, made_up_tokens, random_model, tiny_config, writ
 from torch import Tensor
 
 from ritornello import codec
-from ritornello.checkpoint import load_checkpoint, save_checkpoint
+from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
@@ -150,6 +150,19 @@ def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> Non
     assert_same_run(whole, stopped)
     with one_line(whole, "groups = 3, not 1"):
         train(corpus, whole, RECIPE, resume=True)
+
+
+def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(corpus, run, RECIPE, steps=1)
+    manifest = run / "last" / MANIFEST
+    written = json.loads(manifest.read_text())
+    del written["progress"]["recipe"]["groups"]
+    manifest.write_text(json.dumps(written))
+    with one_line(run, "groups = 1, not 2"):
+        train(corpus, run, replace(RECIPE, groups=2), resume=True)
+    train(corpus, run, RECIPE, steps=2, resume=True)
+    assert load_checkpoint(run / "last").progress["step"] == 2
 
 
 def sights_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:

@@ -13,7 +13,7 @@ from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.studies.rows import STUDIES
 from ritornello.training.precision import Precision
-from ritornello.training.recipes import Recipe, recipe_named
+from ritornello.training.recipes import Recipe, recipe_named, with_defaults
 
 SETTINGS = "study.json"
 
@@ -95,11 +95,13 @@ def _read(path: Path) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise RitornelloError(f"{path}: is not the settings of a study; name another folder")
+    if isinstance(recipe := settings.get("recipe_settings"), dict):
+        settings["recipe_settings"] = with_defaults(recipe)
     return {"study": "dsmr", **settings}  # which had no name while it was the only one
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that is not what it was; one that came into the program since has no other value to differ from."""
+    """Every setting that is not what it was. One that came into a study since has no value to differ from."""
     for key, was in before.items():
         if isinstance(was, dict) and isinstance(now.get(key), dict):
             yield from ((f"{key}.{inner}", *values) for inner, *values in _differences(was, now[key]))

@@ -29,7 +29,7 @@ from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
 from ritornello.training.readers import Reader, reader_of
-from ritornello.training.recipes import Recipe
+from ritornello.training.recipes import Recipe, with_defaults
 
 LOG_EVERY_STEPS = 10
 SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save, and as much as a validation took
@@ -265,9 +265,9 @@ def _make(run: Path) -> None:
 
 def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
     last = load_checkpoint(run / "last")
-    before, now = last.progress["recipe"], recipe.settings()
+    before, now = with_defaults(last.progress["recipe"]), recipe.settings()
     for key in now:
-        if key in before and before[key] != now[key]:  # what a recipe of then did not have yet, it could not set
+        if before[key] != now[key]:
             was = f"was trained with {key} = {before[key]}, not {now[key]}"
             raise RitornelloError(f"{run}: {was}; resume it unchanged")
     return last

@@ -8,7 +8,7 @@ under half an hour, ``large`` for a GPU and MAESTRO. A new recipe is a function 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ritornello.errors import RitornelloError
@@ -118,6 +118,13 @@ class Recipe:
         settings = asdict(self)
         settings["model"] = describe_config(self.model)
         return settings
+
+
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe as they were once written; what came into the program since was as its default is."""
+    known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
+    optional = {f.name for f in fields(Recipe) if f.default is not MISSING or f.default_factory is not MISSING}
+    return {name: value for name, value in known.items() if name in optional} | settings
 
 
 def tiny() -> Recipe:
