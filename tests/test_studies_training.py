@@ -25,8 +25,8 @@ from ritornello.models import build, describe_config
 from ritornello.studies import measuring
 from ritornello.studies.choices import markdown
 from ritornello.studies.results import result_path, training_path
-from ritornello.studies.rows import UNCHANGED
 from ritornello.studies.settings import StudySettings
+from ritornello.studies.summary import UNCHANGED
 from ritornello.training import recipes
 from ritornello.training.recipes import Recipe
 

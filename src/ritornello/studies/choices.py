@@ -8,8 +8,7 @@ from ritornello.studies.cells import as_table, estimate, interval, number
 from ritornello.studies.conditions import choices_conditions
 from ritornello.studies.intervals import Interval, behind, behind_by_seed
 from ritornello.studies.results import Result
-from ritornello.studies.rows import UNCHANGED
-from ritornello.studies.summary import Estimate, Row, rows_by_name
+from ritornello.studies.summary import UNCHANGED, Estimate, Row, rows_by_name
 
 HEADER = (
     "row",

@@ -8,7 +8,7 @@ from ritornello.charts import FAINT, INK, new_figure, save
 from ritornello.studies.choices import HEADER, cells, rows_of
 from ritornello.studies.figures import draw_cells
 from ritornello.studies.results import Result
-from ritornello.studies.rows import UNCHANGED
+from ritornello.studies.summary import UNCHANGED
 
 
 def draw_table(results: list[Result], path: Path) -> None:

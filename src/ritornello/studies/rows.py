@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ritornello.errors import RitornelloError
-from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
+from ritornello.studies.summary import UNCHANGED
 from ritornello.training.recipes import Recipe, recipe_named
-
-UNCHANGED = "unchanged"  # the row of the training study that others are measured against
 
 Rows = dict[str, Recipe]
 
@@ -104,7 +102,7 @@ def _choices(recipe: Recipe, budget_tokens: int) -> Rows:
         "rates fall in the last third": replace(base, decay_share=1 / 3),
         "no warm-up": replace(base, warmup_steps=0),
         "memories grow for half of the run": replace(base, growing=0.5),
-        "transposed and stretched": replace(base, augmentation=Augmentation(semitones=3, stretch=0.05)),
+        "transposed and stretched": replace(base, augmentation=replace(base.augmentation, semitones=3, stretch=0.05)),
         "dropout 0.1": replace(base, model=replace(base.streaming, dropout=0.1)),
         "trained without the grammar": replace(base, legal=False),
         **{f"{one.schedule.layers} layers of {one.width}": replace(base, model=one) for one in shapes},
