@@ -114,7 +114,8 @@ def _measured(setting: Setting, started: float) -> dict[str, Any]:
     late: Any = _Late(performer.engine, setting.position)
     stream = Performer(late, performer.sampling).events(rng, may_end=False)
     next(stream)
-    latency_s, before_s, now_s = np.zeros(setting.tokens), 0.0, 0.0
+    # Filled, so that the system gives all of it now: what grows later is not the measurement's own.
+    latency_s, before_s, now_s = np.full(setting.tokens, np.nan, np.float32), 0.0, 0.0
     mark, resident = int(setting.tokens * MARK_SHARE), 0
     clock = begun = time.perf_counter()
     for n in range(setting.tokens):
