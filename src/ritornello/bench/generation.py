@@ -126,6 +126,7 @@ def _measured(setting: Setting, started: float) -> dict[str, Any]:
         if n == mark:
             resident = resident_bytes("VmRSS")
     spent_s = clock - begun
+    grown_bytes = resident_bytes("VmRSS") - resident  # before quantiles take memory of their own
     return {
         "first_note_s": first_note_s,
         "tokens_per_s": setting.tokens / spent_s,
@@ -134,7 +135,7 @@ def _measured(setting: Setting, started: float) -> dict[str, Any]:
         "p99_ms": float(np.quantile(latency_s, 0.99)) * 1e3,
         "slowest_ms": float(latency_s.max()) * 1e3,
         "peak_bytes": resident_bytes("VmHWM"),
-        "grown_bytes": resident_bytes("VmRSS") - resident,
+        "grown_bytes": grown_bytes,
         "state_bytes": state_bytes,
         "weight_bytes": performer.engine.weight_bytes,
         "threads": performer.engine.threads,
