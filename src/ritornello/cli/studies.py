@@ -111,7 +111,7 @@ def table(
     curves: Annotated[Path | None, typer.Option(help="Draw the curves here (.png or .svg).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The papers' table with our figures beside it, from the runs that are done."""
+    """A comparison's table, beside the paper's figures where it has some, from the runs that are done."""
     from ritornello.files import write_whole
     from ritornello.studies.reports import REPORTS
     from ritornello.studies.results import read_results

@@ -1,1 +1,1 @@
-"""The papers' comparisons: every row trained alike, one JSON per run, and tables beside the papers' figures."""
+"""Comparisons, the papers' and that of recipes: every row trained alike, one JSON per run, and tables of them."""

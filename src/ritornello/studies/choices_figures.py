@@ -1,4 +1,4 @@
-"""The training study as pictures: its table, and how each row's validations fell."""
+"""The training study as pictures: its table, and how far each run is behind the unchanged recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def draw_table(results: list[Result], path: Path) -> None:
 
 
 def draw_curves(results: list[Result], path: Path) -> None:
-    """What each row is behind the unchanged recipe: the mean over seeds, and every seed."""
+    """What each row is behind the unchanged recipe with the same seed; without that, its nats/token."""
     rows = rows_of(results)
     unchanged = next((row for row in rows if row.name == UNCHANGED), None)
     figure = new_figure(9, 0.28 * len(rows) + 1.2)

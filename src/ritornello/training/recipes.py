@@ -34,7 +34,8 @@ class Recipe:
     groups: int = 1
     """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
     growing: float = 0.0
-    """first share of the run in which layers see more and more of their memories: a segment, and doubling. DSMR only"""
+    """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
+    on the way see as much. DSMR only"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
