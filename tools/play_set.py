@@ -6,6 +6,7 @@ python tools/play_set.py small sets/small --pieces 32 --tokens 8192
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,20 +28,27 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--engine", choices=ENGINES, default=DEFAULT_ENGINE)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--min-p", type=float, default=0.0)
-    arguments = parser.parse_args()
-    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.min_p)
-    performer = load(arguments.model, engine=arguments.engine, sampling=sampling, threads=arguments.threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for number in range(arguments.pieces):
-        path = arguments.out / f"{number:03}.mid"
+    parser.add_argument("--temperature", type=float, default=Sampling.temperature)
+    parser.add_argument("--top-p", type=float, default=Sampling.top_p)
+    parser.add_argument("--min-p", type=float, default=Sampling.min_p)
+    arguments = vars(parser.parse_args())
+    sampling = Sampling(*(arguments.pop(name) for name in ("temperature", "top_p", "min_p")))
+    play_set(arguments.pop("model"), arguments.pop("out"), sampling, **arguments)
+
+
+def play_set(
+    model: str, out: Path, sampling: Sampling, *, pieces: int, tokens: int, engine: str, threads: int | None
+) -> None:
+    """Writes what is missing of ``out/000.mid`` and on, and a line of each."""
+    performer = load(model, engine=engine, sampling=sampling, threads=threads)
+    out.mkdir(parents=True, exist_ok=True)
+    for number in range(pieces):
+        path = out / f"{number:03}.mid"
         if not path.exists():
-            events = islice(performer.events(np.random.default_rng(number)), arguments.tokens)
+            events = islice(performer.events(np.random.default_rng(number)), tokens)
             piece = codec.decode(np.array([token for token, _ in events], np.uint16))
-            replace(piece, title=f"{arguments.model}, piece {number}").write(path)
-            print(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s", flush=True)
+            replace(piece, title=f"{model}, piece {number}").write(path)
+            print(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":
