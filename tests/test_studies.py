@@ -180,6 +180,13 @@ def test_speed_leaves_validations_out() -> None:
     assert measuring.speed(journal[:1]) is None
 
 
+def test_of_two_rows_the_memories_grow() -> None:
+    rows = StudySettings().recipes()
+    for name in ("full memory", "two-scale"):
+        assert rows[f"{name}, growing"] == replace(rows[name], growing=0.5)
+    assert {recipe.growing for name, recipe in rows.items() if not name.endswith("growing")} == {0}
+
+
 # A study, in processes of its own.
 
 
@@ -402,6 +409,15 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
     ):
         assert words in report
     assert "Not equal, machines" not in markdown([result("full memory"), result("two-scale")])
+
+
+def test_groups_and_memories_that_grow_are_said() -> None:
+    plain, grown = result("full memory"), result("full memory, growing") | {"recipe": {"growing": 0.25}}
+    plain["settings"]["recipe_settings"]["groups"] = 3
+    report = markdown([plain, grown])
+    assert "60 steps in 3 groups of 4 lanes that take turns, 61,440 tokens" in report
+    assert "in the first 25% of training no layer sees more of its memory" in report
+    assert "Growing" not in markdown([plain])
 
 
 def test_layers_that_stand_in_for_each_other_are_side_by_side() -> None:

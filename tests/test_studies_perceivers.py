@@ -97,7 +97,7 @@ def test_rows_differ_in_one_thing_each() -> None:
     assert isinstance(multi.model, PerceiverConfig)
     assert (segmented.model.scales, multi.model.scales) == ((None,), (None, multi.model.latents))
     assert replace(segmented.model, scales=(None, 256), layers=segmented.model.layers - 1) == multi.model
-    assert replace(multi, name="study", model=two_scale.model) == two_scale
+    assert replace(multi, name="study", model=two_scale.model, groups=two_scale.groups) == two_scale
 
 
 def test_rows_are_of_one_size_and_predict_as_many_tokens() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ritornello.studies.intervals import COVERED
 from ritornello.studies.results import BEGINNING_TOKENS, Result
-from ritornello.studies.summary import STATE_AFTER_TOKENS, Row
+from ritornello.studies.summary import GROWING, STATE_AFTER_TOKENS, Row
 
 SEEDS = "± is the standard deviation over seeds"
 OWN_PROCESS = "Peak memory is that of training and its validations, beyond the idle process"
@@ -28,6 +28,7 @@ def dsmr_conditions(rows: list[Row]) -> str:
         f"{_training(rows)}; for each seed the same weights at the start and the same order of pieces.",
         _reading(run),
         *([f"Budget of the limited rows: {_span(budgets)} tokens."] if budgets else []),
+        *_growing(rows),
         _seeds(rows),
         _machines(rows),
         "Not equal to the paper: its data are MAESTRO, and its model, training and GPU are its own. Ratios compare, "
@@ -86,6 +87,18 @@ def choices_conditions(rows: list[Row]) -> str:
     )
 
 
+def _growing(rows: list[Row]) -> list[str]:
+    """What the rows' names do not say of those whose memories grow; not one of the paper's."""
+    grown = [row for row in rows if row.name.endswith(f", {GROWING}")]
+    shares = _distinct(f"{run['recipe']['growing']:.0%}" for row in grown for run in row.runs)
+    if not shares:
+        return []
+    return [
+        f"Growing, ours and not the paper's: in the first {shares[0]} of training no layer sees more of its memory "
+        "than a segment, then two, four and so on; after it all."
+    ]
+
+
 def _settings(rows: list[Row]) -> dict[str, Any]:
     settings: dict[str, Any] = rows[0].runs[0]["settings"]
     return settings
@@ -100,9 +113,10 @@ def _training(rows: list[Row]) -> str:
     settings = _settings(rows)
     tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
     kind = "under the grammar" if settings["legal"] else "over all events, without the grammar"
-    lanes = settings["recipe_settings"]["lanes"]
+    lanes, groups = settings["recipe_settings"]["lanes"], settings["recipe_settings"].get("groups", 1)
+    read = f"{lanes} lanes" if groups == 1 else f"{groups} groups of {lanes} lanes that take turns"
     return (
-        f"Equal, training: {settings['steps']:,} steps in {lanes} lanes, {_span(tokens)} tokens, in "
+        f"Equal, training: {settings['steps']:,} steps in {read}, {_span(tokens)} tokens, in "
         f"{settings['precision']}, {kind}"
     )
 

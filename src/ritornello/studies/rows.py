@@ -9,9 +9,11 @@ from ritornello.errors import RitornelloError
 from ritornello.horizons.study import study_texts
 from ritornello.models.perceivers import PerceiverConfig
 from ritornello.studies.choosing import choices
+from ritornello.studies.summary import GROWING, REFERENCE
 from ritornello.training.recipes import Recipe, recipe_named
 
 Rows = dict[str, Recipe]
+GROWING_SHARE = 0.5  # of the run
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,11 @@ class Study:
 
 
 def _schedules(recipe: Recipe, budget_tokens: int) -> Rows:
-    """The rows of arXiv 2602.19816: one model, other horizons."""
+    """The rows of arXiv 2602.19816: one model, other horizons; and two of ours, whose memories grow during training."""
     texts = study_texts(layers=recipe.streaming.schedule.layers, budget_tokens=budget_tokens)
-    return {name: recipe.changed(schedule=text) for name, text in texts.items()}
+    rows = {name: recipe.changed(schedule=text) for name, text in texts.items()}
+    grown = {f"{name}, {GROWING}": replace(rows[name], growing=GROWING_SHARE) for name in (REFERENCE, "two-scale")}
+    return rows | grown
 
 
 def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:

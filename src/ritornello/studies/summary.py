@@ -13,6 +13,7 @@ from ritornello.horizons.costs import costs_of
 from ritornello.studies.results import Result
 
 REFERENCE = "full memory"
+GROWING = "growing"  # how the name of a row ends whose memories grow during training
 UNCHANGED = "unchanged"  # the row of the training study that others are measured against
 STATE_AFTER_TOKENS = 16_384  # of a piece: what an unlimited state is counted for
 

@@ -175,7 +175,7 @@ def study() -> Recipe:
         name="study",
         model=model,
         lanes=4,
-        groups=1,
+        groups=4,
         steps=1200,
         legal=False,
         augmentation=Augmentation(),
@@ -239,7 +239,7 @@ def perceivers_study() -> Recipe:
         scales=(None, 256),
         stride_tokens=128,
     )
-    return replace(study(), name="perceivers_study", model=model)
+    return replace(study(), name="perceivers_study", model=model, groups=1)
 
 
 def perceivers_small() -> Recipe:
