@@ -40,7 +40,7 @@ def main() -> None:
             axes.plot((np.arange(len(mean)) + 0.5) * WINDOW_US / 6e7, mean, color=colour, label=name)
         axes.set(title=f"Share of notes that repeat, {kind}", ylabel="share", ylim=(0, None))
     axes.set(xlabel="minutes")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(figure, arguments.picture)
 
 

@@ -102,4 +102,5 @@ def count_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """minutes:seconds, rounded as a picture's are."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
