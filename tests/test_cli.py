@@ -25,6 +25,7 @@ from tiny import write_corpus
 import ritornello
 from ritornello import cli, codec
 from ritornello.checkpoint import load_checkpoint
+from ritornello.cli.common import clock
 from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint
 from ritornello.notes import Piece
@@ -817,3 +818,8 @@ def test_a_piece_cannot_both_end_and_not_end(run, model, tmp_path):
     outcome = run("generate", tmp_path / "new.mid", "--model", model, "--single", "--full-length")
     assert_refused(outcome, "--single")
     assert not (tmp_path / "new.mid").exists()
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (239.99, "4:00"), (3661.2, "61:01")])
+def test_lengths_are_said_to_the_nearest_second(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
