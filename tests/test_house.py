@@ -65,6 +65,7 @@ MAY_NAME = {
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|studies/(runs|measuring)\.py|"
     r"engines/framework\.py|cli/common\.py",
+    "filelock": r"training/loop\.py",
     "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
     "onnxruntime": r"engines/runtime\.py",
     "onnx": r"engines/graph\.py",

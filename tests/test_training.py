@@ -339,6 +339,21 @@ def _step(run: Path) -> int:
         return -1
 
 
+def test_a_second_training_in_one_folder_is_refused_while_the_first_goes_on(
+    corpus: Corpus, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def meanwhile(report: Report) -> None:
+        if report.step == 5:
+            with one_line(run, "another process"), torch.random.fork_rng():  # as if it were another's
+                train(corpus, run, RECIPE, seed=11, resume=True)
+
+    train(corpus, run, RECIPE, seed=11, report=meanwhile)
+    assert_same_run(run, uninterrupted)
+    train(corpus, run, RECIPE, seed=11, resume=True)
+
+
 def test_a_kill_in_the_very_first_save_leaves_the_folder_usable(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "run" / "last").mkdir(parents=True)
     (tmp_path / "run" / "last" / "weights-0123.safetensors.part").write_bytes(b"half")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ritornello import codec
@@ -127,8 +128,6 @@ def train(
     before_s, began_s = done["seconds"], time.monotonic()
     saved_s = reported_s = began_s
     logged_tokens, logged_s = tokens, began_s
-    _make(run)
-    journal = Journal(run, after_step=step)
 
     def elapsed_s() -> float:
         return before_s + time.monotonic() - began_s
@@ -158,7 +157,8 @@ def train(
         family, config = describe_model(model)
         save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
 
-    with _interruptible() as interrupted, _ahead(feed) as batches:
+    with _alone(run), _interruptible() as interrupted, _ahead(feed) as batches:
+        journal = Journal(run, after_step=step)
         feed_state = feed.state() if not last else done["feed"]
         if not last:
             save("last", feed_state)  # whatever stops the run, there is something to resume; a bad folder shows now
@@ -207,7 +207,7 @@ def train(
                 save("last", feed_state)
                 saved_s = now_s
         save("last", feed_state)
-    journal.close()
+        journal.close()
     return best if best is not None else math.nan
 
 
@@ -256,11 +256,21 @@ def _check_unused(run: Path) -> None:
         raise RitornelloError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
 
 
-def _make(run: Path) -> None:
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """The folder, made if need be, to this process alone; the system gives it back however the process ends."""
+    lock = FileLock(run / ".lock", timeout=0)
     try:
         run.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RitornelloError(f"{run}: another process trains there; wait for it or name another folder") from None
     except OSError as error:
         raise RitornelloError(f"{run}: cannot be made ({error.strerror}); name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
