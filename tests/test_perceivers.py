@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_training import assert_same_run, stopping_at
+from short_runs import assert_same_run, stopping_at
 from tiny import made_up_tokens, random_model, write_corpus
 from torch import Tensor
 

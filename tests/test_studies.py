@@ -35,6 +35,7 @@ from ritornello.studies.settings import SETTINGS, StudySettings
 from ritornello.studies.summary import Row, figures_of, over_seeds, rows_of
 from ritornello.studies.table import markdown
 from ritornello.training import fitting, loop, recipes
+from ritornello.training.loop import Report
 
 CPU = torch.device("cpu")
 
@@ -68,10 +69,12 @@ class StoppedError(Exception):
     pass
 
 
-def stop_at_first_report(monkeypatch: pytest.MonkeyPatch, how: Callable[[], None]) -> None:
+def stop_at_first_validation(monkeypatch: pytest.MonkeyPatch, how: Callable[[], None]) -> None:
+    """Other reports come by the clock: on a slow machine there are some before."""
+
     @contextmanager
-    def watch() -> Iterator[Callable[[Any], None]]:
-        yield lambda report: how()
+    def watch(name: str) -> Iterator[Callable[[Report], None]]:
+        yield lambda report: how() if report.validation is not None else None
 
     monkeypatch.setattr(measuring, "watch_plainly", watch)
 
@@ -96,7 +99,7 @@ def test_a_stopped_run_that_goes_on_gives_the_figures_of_one_that_was_not(
     whole = run(corpus, tmp_path / "whole", mini)
     for name, how in {"asked": lambda: signal.raise_signal(signal.SIGTERM), "killed": raise_stopped}.items():
         with pytest.MonkeyPatch.context() as patched:
-            stop_at_first_report(patched, how)
+            stop_at_first_validation(patched, how)
             if name == "asked":
                 assert run(corpus, tmp_path / name, mini) is None
             else:
@@ -123,7 +126,7 @@ def test_a_run_that_goes_on_keeps_the_peak_of_the_process_before(
 
     process(idle=100, peak=500)
     with pytest.MonkeyPatch.context() as patched:
-        stop_at_first_report(patched, lambda: signal.raise_signal(signal.SIGTERM))
+        stop_at_first_validation(patched, lambda: signal.raise_signal(signal.SIGTERM))
         assert run(corpus, tmp_path, mini) is None
     process(idle=300, peak=600)
     figures = run(corpus, tmp_path, mini)
@@ -236,6 +239,29 @@ def test_a_study_saves_when_it_is_stopped_and_when_it_is_killed(corpus: Corpus, 
     assert "Traceback" not in said
     assert saved_step() > first
     assert not result_path(tmp_path, "uniform", 0).exists()
+
+
+def test_two_at_a_time_give_the_figures_of_one_after_another(corpus: Corpus, tmp_path: Path) -> None:
+    options = ("--recipe", "tiny", "--steps", "3", "--row", "uniform", "--row", "two-scale", "--seeds", "1")
+    for out, jobs in ((tmp_path / "1", "1"), (tmp_path / "2", "2")):
+        with study_process(corpus, out, *options, "--pieces", "2", "--jobs", jobs) as process:
+            _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        assert "uniform-seed-0: 100%" in said
+    for row in ("uniform", "two-scale"):
+        one, two = (json.loads(result_path(tmp_path / jobs, row, 0).read_text())["evaluation"] for jobs in ("1", "2"))
+        assert one["nats_per_token"] == pytest.approx(two["nats_per_token"], rel=1e-4)  # threads add in another order
+
+
+def test_what_goes_wrong_in_one_of_two_stops_the_other_and_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    options = ("--recipe", "tiny", "--steps", "100000", "--row", "uniform", "--row", "two-scale", "--seeds", "1")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/uniform-seed-0").write_text("no folder")
+    with study_process(corpus, tmp_path, *options, "--jobs", "2") as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 2, said
+    assert "uniform-seed-0: cannot be made" in said
+    assert load_checkpoint(tmp_path / "training/two-scale-seed-0/last").progress["step"] < 100_000
 
 
 def test_what_is_done_is_not_done_again(corpus: Corpus, mini: StudySettings, tmp_path: Path) -> None:
@@ -490,6 +516,7 @@ def refused(outcome: Outcome, *words: str) -> None:
         (["--steps", 0], ["steps is 0", "between 1 and"]),
         (["--seeds", 0], ["seeds is 0"]),
         (["--seeds", 101], ["seeds is 101"]),
+        (["--jobs", 0], ["jobs is 0"]),
         (["--pieces", 0], ["pieces is 0"]),
         (["--row", "three-scale"], ["'three-scale'", "two-scale; binary, low layers"]),
         (["--budget", 1], ["budget of 1 tokens", "2 layers"]),

@@ -1,19 +1,11 @@
-"""Training: a stopped run goes on to the bit, the gradient is that of a plain loop, no stop loses what was learnt."""
+"""Training: the gradient is that of a plain loop, what it learns and keeps, and what it refuses."""
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import math
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,42 +14,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from short_runs import (
+    RECIPE,
+    assert_same_run,
+    equal,
+    losses,
+    make_corpus,
+    one_line,
+    save_model,
+    stopping_at,
+    training_losses,
+)
 from tiny import SEGMENT_TOKENS, made_up_tokens, random_model, tiny_config, write_corpus
 from torch import Tensor
 
 from ritornello import codec
-from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
-from ritornello.horizons import HorizonSchedule
 from ritornello.models import describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR, State
 from ritornello.notes import Piece
 from ritornello.training import loop, precision
-from ritornello.training.journal import Journal, read_journal
 from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import faster_precision
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
-
-NEVER_S = 1e9
-
-RECIPE = Recipe(
-    name="of the tests",
-    model=tiny_config(dropout=0.1),
-    lanes=3,
-    steps=23,
-    augmentation=Augmentation(semitones=3, stretch=0.1),
-    warmup_steps=5,
-    validate_every_steps=1,
-    checkpoint_every_s=NEVER_S,
-)
-
-
-def make_corpus(folder: Path) -> Corpus:
-    return write_corpus(folder, {"train": made_up_tokens(1, 20, 9, 30, 14, 25), "validation": made_up_tokens(2, 6)})
 
 
 @pytest.fixture(scope="module")
@@ -65,366 +48,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return make_corpus(tmp_path_factory.mktemp("training") / "corpus")
 
 
-def losses(run: Path) -> list[tuple[int, str, float]]:
-    """What the log says was lost, in order: step, training or validation, nats/token."""
-    return [
-        (line["step"], kind, line[kind])
-        for line in read_journal(run)
-        for kind in ("nats", "validation")
-        if kind in line
-    ]
-
-
-def training_losses(run: Path) -> list[float]:
-    return [nats for _, kind, nats in losses(run) if kind == "nats"]
-
-
-def stopping_at(*steps: int) -> Callable[[Report], None]:
-    def report(report: Report) -> None:
-        if report.step in steps:
-            signal.raise_signal(signal.SIGINT)
-
-    return report
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert losses(one) == losses(other)
-    for name in ("last", "best"):
-        a, b = load_checkpoint(one / name), load_checkpoint(other / name)
-        timeless = [{k: v for k, v in c.progress.items() if not k.endswith("seconds")} for c in (a, b)]
-        assert timeless[0] == timeless[1]
-        assert equal(a.tensors(), b.tensors())
-    assert equal(load_checkpoint(one / "last").tensors("training"), load_checkpoint(other / "last").tensors("training"))
-
-
-@contextmanager
-def one_line(*naming: object) -> Iterator[None]:
-    """A `RitornelloError` of one line that names each of ``naming``."""
-    with pytest.raises(RitornelloError) as refusal:
-        yield
-    message = str(refusal.value)
-    assert "\n" not in message
-    for name in naming:
-        assert str(name) in message
-
-
-def save_model(folder: Path, model: DSMR) -> Path:
-    family, config = describe_model(model)
-    save_checkpoint(folder, family=family, config=config, data={}, progress={}, tensors={"weights": model.state_dict()})
-    return folder
-
-
-# ---- going on ----
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(corpus, run, RECIPE, seed=11)
     return run
-
-
-@pytest.mark.parametrize("stops", [(1,), (10,), (13,), (22,), (4, 5, 17), tuple(range(1, 23))], ids=str)
-def test_a_run_stopped_anywhere_goes_on_to_the_bit(
-    corpus: Corpus, uninterrupted: Path, tmp_path: Path, stops: tuple[int, ...]
-) -> None:
-    run = tmp_path / "run"
-    train(corpus, run, RECIPE, seed=11, report=stopping_at(*stops))
-    for stop in stops:
-        assert load_checkpoint(run / "last").progress["step"] == stop
-        train(corpus, run, RECIPE, resume=True, report=stopping_at(*stops))
-    assert_same_run(run, uninterrupted)
-
-
-def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, groups=3, growing=0.7)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(corpus, whole, recipe, seed=11)
-    train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
-    for _ in range(2):
-        train(corpus, stopped, recipe, resume=True, report=stopping_at(13))
-    assert_same_run(whole, stopped)
-    with one_line(whole, "groups = 3, not 1"):
-        train(corpus, whole, RECIPE, resume=True)
-
-
-def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train(corpus, run, RECIPE, steps=1)
-    manifest = run / "last" / MANIFEST
-    written = json.loads(manifest.read_text())
-    del written["progress"]["recipe"]["groups"]
-    manifest.write_text(json.dumps(written))
-    with one_line(run, "groups = 1, not 2"):
-        train(corpus, run, replace(RECIPE, groups=2), resume=True)
-    train(corpus, run, RECIPE, steps=2, resume=True)
-    assert load_checkpoint(run / "last").progress["step"] == 2
-
-
-def sights_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """How much of its memory the model saw, step by step."""
-    seen: list[int | None] = []
-    real = DSMR.forward
-
-    def forward(self: DSMR, *arguments: Any) -> Any:
-        if self.training:
-            seen.append(self.sight_tokens)
-        return real(self, *arguments)
-
-    monkeypatch.setattr(DSMR, "forward", forward)
-    train(corpus, run, recipe)
-    return seen
-
-
-def test_what_layers_see_doubles_until_it_is_all(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Horizons of 64 and 16, segments of 16: one segment, two, and all, in as many steps of the first half."""
-    recipe = replace(RECIPE, steps=20, growing=0.5, validate_every_steps=7)
-    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
-    assert found == [16] * 5 + [32] * 5 + [None] * 10
-    short = replace(recipe, model=tiny_config(schedule=HorizonSchedule((16, 0))))
-    assert set(sights_of_training(corpus, tmp_path / "short", short, monkeypatch)) == {None}
-
-
-def test_without_a_limit_what_layers_see_grows_to_the_longest_piece(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = replace(RECIPE, model=tiny_config(schedule=HorizonSchedule((None, 16))), steps=20, growing=1.0)
-    longest = max(record.tokens for record in corpus.pieces("train"))
-    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
-    assert found == sorted(found, key=lambda seen: seen or 10**9)
-    assert found[0] == 16
-    assert found[-1] is not None
-    assert found[-1] < longest <= 2 * found[-1]
-
-
-def test_the_log_holds_every_loss(uninterrupted: Path) -> None:
-    steps = [(step, kind) for step, kind, _ in losses(uninterrupted)]
-    assert sorted(steps) == sorted([(10, "nats"), (20, "nats"), *((step, "validation") for step in range(1, 24))])
-
-
-def test_another_seed_is_another_run(corpus: Corpus, uninterrupted: Path, tmp_path: Path) -> None:
-    train(corpus, tmp_path / "run", RECIPE, seed=12)
-    assert losses(tmp_path / "run") != losses(uninterrupted)
-
-
-def test_validation_does_not_touch_the_training(corpus: Corpus, uninterrupted: Path, tmp_path: Path) -> None:
-    train(corpus, tmp_path / "run", replace(RECIPE, validate_every_steps=1000), seed=11)
-    seldom = losses(tmp_path / "run")
-    assert [kind for _, kind, _ in seldom] == ["nats", "nats", "validation"]
-    assert set(seldom) < set(losses(uninterrupted))
-
-
-def test_a_signal_in_the_middle_of_a_step_lets_it_finish(
-    corpus: Corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, calls = tmp_path / "run", itertools.count(1)
-    real = loop.token_nats
-
-    def interrupted(*args: Any) -> Tensor:
-        if next(calls) == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return real(*args)
-
-    monkeypatch.setattr(loop, "token_nats", interrupted)
-    train(corpus, run, RECIPE, seed=11)
-    assert load_checkpoint(run / "last").progress["step"] == 7
-    train(corpus, run, RECIPE, resume=True)
-    assert_same_run(run, uninterrupted)
-
-
-def test_a_second_signal_stops_at_once(corpus: Corpus, tmp_path: Path) -> None:
-    def twice(_: Report) -> None:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(corpus, tmp_path / "run", RECIPE, report=twice)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 0
-
-
-def test_a_finished_run_resumed_stays_as_it_is(corpus: Corpus, tmp_path: Path) -> None:
-    run, recipe = tmp_path / "run", replace(RECIPE, steps=4)
-    best = train(corpus, run, recipe)
-    before = losses(run), load_checkpoint(run / "last").tensors()
-    assert train(corpus, run, recipe, resume=True) == best
-    assert losses(run) == before[0]
-    assert equal(load_checkpoint(run / "last").tensors(), before[1])
-
-
-def test_a_resumed_run_can_be_made_longer(corpus: Corpus, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train(corpus, run, RECIPE, steps=3)
-    train(corpus, run, RECIPE, steps=5, resume=True)
-    assert load_checkpoint(run / "last").progress["step"] == 5
-
-
-def test_a_log_that_a_kill_cut_short_is_mended(corpus: Corpus, uninterrupted: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train(corpus, run, RECIPE, seed=11, report=stopping_at(12))
-    with (run / "log.jsonl").open("a") as file:
-        file.write('{"step": 13, "validation": 9.9}\n{"step": 14, "valid')
-    train(corpus, run, RECIPE, resume=True)
-    assert_same_run(run, uninterrupted)
-
-
-def test_a_kill_while_the_log_is_written_anew_loses_none_of_it(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(uninterrupted / "log.jsonl", tmp_path)
-    real = Path.write_text
-
-    def cut_short(path: Path, text: str, **options: Any) -> None:
-        real(path, text[: len(text) // 2], **options)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", cut_short)
-    with pytest.raises(KeyboardInterrupt):
-        Journal(tmp_path, after_step=100)
-    assert losses(tmp_path) == losses(uninterrupted)
-
-
-# ---- kills ----
-
-KILLED = replace(RECIPE, steps=100, checkpoint_every_s=0, validate_every_steps=25)
-
-
-def train_until_killed(corpus: str, run: str, resume: str) -> None:
-    """What the process that is killed does."""
-    train(Corpus.open(corpus), Path(run), KILLED, seed=3, resume=bool(resume))
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
-def test_a_run_killed_at_random_moments_goes_on_to_the_bit(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, rng = tmp_path / "run", np.random.default_rng()
-    code = "import sys, test_training; test_training.train_until_killed(*sys.argv[1:])"
-    paths = [str(Path(__file__).parent), *sys.path]
-    threads = str(torch.get_num_threads())
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": threads}
-    reached = [-1]
-    for attempt in range(2):
-        arguments = [sys.executable, "-c", code, str(corpus.path), str(run), "resume" if attempt else ""]
-        process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
-        began_s = time.monotonic()
-        while _step(run) <= reached[-1] and process.poll() is None and time.monotonic() < began_s + 120:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0), errors
-        last = load_checkpoint(run / "last")
-        last.tensors()
-        last.tensors("training")
-        reached.append(last.progress["step"])
-    assert reached == sorted(reached), "a resumed run began again"
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # the runs below are not killed
-    train(corpus, run, KILLED, resume=True)
-    train(corpus, tmp_path / "whole", KILLED, seed=3)
-    assert_same_run(run, tmp_path / "whole")
-
-
-def _step(run: Path) -> int:
-    try:
-        return int(json.loads((run / "last" / "checkpoint.json").read_text())["progress"]["step"])
-    except FileNotFoundError:
-        return -1
-
-
-def test_a_second_training_in_one_folder_is_refused_while_the_first_goes_on(
-    corpus: Corpus, uninterrupted: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-
-    def meanwhile(report: Report) -> None:
-        if report.step == 5:
-            with one_line(run, "another process"), torch.random.fork_rng():  # as if it were another's
-                train(corpus, run, RECIPE, seed=11, resume=True)
-
-    train(corpus, run, RECIPE, seed=11, report=meanwhile)
-    assert_same_run(run, uninterrupted)
-    train(corpus, run, RECIPE, seed=11, resume=True)
-
-
-def test_a_kill_in_the_very_first_save_leaves_the_folder_usable(corpus: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "run" / "last").mkdir(parents=True)
-    (tmp_path / "run" / "last" / "weights-0123.safetensors.part").write_bytes(b"half")
-    train(corpus, tmp_path / "run", replace(RECIPE, steps=1))
-    names = sorted(path.name.split("-")[0] for path in (tmp_path / "run" / "last").iterdir())
-    assert names == ["checkpoint.json", "training", "weights"]
-
-
-# ---- a full disk ----
-
-
-@contextmanager
-def files_no_longer_than(limit_bytes: int) -> Iterator[None]:
-    """The system itself fails the write that would go beyond."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_failed_write_stops_the_run_in_one_line_and_loses_nothing(
-    corpus: Corpus, uninterrupted: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    train(corpus, run, RECIPE, seed=11, report=stopping_at(8))
-    with files_no_longer_than(50_000), one_line(run, "could not be written"):
-        train(corpus, run, RECIPE, resume=True)
-    assert not list(run.rglob("*.part"))
-    assert load_checkpoint(run / "last").progress["step"] == 8
-    train(corpus, run, RECIPE, resume=True)
-    assert_same_run(run, uninterrupted)
-
-
-@pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_a_disk_full_at_a_later_save_leaves_the_one_before(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    run, calls = tmp_path / "run", itertools.count()
-    owner: Any = os if operation == "fsync" else Path
-    real = getattr(owner, operation)
-
-    def failing(*args: Any) -> Any:
-        if next(calls) >= 20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(*args)
-
-    monkeypatch.setattr(owner, operation, failing)
-    with one_line(run, "No space left"):
-        train(corpus, run, replace(RECIPE, checkpoint_every_s=0))
-    assert not list(run.rglob("*.part"))
-    last = load_checkpoint(run / "last")
-    assert last.progress["step"] > 0
-    last.tensors()
-    last.tensors("training")
-    assert len(list((run / "last").iterdir())) == 3
-
-
-def test_a_disk_full_from_the_start_is_told_before_any_step(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("a step was taken")
-
-    monkeypatch.setattr(loop, "token_nats", never)
-    with files_no_longer_than(50_000), one_line(tmp_path / "run", "could not be written"):
-        train(corpus, tmp_path / "run", RECIPE)
-    monkeypatch.undo()
-    train(corpus, tmp_path / "run", replace(RECIPE, steps=1))
 
 
 # ---- the gradient ----

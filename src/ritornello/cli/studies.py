@@ -55,6 +55,7 @@ def run(
     ] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of matrix products.")] = PrecisionName.fp32,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time; each has its share of the threads.")] = 1,
 ) -> None:
     """Train every row of a comparison with every seed; what is done is kept, and the same command goes on."""
     needs_torch()
@@ -77,7 +78,7 @@ def run(
         legal=study.legal if legal is None else legal,
         precision=precision.value,
     )
-    done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), say=console.print)
+    done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), jobs=jobs, say=console.print)
     reached = "complete" if done else "stopped; the same command goes on"
     console.print(f"{out}: {reached}; see 'ritornello study table {name.value} --out {out}'")
 

@@ -111,7 +111,7 @@ def _train(
     if resume and path.exists():
         memory = json.loads(path.read_text(encoding="utf-8"))
 
-    with watch_plainly() as show:
+    with watch_plainly(folder.name) as show:
 
         def note(report: Report) -> None:
             nonlocal memory

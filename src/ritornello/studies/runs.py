@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,10 +23,17 @@ from ritornello.studies.settings import StudySettings, claim
 from ritornello.training.fitting import check_fits
 
 ASK_EVERY_S = 0.2  # whether to stop
+MAX_JOBS = 256
 
 
 def run_study(
-    corpus: Corpus, out: Path, settings: StudySettings, *, device: str, say: Callable[[str], None] = lambda _: None
+    corpus: Corpus,
+    out: Path,
+    settings: StudySettings,
+    *,
+    device: str,
+    jobs: int = 1,
+    say: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Trains and reads every row that has no figures in ``out/runs`` yet, seed by seed.
 
@@ -34,6 +42,7 @@ def run_study(
         out: folder of the study; training goes on from where a run was stopped.
         settings: what is held equal.
         device: a torch device's name.
+        jobs: runs at a time; of a CPU's threads each has its share.
         say: called with one line before each run.
 
     Returns:
@@ -42,6 +51,8 @@ def run_study(
     Raises:
         RitornelloError: for settings other than the folder's, or a row that would not fit the machine.
     """
+    if not 1 <= jobs <= MAX_JOBS:
+        raise RitornelloError(f"jobs is {jobs}; it must lie between 1 and {MAX_JOBS}")
     recipes = settings.recipes()
     runs = [(row, seed) for seed in range(settings.seeds) for row in recipes]
     left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
@@ -51,23 +62,38 @@ def run_study(
         if isinstance(model, DSMRConfig):
             check_fits(model, piece_tokens=longest, device=torch.device(device), **sizes)
     claim(out, settings.as_json(corpus))
-    with _requests_to_stop() as asked:
-        for row, seed in left:
+    threads = max(1, torch.get_num_threads() // jobs)
+    with _requests_to_stop() as asked, ThreadPoolExecutor(jobs) as pool:
+
+        def one(row: str, seed: int) -> bool:
             if asked:
                 return False
             say(f"run {runs.index((row, seed)) + 1} of {len(runs)}: {row}, seed {seed}")
-            if not _in_a_process(asked, corpus, out, settings, row, seed, device):
-                return False
-    return True
+            try:
+                return _in_a_process(asked, corpus, out, settings, row, seed, device, threads)
+            except BaseException:
+                asked.append(signal.SIGTERM)  # the others save what they have, and no more are begun
+                raise
+
+        running = [pool.submit(one, row, seed) for row, seed in left]
+        done = [run.result() for run in running]  # every one is asked: what went wrong in any is told
+    return all(done)
 
 
 def _in_a_process(
-    asked: list[int], corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: str
+    asked: list[int],
+    corpus: Corpus,
+    out: Path,
+    settings: StudySettings,
+    row: str,
+    seed: int,
+    device: str,
+    threads: int,
 ) -> bool:
     """Runs `one_run` in a fresh process, so that its memory is its own, and hands on requests to stop."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(theirs, corpus, out, settings, row, seed, device))
+    child = context.Process(target=_child, args=(theirs, corpus, out, settings, row, seed, device, threads))
     child.start()
     theirs.close()
     told = 0
@@ -88,10 +114,18 @@ def _in_a_process(
 
 
 def _child(
-    pipe: Connection, corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: int, device: str
+    pipe: Connection,
+    corpus: Corpus,
+    out: Path,
+    settings: StudySettings,
+    row: str,
+    seed: int,
+    device: str,
+    threads: int,
 ) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a Ctrl-C reaches the parent alone, which hands it on: two requests would stop us unsaved
+    torch.set_num_threads(threads)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         pipe.send(one_run(corpus, out, settings, row, seed, torch.device(device)))

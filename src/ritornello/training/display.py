@@ -32,18 +32,18 @@ def watch(console: Console) -> Iterator[Callable[[Report], None]]:
 
 
 @contextmanager
-def watch_plainly() -> Iterator[Callable[[Report], None]]:
-    """A callback for `train` in a process of a study: a line now and then on standard error."""
-    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True))
+def watch_plainly(name: str) -> Iterator[Callable[[Report], None]]:
+    """A callback for `train` in a process of a study: a line now and then on standard error, with the run's name."""
+    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True), f"{name}: ")
 
 
-def _plain(console: Console) -> Callable[[Report], None]:
+def _plain(console: Console, named: str = "") -> Callable[[Report], None]:
     shown_s = 0.0
 
     def show(report: Report) -> None:
         nonlocal shown_s
         if report.validation is not None or time.monotonic() - shown_s > PLAIN_EVERY_S:
-            console.print(_line(report))
+            console.print(named + _line(report))
             shown_s = time.monotonic()
 
     return show

@@ -33,6 +33,7 @@ from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe, with_defaults
 
 LOG_EVERY_STEPS = 10
+WAIT_S = 10.0  # for another process to leave a run's folder: one that was asked to stop is saving
 SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save, and as much as a validation took
 
 
@@ -259,7 +260,7 @@ def _check_unused(run: Path) -> None:
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
     """The folder, made if need be, to this process alone; the system gives it back however the process ends."""
-    lock = FileLock(run / ".lock", timeout=0)
+    lock = FileLock(run / ".lock", timeout=WAIT_S)
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -274,6 +275,9 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
+    if (run / "last").is_dir():
+        with _alone(run):
+            pass  # nobody is about to save a later one
     last = load_checkpoint(run / "last")
     before, now = with_defaults(last.progress["recipe"]), recipe.settings()
     for key in now:
