@@ -94,6 +94,7 @@ def _material(axes: Any, rows: list[Row], colours: Colours) -> None:
             if ours and theirs:
                 axes.plot([ours.mean - theirs.mean], [height], marker, color=colours[row.name])
     name_heights(axes, rows)
+    axes.locator_params(axis="x", nbins=5)
     axes.set(title="Returning (o) and new (x) material", xlabel=f"nats/token more than {reference.name}")
 
 
