@@ -316,6 +316,9 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
         "its N 32,768",
     ):
         assert words in report
+    assert "in turn" not in report
+    larger[0]["recipe"] = {"groups": 3}
+    assert "50% of an epoch, 3 groups of lanes in turn, and carries its memory" in markdown(larger)
 
 
 def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:

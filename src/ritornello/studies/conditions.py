@@ -43,6 +43,8 @@ def perceivers_conditions(rows: list[Row]) -> str:
     model = settings["recipe_settings"]["model"]
     sizes = _distinct(run["parameters"] for row in rows for run in row.runs)
     played, share = run["playing"], run["training"]["tokens"] / settings["corpus_tokens"]["train"]
+    # A Perceiver's crops have no groups, nor had runs that say nothing of their recipe.
+    groups = max(run.get("recipe", {}).get("groups", 1) for row in rows for run in row.runs)
     return _list_of(
         _data(settings),
         f"Equal, size: {_span(sizes)} parameters of width {model['width']}, {model['heads']} heads. A look at the "
@@ -54,8 +56,9 @@ def perceivers_conditions(rows: list[Row]) -> str:
         f"Equal, beginnings: the first {BEGINNING_TOKENS:,} tokens of all {len(run['beginnings'])} validation pieces, "
         f"performances of {len({piece['composition'] for piece in run['beginnings']})} compositions.",
         "Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start to "
-        f"end, {share:.0%} of an epoch, and carries its memory; a Perceiver reads crops, one of a piece in an epoch, "
-        "so that as many predicted tokens come from many more pieces, each with its context read anew.",
+        f"end, {share:.0%} of an epoch, {_in_turn(groups)}and carries its memory; a Perceiver reads crops, one of a "
+        "piece in an epoch, so that as many predicted tokens come from many more pieces, each with its context read "
+        "anew.",
         _seeds(rows),
         _machines(rows),
         "Not equal to the paper: its data are MAESTRO, its N 32,768, its Q and short scale 1,024, its width 1,024 and "
@@ -85,6 +88,10 @@ def choices_conditions(rows: list[Row]) -> str:
         f"{SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; "
         "in a difference seeds and pieces are paired. What other seeds would give is said by the column beside it.",
     )
+
+
+def _in_turn(groups: int) -> str:
+    return f"{groups} groups of lanes in turn, " if groups > 1 else ""
 
 
 def _growing(rows: list[Row]) -> list[str]:
