@@ -56,7 +56,7 @@ def _rates(base: Recipe) -> dict[str, Recipe]:
     """Learning rates, how they rise and fall, and AdamW, which wants rates and a decay of its own."""
     adam = replace(base, optimiser="adamw", weight_decay=0.1)
     return {
-        **{f"AdamW for all, {rate:g}": replace(adam, matrix_lr=rate) for rate in (0.001, 0.003, 0.01)},
+        **{f"AdamW for all, {rate:g}": replace(adam, matrix_lr=rate) for rate in (0.0003, 0.001, 0.003, 0.01)},
         **{f"matrices at {x:g} x the rate": replace(base, matrix_lr=x * base.matrix_lr) for x in (0.5, 1.5)},
         **{f"the rest at {x:g} x the rate": replace(base, other_lr=x * base.other_lr) for x in (0.5, 2)},
         "rates fall all the way": replace(base, decay_share=1.0),
