@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import Outcome, Run
 
+from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
 
 
@@ -48,3 +51,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Outcome(code, *capsys.readouterr())
 
     return run_command
+
+
+@contextmanager
+def one_line(*naming: object) -> Iterator[None]:
+    """A `RitornelloError` of one line that names each of ``naming``."""
+    with pytest.raises(RitornelloError) as refusal:
+        yield
+    message = str(refusal.value)
+    assert "\n" not in message
+    for name in naming:
+        assert str(name) in message

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from tiny import made_up_tokens, tiny_config, write_corpus
 from torch import Tensor
 
 from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.models import describe_model
 from ritornello.models.dsmr import DSMR
@@ -74,17 +71,6 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert timeless[0] == timeless[1]
         assert equal(a.tensors(), b.tensors())
     assert equal(load_checkpoint(one / "last").tensors("training"), load_checkpoint(other / "last").tensors("training"))
-
-
-@contextmanager
-def one_line(*naming: object) -> Iterator[None]:
-    """A `RitornelloError` of one line that names each of ``naming``."""
-    with pytest.raises(RitornelloError) as refusal:
-        yield
-    message = str(refusal.value)
-    assert "\n" not in message
-    for name in naming:
-        assert str(name) in message
 
 
 def save_model(folder: Path, model: DSMR) -> Path:

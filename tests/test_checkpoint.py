@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 import torch
+from conftest import one_line
 from tiny import random_model
 from torch import Tensor
 
@@ -49,17 +50,6 @@ def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def bits(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
-
-
-@contextmanager
-def one_line(*naming: object) -> Iterator[None]:
-    """A `RitornelloError` of one line that names each of ``naming``."""
-    with pytest.raises(RitornelloError) as refusal:
-        yield
-    message = str(refusal.value)
-    assert "\n" not in message
-    for name in naming:
-        assert str(name) in message
 
 
 def change(folder: Path, **changes: Any) -> None:

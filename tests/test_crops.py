@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from tiny import made_up_tokens, write_corpus
 from ritornello import codec
 from ritornello.codec import END, PAD, START
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
 from ritornello.feed import SEGMENTATIONS, Augmentation, CropBatch, Crops
 
 N, Q = 24, 8
@@ -84,17 +83,6 @@ def crops_in(batches: Iterable[CropBatch], q: int = Q) -> list[Crop]:
 
 def some_crops(corpus: Corpus, segmentation: str, batches: int, **options: Any) -> list[Crop]:
     return crops_in(islice(crops_of(corpus, segmentation, **options), batches))
-
-
-@contextmanager
-def one_line(*naming: object) -> Iterator[None]:
-    """A `RitornelloError` of one line that names each of ``naming``."""
-    with pytest.raises(RitornelloError) as refusal:
-        yield
-    message = str(refusal.value)
-    assert "\n" not in message
-    for name in naming:
-        assert str(name) in message
 
 
 # ---- what a crop holds ----

@@ -10,8 +10,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import one_line
 from numpy.typing import NDArray
 from short_runs import assert_same_run, stopping_at
 from tiny import made_up_tokens, random_model, write_corpus
@@ -28,7 +28,6 @@ from ritornello import cli, codec
 from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.engines.framework import PerceiverSession, TorchEngine
-from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, CropBatch
 from ritornello.likelihood import to_device, token_nats
@@ -82,17 +81,6 @@ def save_model(folder: Path, model: Model) -> Path:
     family, config = describe_model(model)
     save_checkpoint(folder, family=family, config=config, data={}, progress={}, tensors={"weights": model.state_dict()})
     return folder
-
-
-@contextmanager
-def one_line(*naming: object) -> Iterator[None]:
-    """A `RitornelloError` of one line that names each of ``naming``."""
-    with pytest.raises(RitornelloError) as refusal:
-        yield
-    message = str(refusal.value)
-    assert "\n" not in message
-    for name in naming:
-        assert str(name) in message
 
 
 # ---- the oracle ----

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import one_line
 from short_runs import (
     RECIPE,
     assert_same_run,
     equal,
     losses,
     make_corpus,
-    one_line,
     save_model,
     stopping_at,
     training_losses,

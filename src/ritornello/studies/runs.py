@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,7 +71,10 @@ def run_study(
                 return False
             say(f"run {runs.index((row, seed)) + 1} of {len(runs)}: {row}, seed {seed}")
             try:
-                return _in_a_process(asked, corpus, out, settings, row, seed, device, threads)
+                done = _in_a_process(asked, threads, (corpus, out, settings, row, seed, torch.device(device)))
+                if done is None and not asked:
+                    raise RitornelloError(f"{row}, seed {seed}: its process died; run the command again to go on")
+                return bool(done)
             except BaseException:
                 asked.append(signal.SIGTERM)  # the others save what they have, and no more are begun
                 raise
@@ -80,20 +84,14 @@ def run_study(
     return all(done)
 
 
-def _in_a_process(
-    asked: list[int],
-    corpus: Corpus,
-    out: Path,
-    settings: StudySettings,
-    row: str,
-    seed: int,
-    device: str,
-    threads: int,
-) -> bool:
-    """Runs `one_run` in a fresh process, so that its memory is its own, and hands on requests to stop."""
+def _in_a_process(asked: list[int], threads: int, run: tuple[Any, ...]) -> bool | None:
+    """Calls `one_run` with these arguments in a fresh process, so that its memory is its own; None if that died.
+
+    Requests to stop are handed on.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(theirs, corpus, out, settings, row, seed, device, threads))
+    child = context.Process(target=_child, args=(theirs, threads, run))
     child.start()
     theirs.close()
     told = 0
@@ -101,6 +99,7 @@ def _in_a_process(
         if told < len(asked):
             child.terminate()
             told = len(asked)
+    outcome: bool | Exception | None
     try:
         outcome = ours.recv()
     except EOFError:
@@ -108,27 +107,16 @@ def _in_a_process(
     child.join()
     if isinstance(outcome, Exception):
         raise outcome
-    if outcome is None and not asked:
-        raise RitornelloError(f"{row}, seed {seed}: its process died; run the command again to go on")
-    return bool(outcome)
+    return outcome
 
 
-def _child(
-    pipe: Connection,
-    corpus: Corpus,
-    out: Path,
-    settings: StudySettings,
-    row: str,
-    seed: int,
-    device: str,
-    threads: int,
-) -> None:
+def _child(pipe: Connection, threads: int, run: tuple[Any, ...]) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a Ctrl-C reaches the parent alone, which hands it on: two requests would stop us unsaved
     torch.set_num_threads(threads)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
-        pipe.send(one_run(corpus, out, settings, row, seed, torch.device(device)))
+        pipe.send(one_run(*run))
     except (RitornelloError, OSError) as error:
         pipe.send(error)
     except KeyboardInterrupt:  # asked twice: what was saved before stands
