@@ -48,6 +48,18 @@ def test_groups_of_lanes_rest_with_their_memories(monkeypatch: pytest.MonkeyPatc
         fitting.check_fits(model, lanes=4, groups=3, piece_tokens=1000, device=CPU)
 
 
+def test_of_runs_side_by_side_the_largest_may_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [300_000, 5_000_000, 100, 2_000_000]
+    free(monkeypatch, 7_000_000)
+    fitting.check_fits_at_once(needed, 2, CPU)
+    free(monkeypatch, 6_999_999)
+    with pytest.raises(RitornelloError, match=r"jobs is 2: .* up to 7\.0 MB, 7\.0 MB are free") as refused:
+        fitting.check_fits_at_once(needed, 2, CPU)
+    assert "\n" not in str(refused.value)
+    fitting.check_fits_at_once(needed[:1], 2, CPU)
+    fitting.check_fits_at_once([], 2, CPU)
+
+
 def test_no_horizon_costs_more_than_the_longest_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 2000 * 64 * 4 * 4 * 2)
     check(MAX_HORIZON_TOKENS, MAX_HORIZON_TOKENS)

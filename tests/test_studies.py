@@ -593,6 +593,12 @@ def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
     outcome = study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", "--device", "cpu")
     refused(outcome, "2xunlimited", f"{needed / 1000:,.1f} kB", f"{longest:,} tokens")
     assert not out.exists()
+    # One of its rows alone, two seeds of it at a time.
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 2 * needed - 1)
+    two = ("--row", "full memory", "--seeds", 2, "--jobs", 2)
+    outcome = study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", "--device", "cpu", *two)
+    refused(outcome, "jobs is 2", f"{2 * needed / 1e6:,.1f} MB")
+    assert not out.exists()
 
 
 def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, finished: Path) -> None:

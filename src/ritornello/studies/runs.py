@@ -21,7 +21,8 @@ from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.measuring import one_run
 from ritornello.studies.results import result_path
 from ritornello.studies.settings import StudySettings, claim
-from ritornello.training.fitting import check_fits
+from ritornello.training.fitting import check_fits, check_fits_at_once, memory_bytes
+from ritornello.training.recipes import Recipe
 
 ASK_EVERY_S = 0.2  # whether to stop
 MAX_JOBS = 256
@@ -50,18 +51,14 @@ def run_study(
         Whether all runs are done; False if the process was asked to stop.
 
     Raises:
-        RitornelloError: for settings other than the folder's, or a row that would not fit the machine.
+        RitornelloError: for settings other than the folder's, or rows that would not fit the machine.
     """
     if not 1 <= jobs <= MAX_JOBS:
         raise RitornelloError(f"jobs is {jobs}; it must lie between 1 and {MAX_JOBS}")
     recipes = settings.recipes()
     runs = [(row, seed) for seed in range(settings.seeds) for row in recipes]
     left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
-    longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
-    for row in dict(left):
-        model, sizes = recipes[row].model, {"lanes": recipes[row].lanes, "groups": recipes[row].groups}
-        if isinstance(model, DSMRConfig):
-            check_fits(model, piece_tokens=longest, device=torch.device(device), **sizes)
+    _check_fits(corpus, [recipes[row] for row, _ in left], jobs, torch.device(device))
     claim(out, settings.as_json(corpus))
     threads = max(1, torch.get_num_threads() // jobs)
     with _requests_to_stop() as asked, ThreadPoolExecutor(jobs) as pool:
@@ -82,6 +79,17 @@ def run_study(
         running = [pool.submit(one, row, seed) for row, seed in left]
         done = [run.result() for run in running]  # every one is asked: what went wrong in any is told
     return all(done)
+
+
+def _check_fits(corpus: Corpus, recipes: list[Recipe], jobs: int, device: torch.device) -> None:
+    longest = max(piece.tokens for split in ("train", "validation") for piece in corpus.pieces(split))
+    needed = []
+    for recipe in recipes:
+        if isinstance(recipe.model, DSMRConfig):  # the others remember no more than their context
+            sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
+            check_fits(recipe.model, device=device, **sizes)
+            needed.append(memory_bytes(recipe.model, **sizes))
+    check_fits_at_once(needed, jobs, device)
 
 
 def _in_a_process(asked: list[int], threads: int, run: tuple[Any, ...]) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,15 +26,38 @@ def check_fits(model: DSMRConfig, *, lanes: int, piece_tokens: int, device: torc
     Raises:
         RitornelloError: with the bytes that are needed and those that are free.
     """
-    slots = sum(piece_tokens if h is None else min(h, piece_tokens) for h in model.schedule.horizons)
-    needed = (COPIES + groups - 1) * slots * 2 * model.width * 4 * lanes
-    free = free_bytes(device)
+    needed, free = memory_bytes(model, lanes=lanes, piece_tokens=piece_tokens, groups=groups), free_bytes(device)
     if free is not None and needed > free:
         raise RitornelloError(
             f"schedule {model.schedule}: its memories would take {_size(needed)} for pieces of up to "
             f"{piece_tokens:,} tokens in {lanes * groups} lanes, {_size(free)} are free; shorten horizons or take "
             "fewer lanes"
         )
+
+
+def check_fits_at_once(needed: Sequence[int], jobs: int, device: torch.device) -> None:
+    """Refuses runs side by side whose memories are together larger than what is free.
+
+    Args:
+        needed: each run's `memory_bytes`; whichever ``jobs`` of them are largest may meet.
+        jobs: runs at a time.
+        device: where the memories will be.
+
+    Raises:
+        RitornelloError: with the bytes that are needed and those that are free.
+    """
+    largest, free = sum(sorted(needed)[-jobs:]), free_bytes(device)
+    if free is not None and largest > free:
+        raise RitornelloError(
+            f"jobs is {jobs}: the memories of as many runs would take up to {_size(largest)}, {_size(free)} are "
+            "free; run fewer at a time"
+        )
+
+
+def memory_bytes(model: DSMRConfig, *, lanes: int, piece_tokens: int, groups: int = 1) -> int:
+    """What the memories of a training take at their fullest; arguments as of `check_fits`."""
+    slots = sum(piece_tokens if h is None else min(h, piece_tokens) for h in model.schedule.horizons)
+    return (COPIES + groups - 1) * slots * 2 * model.width * 4 * lanes
 
 
 def free_bytes(device: torch.device) -> int | None:
