@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Outcome, Run
+from command import SIZES, Outcome, Run, song
 
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
@@ -62,3 +62,22 @@ def one_line(*naming: object) -> Iterator[None]:
     assert "\n" not in message
     for name in naming:
         assert str(name) in message
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that knows nothing."""
+    from definition import save_model, tiny_model
+
+    return save_model(tiny_model(), tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a corpus of songs of `SIZES`, made without a pool of processes."""
+    from tiny import write_corpus
+
+    from ritornello.codec import encode
+
+    pieces = {split: [encode(song(notes)) for notes in sizes] for split, sizes in SIZES.items()}
+    return write_corpus(tmp_path_factory.mktemp("corpora") / "corpus", pieces).path
