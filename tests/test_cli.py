@@ -17,6 +17,7 @@ import torch
 import typer
 from command import SIZES, Outcome, assert_empty, assert_refused, song, tokens_of
 from PIL import Image
+from scripted import an_ending_engine
 
 import ritornello
 from ritornello import cli, codec
@@ -362,8 +363,6 @@ def test_a_bug_is_not_passed_off_as_the_user_s_mistake(model, tmp_path, monkeypa
 
 
 def test_single_stops_where_the_model_ends_the_piece_and_else_others_follow(command, tmp_path, monkeypatch):
-    from test_performing import an_ending_engine  # half a second of music, then END
-
     monkeypatch.setattr("ritornello.performing.load_engine", lambda *_, **__: an_ending_engine())
     options = (tmp_path / "new.mid", "--minutes", "0.1", "--seed", "5", "--json")
     single, several = command("generate", *options, "--single").figures, command("generate", *options).figures

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import Run
+from command import Run, assert_refused
 from PIL import Image
-from test_studies import play_briefly, refused, table_below
+from short_studies import play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello import codec, read_midi
@@ -365,7 +365,7 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
         with Image.open(picture) as image:
             assert min(image.size) > 200
             assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
-    refused(study("table", "dsmr", "--out", finished), "runs of the study perceivers, not of dsmr")
+    assert_refused(study("table", "dsmr", "--out", finished), "runs of the study perceivers, not of dsmr")
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_settings_that_cannot_be_are_one_line(
     study: Run, corpus: Corpus, tmp_path: Path, options: list[object], words: list[str]
 ) -> None:
     out = tmp_path / "out"
-    refused(study("run", "perceivers", "--data", corpus.path, "--out", out, *options), *words)
+    assert_refused(study("run", "perceivers", "--data", corpus.path, "--out", out, *options), *words)
     assert not out.exists()
 
 
@@ -389,7 +389,7 @@ def test_a_folder_of_one_study_is_not_gone_on_with_as_another(study: Run, corpus
     """The settings of a study of DSMR are those of before studies had names."""
     write_whole(tmp_path / "study.json", json.dumps({"recipe": "study"}))
     outcome = study("run", "perceivers", "--data", corpus.path, "--out", tmp_path, "--recipe", "perceivers_study")
-    refused(outcome, "study = dsmr, not perceivers")
+    assert_refused(outcome, "study = dsmr, not perceivers")
 
 
 # Sets.
@@ -420,10 +420,10 @@ def test_sets_are_played_piece_by_piece_and_what_is_there_is_kept(study: Run, tr
 def test_sets_that_cannot_be_played_are_one_line(study: Run, trained: Path, finished: Path, tmp_path: Path) -> None:
     trained = shutil.copytree(trained, tmp_path / "study")
     options = ("play", "perceivers", "--out", trained, "--pieces", 1)
-    refused(study(*options, "--tokens", 0), "tokens is 0")
+    assert_refused(study(*options, "--tokens", 0), "tokens is 0")
     missing = study(*options, "--row", "effective segmentation")
-    refused(missing, "'effective segmentation'", "DSMR two-scale; multi-scale; Perceiver AR")
-    refused(study(*options, "--top-p", 0), "top_p is 0")
-    refused(study("play", "perceivers", "--out", finished, "--pieces", 1), "no checkpoint there")
+    assert_refused(missing, "'effective segmentation'", "DSMR two-scale; multi-scale; Perceiver AR")
+    assert_refused(study(*options, "--top-p", 0), "top_p is 0")
+    assert_refused(study("play", "perceivers", "--out", finished, "--pieces", 1), "no checkpoint there")
     assert study(*options, "--tokens", 20).code == 0
-    refused(study(*options, "--tokens", 30), "tokens = 20, not 30")
+    assert_refused(study(*options, "--tokens", 30), "tokens = 20, not 30")

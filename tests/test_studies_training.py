@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import Run
 from PIL import Image
-from test_studies import play_briefly, table_below
+from short_studies import play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello.checkpoint import load_checkpoint

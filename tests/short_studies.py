@@ -1,0 +1,20 @@
+"""What makes a study short, and reads its tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from ritornello.studies import measuring
+
+
+def play_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time what a token costs after fewer tokens, and fewer of them."""
+    for name, value in (("PLAYED_BEFORE_TOKENS", 128), ("STRETCHES", 2), ("STRETCH_TOKENS", 16)):
+        monkeypatch.setattr(measuring, name, value)
+
+
+def table_below(report: str, heading: str) -> dict[str, list[str]]:
+    """Cells by row of the first table after a heading."""
+    lines = report.split(heading)[1].split("\n| --- |")[1].split("\n")[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[: lines.index("")]]
+    return {line[0]: line[1:] for line in cells}

@@ -1,0 +1,250 @@
+"""What a study's runs come to: means, differences with their errors, and the report beside the paper's figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import Run, assert_refused
+from PIL import Image
+from short_studies import table_below
+
+from ritornello.files import write_whole
+from ritornello.studies.results import result_path
+from ritornello.studies.summary import Row, figures_of, over_seeds, rows_of
+from ritornello.studies.table import markdown
+
+
+def result(row: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """Figures of a run as they are written, with round numbers: two pieces, of 100 and 300 tokens."""
+    schedules = {"full memory": "4xunlimited", "two-scale": "1024, 3x256", "binary, low layers": "2x896, 2x0"}
+    nats = changes.pop("nats", (200.0, 600.0))
+    per_token = sum(nats) / 400
+    figures = {
+        "row": row,
+        "schedule": schedules.get(row, "2x0, 2x896"),
+        "seed": seed,
+        "settings": {
+            "steps": 60,
+            "legal": False,
+            "precision": "fp32",
+            "recipe_settings": {"model": {"width": 64, "heads": 2, "segment_tokens": 256}, "lanes": 4},
+            "corpus": "Etudes",
+            "corpus_tokens": {"train": 123456, "validation": 400},
+        },
+        "parameters": 250_000,
+        "machine": {"device": "an abacus", "threads": 2, "torch": "2.9"},
+        "training": {
+            "tokens": 61440,
+            "seconds": 10.0,
+            "best_step": 60,
+            "tokens_per_s": 1000.0,
+            "idle_bytes": 10_000_000,
+            "peak_bytes": 50_000_000,
+            "log": [{"tokens": 100 * i, "seconds": i, "nats": 3 - i / 10} for i in range(1, 7)],
+        },
+        "evaluation": {
+            "pieces": 2,
+            "tokens": 400,
+            "nats_per_token": per_token,
+            "perplexity": math.exp(per_token),
+            "by_position": [
+                {"from": 0, "to": 128, "tokens": 228, "nats_per_token": 2.5},
+                {"from": 128, "to": None, "tokens": 172, "nats_per_token": 1.5},
+            ],
+        },
+        "by_piece": [{"nats": n, "tokens": t} for n, t in zip(nats, (100, 300))],
+        "material": {"returning": {"tokens": 5, "nats_per_token": 1.25}, "new": {"tokens": 7, "nats_per_token": 2.25}},
+        "cuts": [{"most_tokens": 0, "budget_tokens": 0, "nats_per_token": 2.75}],
+    }
+    figures["training"] |= changes  # type: ignore[operator]
+    return figures
+
+
+def row_named(results: list[dict[str, Any]], name: str) -> Row:
+    return next(row for row in rows_of(results) if row.name == name)
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    assert over_seeds([2.0, 4.0, 9.0]) == (5.0, pytest.approx(math.sqrt(13)))  # (9 + 1 + 16) / 2
+    assert over_seeds([7.0]) == (7.0, None)
+
+
+def test_the_error_of_a_difference_is_that_of_paired_pieces() -> None:
+    results = [result("full memory"), result("two-scale", nats=(210.0, 660.0))]
+    full, two = row_named(results, "full memory"), row_named(results, "two-scale")
+    # Differences 10 and 60 nats, 70 in 400 tokens; residuals 10 - 17.5 and 60 - 52.5; sqrt(2 / 1 x 112.5) / 400.
+    assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
+    assert full.behind(two) == (pytest.approx(-0.175), pytest.approx(0.0375))
+
+
+def test_differences_are_paired_by_seed_and_averaged_before_pieces_are_compared() -> None:
+    results = [
+        result("full memory", 0),
+        result("full memory", 1, nats=(300.0, 900.0)),
+        result("full memory", 2, nats=(1.0, 1.0)),
+        result("two-scale", 1, nats=(310.0, 1020.0)),  # 10 and 120 more
+        result("two-scale", 0, nats=(210.0, 600.0)),  # 10 and 0 more: 10 and 60 in the mean
+    ]
+    full, two = row_named(results, "full memory"), row_named(results, "two-scale")
+    assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
+    assert two.seeds_behind(full) == (2, 2)
+    assert Row("two-scale", two.runs[:1]).behind(Row("full memory", full.runs[1:])) is None
+
+
+def test_the_standard_error_is_the_jackknife_s_where_pieces_are_of_one_length() -> None:
+    """Another way to the same figure: leave one piece out at a time."""
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.uniform(1, 3, (2, 12)) * 50
+    runs = [result("two-scale"), result("full memory")]
+    for run_, nats in zip(runs, (ours, theirs)):
+        run_["by_piece"] = [{"nats": float(n), "tokens": 50} for n in nats]
+    two, full = (Row(run_["row"], [run_]) for run_ in runs)
+    left_out = [(np.delete(ours - theirs, i) / 50).mean() for i in range(12)]
+    error = math.sqrt(11 / 12 * np.sum((left_out - np.mean(left_out)) ** 2))
+    assert two.behind(full) == (pytest.approx(np.mean(ours - theirs) / 50), pytest.approx(error))
+
+
+def test_ratios_are_to_full_memory_beside_the_paper_s() -> None:
+    two_scale = result("two-scale", nats=(220.0, 600.0), tokens_per_s=1500.0, peak_bytes=30_000_000)
+    results = [result("full memory"), two_scale]
+    figures = figures_of(row_named(results, "two-scale"), row_named(results, "full memory"))
+    assert figures["ratios"] == {
+        "perplexity": pytest.approx(math.exp(0.05)),
+        "tokens_per_s": 1.5,
+        "peak_bytes": 0.5,  # 20 of 40 MB beyond the idle process
+        "state_bytes": pytest.approx(1792 / 65536),
+    }
+    assert figures["paper_ratios"] == {
+        "perplexity": pytest.approx(5.96 / 5.98),
+        "tokens_per_s": pytest.approx(10339 / 7618),
+        "peak_bytes": pytest.approx(6.3 / 15.5),
+    }
+    assert figures["state_bytes"] == 1792 * 2 * 64 * 4
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_what_could_not_be_measured_is_left_out() -> None:
+    results = [result("full memory", tokens_per_s=None, peak_bytes=10_000_000), result("two-scale")]
+    figures = figures_of(row_named(results, "two-scale"), row_named(results, "full memory"))
+    assert figures["ratios"]["tokens_per_s"] is None
+    assert figures["ratios"]["peak_bytes"] is None
+    assert "nan" not in markdown(results)
+
+
+# The table.
+
+
+def test_the_table_has_our_figures_beside_the_paper_s() -> None:
+    two_scale = result("two-scale", nats=(210.0, 660.0), tokens_per_s=1500.0, peak_bytes=30_000_000)
+    report = markdown([two_scale, result("full memory", 0), result("full memory", 1)])
+    table = table_below(report, "## Perplexity")
+    assert list(table) == ["full memory", "two-scale"]
+    # e^2 = 7.389 and e^0.175 = 1.191; 5.96 / 5.98 = 0.997, 10,339 / 7,618 = 1.36, 6.3 / 15.5 = 0.41; 1,792 / 65,536.
+    assert table["full memory"] == [
+        *("1.000", "1.000", "1.00", "1.00", "1.00", "1.00", "1.000"),
+        *("7.389 ± 0.000", "5.98", "", "`4xunlimited`"),
+    ]
+    assert table["two-scale"] == [
+        *("1.191", "0.997", "1.50", "1.36", "0.50", "0.41", "0.027"),
+        *("8.802", "5.96", "+0.1750 ± 0.0375", "`1024, 3x256`"),
+    ]
+
+
+def test_the_report_says_what_was_equal_and_what_was_not() -> None:
+    slow = result("two-scale")
+    slow["machine"] = {"device": "a slide rule", "threads": 1, "torch": "2.9"}
+    report = markdown([slow, result("full memory", 0), result("full memory", 1)])
+    for words in (
+        "Etudes; 123,456 tokens",
+        "0.25 M parameters in 4 layers of width 64",
+        "60 steps in 4 lanes, 61,440 tokens",
+        "2 whole validation pieces (400 tokens)",
+        "Budget of the limited rows: 1,792 tokens",
+        "Seeds: 0, 1; two-scale only 0.",
+        "Not equal, machines: a slide rule, threads: 1, torch 2.9; an abacus, threads: 2, torch 2.9;",
+        "its data are MAESTRO",
+    ):
+        assert words in report
+    assert "Not equal, machines" not in markdown([result("full memory"), result("two-scale")])
+
+
+def test_groups_and_memories_that_grow_are_said() -> None:
+    plain, grown = result("full memory"), result("full memory, growing") | {"recipe": {"growing": 0.25}}
+    plain["settings"]["recipe_settings"]["groups"] = 3
+    report = markdown([plain, grown])
+    assert "60 steps in 3 groups of 4 lanes that take turns, 61,440 tokens" in report
+    assert "in the first 25% of training no layer sees more of its memory" in report
+    assert "Growing" not in markdown([plain])
+
+
+def test_layers_that_stand_in_for_each_other_are_side_by_side() -> None:
+    low = result("binary, low layers", nats=(210.0, 660.0))
+    report = markdown([result("full memory"), low, result("binary, high layers")])
+    table = table_below(report, "## Can one layer")
+    assert table["binary, low layers"] == ["1, 2", "1,792", "8.802", "+0.1750 ± 0.0375"]
+    assert table["binary, high layers"] == ["3, 4", "1,792", "7.389", ""]
+    assert "0.1750 nats/token behind the best, 4.7 times the standard error" in report
+    assert "with 1 of 1 seeds" in report
+    assert "## Can one layer" not in markdown([result("full memory"), low])
+
+
+def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
+    report = markdown([result("two-scale")])
+    assert table_below(report, "## Perplexity")["two-scale"][:8] == ["", "0.997", "", "1.36", "", "0.41", "", "7.389"]
+    assert "ours are missing" in report
+
+
+# The command line.
+
+
+@pytest.fixture
+def study(command: Run) -> Run:
+    """The verb."""
+    return partial(command, "study")
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    out = tmp_path / "finished"
+    rows = ("full memory", "two-scale", "binary, low layers", "binary, high layers")
+    for row, seed in ((row, seed) for row in rows for seed in (0, 1)):
+        nats = (200.0 + len(row), 600.0 + seed)
+        write_whole(result_path(out, row, seed), json.dumps(result(row, seed, nats=nats)))
+    return out
+
+
+def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "table.png", tmp_path / "curves.png"
+    outcome = study("table", "dsmr", "--out", finished, "--png", pictures[0], "--curves", pictures[1])
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("## Perplexity")
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+    report = tmp_path / "report.md"
+    outcome = study("table", "dsmr", "--out", finished, "--markdown", report, "--json")
+    assert report.read_text().startswith("## Perplexity")
+    found = json.loads(outcome.out)
+    assert found["study"] == "dsmr"
+    assert found["rows"][0]["row"] == "full memory"
+    assert found["rows"][0]["seeds"] == [0, 1]
+    assert found["rows"][0]["paper"]["perplexity"] == 5.98
+
+
+def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, finished: Path) -> None:
+    assert_refused(study("table", "dsmr", "--out", finished / "no"), "no run of a study")
+    assert_refused(study("table", "perceivers", "--out", finished), "runs of the study dsmr, not of perceivers")
+    assert_refused(study("table", "fugues", "--out", finished), "'fugues'")
+    assert_refused(
+        study("table", "dsmr", "--out", finished, "--png", finished / "no" / "t.png"), "folder does not exist"
+    )
+    damaged = result_path(finished, "two-scale", 1)
+    damaged.write_text(damaged.read_text()[:100])
+    assert_refused(study("table", "dsmr", "--out", finished), damaged.name)
