@@ -67,7 +67,8 @@ def one_line(*naming: object) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that knows nothing."""
-    from definition import save_model, tiny_model
+    from definition import tiny_model
+    from tiny import save_model
 
     return save_model(tiny_model(), tmp_path_factory.mktemp("models") / "tiny")
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from tiny import random_model
 
 from ritornello import codec
-from ritornello.checkpoint import save_checkpoint
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import describe_model
 from ritornello.models.dsmr import DSMR, DSMRConfig
 
 WIDTH = 32
@@ -23,19 +19,6 @@ FINITE = ("2x32, 8", "3x0", "48, 0, 16", "7, 1, 29", "0, 40, 5 sliding", "2x24 s
 
 def tiny_model(schedule: str = "32, 2x8", **sizes: int) -> DSMR:
     return random_model(11, schedule=HorizonSchedule.parse(schedule), **sizes)
-
-
-def save_model(model: DSMR, folder: Path) -> Path:
-    family, config = describe_model(model)
-    save_checkpoint(
-        folder,
-        family=family,
-        config=config,
-        data={"name": "made up", "licence": "CC0"},
-        progress={"legal": True},
-        tensors={"weights": model.state_dict()},
-    )
-    return folder
 
 
 def text(tokens: int, seed: int = 0) -> np.ndarray:

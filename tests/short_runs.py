@@ -10,11 +10,9 @@ import torch
 from tiny import made_up_tokens, tiny_config, write_corpus
 from torch import Tensor
 
-from ritornello.checkpoint import load_checkpoint, save_checkpoint
+from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation
-from ritornello.models import describe_model
-from ritornello.models.dsmr import DSMR
 from ritornello.training.journal import read_journal
 from ritornello.training.loop import Report
 from ritornello.training.recipes import Recipe
@@ -71,9 +69,3 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert timeless[0] == timeless[1]
         assert equal(a.tensors(), b.tensors())
     assert equal(load_checkpoint(one / "last").tensors("training"), load_checkpoint(other / "last").tensors("training"))
-
-
-def save_model(folder: Path, model: DSMR) -> Path:
-    family, config = describe_model(model)
-    save_checkpoint(folder, family=family, config=config, data={}, progress={}, tensors={"weights": model.state_dict()})
-    return folder

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from command import assert_empty, assert_refused, song
-from definition import save_model, tiny_model
-from tiny import write_corpus
+from definition import tiny_model
+from tiny import save_model, write_corpus
 
 from ritornello import codec
 from ritornello.notes import Piece

@@ -22,13 +22,12 @@ from definition import (
     by_definition,
     chunked,
     forward,
-    save_model,
     text,
     tiny_model,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SEGMENT_TOKENS
+from tiny import SEGMENT_TOKENS, save_model
 
 from ritornello.engines import load_engine
 from ritornello.engines.framework import TorchEngine

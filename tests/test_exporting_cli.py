@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from command import Run
 from conftest import made_up_piece
-from definition import WIDTH, save_model, tiny_model
-from tiny import SEGMENT_TOKENS, made_up_tokens, write_corpus
+from definition import WIDTH, tiny_model
+from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
 
 from ritornello import codec
 from ritornello.bench import generation

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law import CLAIMS, Claim, Subject
-from test_perceivers import awake
+from perceivers_oracle import awake
 from torch import Generator, Tensor
 
 from ritornello import codec

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 from conftest import made_up_piece
-from definition import save_model, tiny_model
+from definition import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RELAXED, ROUNDING_S, STEP_S, Scripted, an_ending_engine, notes, same, shift
+from tiny import save_model
 
 from ritornello import codec
 from ritornello.engines.framework import TorchEngine

@@ -21,13 +21,12 @@ from definition import (
     by_definition,
     chunked,
     forward,
-    save_model,
     text,
     tiny_model,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SEGMENT_TOKENS, made_up_tokens, write_corpus
+from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint, save_checkpoint

@@ -390,7 +390,8 @@ def test_a_sound_that_could_not_be_written_is_refused_before_anything_is_played(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    from definition import save_model, tiny_model
+    from definition import tiny_model
+    from tiny import save_model
 
     return save_model(tiny_model(), tmp_path_factory.mktemp("models") / "tiny")
 

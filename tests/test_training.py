@@ -21,11 +21,10 @@ from short_runs import (
     equal,
     losses,
     make_corpus,
-    save_model,
     stopping_at,
     training_losses,
 )
-from tiny import SEGMENT_TOKENS, made_up_tokens, random_model, tiny_config, write_corpus
+from tiny import SEGMENT_TOKENS, made_up_tokens, random_model, save_model, tiny_config, write_corpus
 from torch import Tensor
 
 from ritornello import codec
@@ -128,7 +127,7 @@ def test_the_gradient_is_that_of_a_plain_loop(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legal: bool, clip_norm: float, groups: int
 ) -> None:
     model = random_model(4)
-    init = save_model(tmp_path / "init", model)
+    init = save_model(model, tmp_path / "init")
     recipe = replace(STILL, legal=legal, clip_norm=clip_norm, groups=groups, steps=8 * groups)
     found = gradients_of_training(corpus, tmp_path / "run", recipe, monkeypatch, init=init, seed=7)
 
@@ -144,7 +143,7 @@ def test_the_gradient_is_that_of_a_plain_loop(
 def test_the_gradient_is_no_longer_than_the_limit(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = save_model(tmp_path / "init", random_model(4))
+    init = save_model(random_model(4), tmp_path / "init")
     recipe = replace(STILL, clip_norm=0.01, steps=3)
     for step in gradients_of_training(corpus, tmp_path / "run", recipe, monkeypatch, init=init):
         length = math.sqrt(sum(float(g.double().square().sum()) for g in step))
@@ -152,7 +151,7 @@ def test_the_gradient_is_no_longer_than_the_limit(
 
 
 def test_a_lane_goes_on_with_its_own_memory(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    init = save_model(tmp_path / "init", random_model(4))
+    init = save_model(random_model(4), tmp_path / "init")
     recipe = replace(STILL, steps=10)
     train(corpus, tmp_path / "own", recipe, init=init)
     real = DSMR.restart
@@ -267,7 +266,7 @@ def test_a_run_of_ten_steps_has_these_learning_rates(
 
 
 def test_the_first_step_is_as_long_as_its_learning_rate_says(corpus: Corpus, tmp_path: Path) -> None:
-    init = save_model(tmp_path / "init", random_model(4))
+    init = save_model(random_model(4), tmp_path / "init")
     recipe = replace(STILL, steps=1, other_lr=0.5, warmup_steps=5, decay_share=0.0)
     train(corpus, tmp_path / "run", recipe, init=init)
     before, after = random_model(4).state_dict(), load_checkpoint(tmp_path / "run" / "last").tensors()
@@ -280,7 +279,7 @@ def test_the_first_step_is_as_long_as_its_learning_rate_says(corpus: Corpus, tmp
 
 
 def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: Corpus, tmp_path: Path) -> None:
-    init = save_model(tmp_path / "init", random_model(4))
+    init = save_model(random_model(4), tmp_path / "init")
     manifest = init / "checkpoint.json"
     said = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**said, "data": {"name": "ASAP", "licence": "CC BY-NC-SA 4.0"}}))
@@ -293,7 +292,7 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
 
 def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: Path) -> None:
     model = random_model(8, width=48, heads=3, schedule=tiny_config().schedule)
-    init = save_model(tmp_path / "init", model)
+    init = save_model(model, tmp_path / "init")
     recipe = replace(STILL, steps=4, validate_every_steps=1)
     train(corpus, tmp_path / "run", recipe, init=init, report=stopping_at(2))
     for _ in range(2):
@@ -305,7 +304,7 @@ def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: 
 
 
 def test_a_fine_tuned_run_goes_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
-    init = save_model(tmp_path / "init", random_model(8, width=48, heads=3, dropout=0.2))
+    init = save_model(random_model(8, width=48, heads=3, dropout=0.2), tmp_path / "init")
     recipe = replace(RECIPE, steps=8)
     train(corpus, tmp_path / "whole", recipe, init=init, seed=1)
     train(corpus, tmp_path / "run", recipe, init=init, seed=1, report=stopping_at(3))
@@ -451,7 +450,7 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus: Corpus, tmp_path: Path) 
     model = random_model(1)
     with torch.no_grad():
         model.final_gain[3] = math.nan
-    init = save_model(tmp_path / "init", model)
+    init = save_model(model, tmp_path / "init")
     with one_line(tmp_path / "run", "nan", "step 10"):
         train(corpus, tmp_path / "run", replace(RECIPE, validate_every_steps=1000), init=init)
 

@@ -11,9 +11,11 @@ from conftest import made_up_piece
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.checkpoint import save_checkpoint
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.corpus.shards import shard_name, write_manifest, write_shard
 from ritornello.horizons import HorizonSchedule
+from ritornello.models import Model, describe_model
 from ritornello.models.dsmr import DSMR, DSMRConfig
 
 SEGMENT_TOKENS = 16
@@ -68,3 +70,16 @@ def random_model(seed: int, **changes: object) -> DSMR:
             elif name == "head.weight":
                 parameter.mul_(2.0)
     return model.eval()
+
+
+def save_model(model: Model, folder: Path) -> Path:
+    family, config = describe_model(model)
+    save_checkpoint(
+        folder,
+        family=family,
+        config=config,
+        data={"name": "made up", "licence": "CC0"},
+        progress={"legal": True},
+        tensors={"weights": model.state_dict()},
+    )
+    return folder
