@@ -17,6 +17,8 @@ from songs import write_csv, write_songs, write_songs_with_csv
 from ritornello.codec import decode, encode
 from ritornello.corpus import Corpus, prepare, shards
 from ritornello.corpus.prepare import prepare as make
+from ritornello.corpus.sources import Source
+from ritornello.corpus.splits import Tokenised, assign_splits
 from ritornello.errors import RitornelloError
 from ritornello.midi import read_midi, write_midi
 from ritornello.notes import Piece
@@ -161,10 +163,10 @@ def test_without_splits_a_tenth_each_is_held_out(count, sizes):
 def split_names(count: int, *, seed: int, digests: list[bytes] | None = None) -> list[str]:
     digests = digests or [str(number).encode() for number in range(count)]
     pieces = [
-        prepare._Spooled(prepare.Source("", f"{number:04d}", "", "", ""), number, 1, 1, 1.0, digest)
+        Tokenised(Source("", f"{number:04d}", "", "", ""), number, 1, 1, 1.0, digest)
         for number, digest in enumerate(digests)
     ]
-    return [piece.source.split for piece in prepare._assign_splits(pieces, seed)]
+    return [piece.source.split for piece in assign_splits(pieces, seed)]
 
 
 def test_the_seed_chooses_the_splits():

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ritornello.corpus.prepare import Progress, check_destination, prepare
+from ritornello.corpus.destination import check_destination
+from ritornello.corpus.prepare import Progress, prepare
 from ritornello.corpus.shards import Corpus
 from ritornello.errors import RitornelloError
 

@@ -1,4 +1,4 @@
-"""From MIDI files to a packed corpus: a folder at any depth, or a CSV with MAESTRO's columns.
+"""From MIDI files to a packed corpus.
 
 Four steps: list the sources, tokenise them in the pool (tokens go to a spool file as they come), decide splits and
 duplicates, write the shards. Everything happens in a temporary folder beside the destination, renamed at the end.
@@ -6,22 +6,15 @@ duplicates, write the shards. Everything happens in a temporary folder beside th
 
 from __future__ import annotations
 
-import csv as csv_files
-import errno
 import hashlib
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ritornello.corpus.destination import check_destination, folder_in_the_making
 from ritornello.corpus.shards import (
-    MANIFEST,
     SHARD_BYTES,
     SPLITS,
     TOKEN_TYPE,
@@ -32,38 +25,12 @@ from ritornello.corpus.shards import (
     write_manifest,
     write_shard,
 )
+from ritornello.corpus.sources import Source, licence_files, list_csv, list_folder, names_splits
+from ritornello.corpus.splits import Tokenised, assign_splits, without_leaks
 from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
 
 Progress = Callable[[int, int, str], None]
-
-MIDI_SUFFIXES = (".mid", ".midi")
-SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
-SPLIT_NAMES |= {split: split for split in SPLITS}
-CSV_COLUMNS = ("canonical_composer", "canonical_title", "midi_filename")
-HELD_OUT_SHARE = 0.1  # of the pieces, for validation and again for test, where the source names no splits
-
-
-class Source(NamedTuple):
-    """One MIDI file to read, and what is known about it. ``split`` is empty where the seed shall choose."""
-
-    path: str
-    name: str  # relative to the folder or CSV
-    composer: str
-    title: str
-    split: str
-
-
-@dataclass(frozen=True)
-class _Spooled:
-    """A tokenised source; ``start`` and ``tokens`` place it in the spool file."""
-
-    source: Source
-    start: int
-    tokens: int
-    notes: int
-    seconds: float
-    digest: bytes
 
 
 def prepare(
@@ -110,99 +77,25 @@ def prepare(
     sources = list_csv(Path(csv), source) if csv is not None else list_folder(source)
     base = Path(csv).parent if csv is not None else source
     check_destination(destination, (source, base), overwrite=overwrite)
-    with _folder_in_the_making(destination) as making:
+    with folder_in_the_making(destination) as making:
         spooled, skipped = _tokenise(sources, making / "spool", keep_programs, workers, timeout_s, progress)
         if not spooled:
             reason = f"; the first: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""
             raise RitornelloError(f"{csv or source}: none of {len(sources)} files could be used{reason}")
-        spooled = _assign_splits(spooled, seed)
-        kept, duplicates = _without_leaks(spooled)
+        spooled = assign_splits(spooled, seed)
+        kept, duplicates = without_leaks(spooled)
         records, shards = _write_shards(kept, making)
         rest = {
             "name": name or destination.resolve().name,
             "licence": licence,
-            "licence_files": _licence_files(base),
-            "seed": None if _names_splits(sources) else seed,
+            "licence_files": licence_files(base),
+            "seed": None if names_splits(sources) else seed,
             "shards": shards,
             "skipped": skipped,
             "duplicates": duplicates,
         }
         write_manifest(making, records, rest)
     return Corpus.open(destination)
-
-
-# ---- sources ----
-
-
-def list_folder(folder: Path) -> list[Source]:
-    """The MIDI files below ``folder``, sorted by name. Raises RitornelloError if there are none."""
-    if not folder.is_dir():
-        raise RitornelloError(f"{folder}: is not a folder; give a folder of MIDI files, or a CSV with --csv")
-
-    def refuse(error: OSError) -> None:
-        raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
-
-    below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
-    paths = sorted(path for path in below if path.suffix.lower() in MIDI_SUFFIXES)
-    if not paths:
-        raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")
-    names = [path.relative_to(folder) for path in paths]
-    splits = [SPLIT_NAMES.get(name.parts[0].lower(), "") if len(name.parts) > 1 else "" for name in names]
-    if any(splits) and not all(splits):
-        stray = names[splits.index("")]
-        raise RitornelloError(f"{folder}: {stray} lies outside the split folders {_listed(splits)}; move it into one")
-    return [_from_folder(path, name, split=split) for path, name, split in zip(paths, names, splits, strict=True)]
-
-
-def _from_folder(path: Path, name: Path, *, split: str) -> Source:
-    parts = name.with_suffix("").parts[1 if split else 0 :]
-    composer = parts[0] if len(parts) > 1 else ""
-    return Source(str(path), name.as_posix(), composer, "/".join(parts[1:] or parts), split)
-
-
-def list_csv(csv: Path, folder: Path) -> list[Source]:
-    """The rows of a CSV with MAESTRO's columns. Raises RitornelloError if it cannot be read or is incomplete."""
-    try:
-        with csv.open(encoding="utf-8-sig", newline="") as file:
-            table = csv_files.DictReader(file)
-            columns = table.fieldnames or []
-            rows = list(table)
-    except OSError as error:
-        raise RitornelloError(f"{csv}: cannot be read ({error.strerror}); check the path") from None
-    except (UnicodeDecodeError, csv_files.Error):
-        raise RitornelloError(f"{csv}: is not a CSV file in UTF-8; save it as one") from None
-    missing = [column for column in CSV_COLUMNS if column not in columns]
-    if missing:
-        raise RitornelloError(f"{csv}: has no column {', '.join(missing)}; it needs {', '.join(CSV_COLUMNS)}")
-    if not rows:
-        raise RitornelloError(f"{csv}: has no rows; give a table with one row for each performance")
-    return [_from_row(row, csv, folder, line, has_splits="split" in columns) for line, row in enumerate(rows, 2)]
-
-
-def _from_row(row: dict[str, str | None], csv: Path, folder: Path, line: int, *, has_splits: bool) -> Source:
-    name = (row["midi_filename"] or "").strip()
-    if not name:
-        raise RitornelloError(f"{csv}: row {line} has no midi_filename; complete it or take the row out")
-    split = SPLIT_NAMES.get((row["split"] or "").strip().lower(), "") if has_splits else ""
-    if has_splits and not split:
-        raise RitornelloError(f"{csv}: row {line} has split {row['split']!r}; use {', '.join(SPLITS)}")
-    path = csv.parent / name
-    if not path.exists() and (folder / name).exists():
-        path = folder / name
-    return Source(str(path), name, row["canonical_composer"] or "", row["canonical_title"] or "", split)
-
-
-def _names_splits(sources: list[Source]) -> bool:
-    """Whether the source names the splits itself."""
-    return bool(sources[0].split)
-
-
-def _listed(splits: list[str]) -> str:
-    return ", ".join(split for split in SPLITS if split in splits)
-
-
-def _licence_files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.upper().startswith(("LICENSE", "LICENCE")))
 
 
 # ---- tokens ----
@@ -234,10 +127,10 @@ def _tokenise(
     workers: int | None,
     timeout_s: float,
     progress: Progress | None,
-) -> tuple[list[_Spooled], list[dict[str, str]]]:
+) -> tuple[list[Tokenised], list[dict[str, str]]]:
     """Reads every source; gives those that worked, in the order of ``sources``, and the others with the reason."""
     tasks = [_Task(source.path, keep_programs) for source in sources]
-    done: dict[int, _Spooled] = {}
+    done: dict[int, Tokenised] = {}
     failed: dict[int, str] = {}
     start = 0
     with spool.open("wb") as file:
@@ -254,10 +147,10 @@ def _tokenise(
     return [done[index] for index in sorted(done)], skipped
 
 
-def _measured(source: Source, tokens: Tokens, start: int) -> _Spooled:
+def _measured(source: Source, tokens: Tokens, start: int) -> Tokenised:
     from ritornello.codec import NOTE_OFF, seconds_of
 
-    return _Spooled(
+    return Tokenised(
         source,
         start,
         tokens=len(tokens),
@@ -267,50 +160,10 @@ def _measured(source: Source, tokens: Tokens, start: int) -> _Spooled:
     )
 
 
-# ---- splits and duplicates ----
-
-
-def _assign_splits(pieces: list[_Spooled], seed: int) -> list[_Spooled]:
-    """Pieces with a split each: the given one, or the seed's choice, which keeps equal pieces together."""
-    if pieces[0].source.split:
-        return pieces
-    digests = list(dict.fromkeys(piece.digest for piece in sorted(pieces, key=lambda piece: piece.source.name)))
-    held_out = max(1, round(HELD_OUT_SHARE * len(digests)))
-    sizes = [0, min(held_out, max(0, len(digests) - 1)), min(held_out, max(0, len(digests) - 2))]
-    sizes[0] = len(digests) - sum(sizes)
-    order = np.random.default_rng(seed).permutation(len(digests))
-    labels = np.repeat(SPLITS, sizes)
-    split_of = {digests[place]: str(label) for place, label in zip(order, labels, strict=True)}
-    return [replace(piece, source=piece.source._replace(split=split_of[piece.digest])) for piece in pieces]
-
-
-def _without_leaks(pieces: list[_Spooled]) -> tuple[list[_Spooled], list[dict[str, object]]]:
-    """The pieces less the train copies of what another split holds too, and every group of equal pieces."""
-    groups: dict[bytes, list[_Spooled]] = {}
-    for piece in pieces:
-        groups.setdefault(piece.digest, []).append(piece)
-    duplicates: list[dict[str, object]] = []
-    left_out: set[int] = set()
-    for group in groups.values():
-        if len(group) < 2:
-            continue
-        leaks = len({piece.source.split for piece in group}) > 1
-        dropped = [piece for piece in group if leaks and piece.source.split == "train"]
-        left_out.update(piece.start for piece in dropped)
-        duplicates.append(
-            {
-                "files": [piece.source.name for piece in group],
-                "splits": [piece.source.split for piece in group],
-                "left_out": [piece.source.name for piece in dropped],
-            }
-        )
-    return [piece for piece in pieces if piece.start not in left_out], duplicates
-
-
 # ---- writing ----
 
 
-def _write_shards(pieces: list[_Spooled], folder: Path) -> tuple[list[PieceRecord], list[dict[str, object]]]:
+def _write_shards(pieces: list[Tokenised], folder: Path) -> tuple[list[PieceRecord], list[dict[str, object]]]:
     """Copies the pieces from the spool into shards, split by split; removes the spool."""
     spool = np.memmap(folder / "spool", TOKEN_TYPE, mode="r")
     records: list[PieceRecord] = []
@@ -330,10 +183,10 @@ def _write_shards(pieces: list[_Spooled], folder: Path) -> tuple[list[PieceRecor
     return records, shards
 
 
-def _packed(pieces: list[_Spooled]) -> Iterator[list[_Spooled]]:
+def _packed(pieces: list[Tokenised]) -> Iterator[list[Tokenised]]:
     """Consecutive pieces in groups that fit a shard."""
     room = SHARD_BYTES // TOKEN_TYPE.itemsize - 64  # the header is 128 bytes
-    shard: list[_Spooled] = []
+    shard: list[Tokenised] = []
     for piece in pieces:
         if shard and sum(one.tokens for one in shard) + piece.tokens > room:
             yield shard
@@ -343,7 +196,7 @@ def _packed(pieces: list[_Spooled]) -> Iterator[list[_Spooled]]:
         yield shard
 
 
-def _record(piece: _Spooled, shard: str, start: int) -> PieceRecord:
+def _record(piece: Tokenised, shard: str, start: int) -> PieceRecord:
     source = piece.source
     return PieceRecord(
         composer=source.composer,
@@ -356,58 +209,3 @@ def _record(piece: _Spooled, shard: str, start: int) -> PieceRecord:
         notes=piece.notes,
         seconds=piece.seconds,
     )
-
-
-def check_destination(destination: Path, sources: tuple[Path, ...], *, overwrite: bool) -> None:
-    """Raises RitornelloError unless ``destination`` is free, or a corpus that may be replaced."""
-    if not destination.exists():
-        return
-    if not destination.is_dir():
-        raise RitornelloError(f"{destination}: is a file; give a folder to make")
-    if not any(destination.iterdir()):
-        return
-    if not overwrite:
-        raise RitornelloError(f"{destination}: exists already; give another folder, or ask to overwrite it")
-    if not (destination / MANIFEST).is_file():
-        raise RitornelloError(f"{destination}: is not a corpus, so it is not overwritten; give another folder")
-    if any(destination.resolve() in (source.resolve(), *source.resolve().parents) for source in sources):
-        raise RitornelloError(f"{destination}: holds the source; give another folder")
-
-
-@contextmanager
-def _folder_in_the_making(destination: Path) -> Iterator[Path]:
-    """A temporary sibling of ``destination`` that takes its place at the end, or vanishes on any error."""
-    making: Path | None = None
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        making = _new_sibling(destination)
-        yield making
-        _take_the_place(making, destination)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RitornelloError(f"{destination}: the disk is full; nothing was kept, make room") from None
-        raise RitornelloError(f"{destination}: cannot be written ({error.strerror}); give another folder") from None
-    finally:
-        if making is not None:
-            shutil.rmtree(making, ignore_errors=True)
-
-
-def _take_the_place(making: Path, destination: Path) -> None:
-    if not destination.exists():
-        making.rename(destination)
-        return
-    aside = _new_sibling(destination)
-    destination.rename(aside / "old")
-    try:
-        making.rename(destination)
-    except OSError:
-        (aside / "old").rename(destination)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _new_sibling(destination: Path) -> Path:
-    sibling = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    sibling.mkdir()  # not tempfile's, which nobody but the owner could read afterwards
-    return sibling

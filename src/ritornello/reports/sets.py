@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ritornello.corpus.prepare import MIDI_SUFFIXES
+from ritornello.corpus.sources import MIDI_SUFFIXES
 from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
 from ritornello.metrics import extract, repetition_curve
