@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,24 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Outcome(code, *capsys.readouterr())
 
     return run_command
+
+
+@pytest.fixture
+def study(command: Run) -> Run:
+    """The verb ``study``."""
+    return partial(command, "study")
+
+
+@contextmanager
+def full_disk(limit_bytes: int) -> Iterator[None]:
+    """The system itself fails the write by which a file would grow beyond the limit."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import assert_empty, assert_refused, song
+from conftest import full_disk
 
 from ritornello.midi import read_midi
 from ritornello.performing import Performer
@@ -37,18 +38,6 @@ def test_the_picture_may_not_take_the_music_s_place(command, model, tmp_path):
     out = tmp_path / "new.mid"
     assert_refused(command("generate", out, "--model", model, "--png", out), out, "another file")
     assert_empty(tmp_path)
-
-
-@contextmanager
-def full_disk(limit_bytes: int) -> Iterator[None]:
-    """No file grows beyond the limit."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_leaves_no_half_file(command, model, tmp_path):

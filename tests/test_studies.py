@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +263,6 @@ def test_what_is_done_is_not_done_again(corpus: Corpus, mini: StudySettings, tmp
 
 
 # The command line.
-
-
-@pytest.fixture
-def study(command: Run) -> Run:
-    """The verb."""
-    return partial(command, "study")
 
 
 @pytest.mark.parametrize(

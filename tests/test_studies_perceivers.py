@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command import Run, assert_refused
-from PIL import Image
-from short_studies import play_briefly, table_below
+from short_studies import assert_drawn, play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello import codec, read_midi
@@ -336,12 +334,6 @@ def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -
 
 
 @pytest.fixture
-def study(command: Run) -> Run:
-    """The verb."""
-    return partial(command, "study")
-
-
-@pytest.fixture
 def finished(tmp_path: Path) -> Path:
     out = tmp_path / "finished"
     for found in results():
@@ -362,9 +354,7 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
         "high": pytest.approx(-0.3),
     }
     for picture in pictures:
-        with Image.open(picture) as image:
-            assert min(image.size) > 200
-            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+        assert_drawn(picture)
     assert_refused(study("table", "dsmr", "--out", finished), "runs of the study perceivers, not of dsmr")
 
 

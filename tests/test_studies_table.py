@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command import Run, assert_refused
-from PIL import Image
-from short_studies import table_below
+from short_studies import assert_drawn, table_below
 
 from ritornello.files import write_whole
 from ritornello.studies.results import result_path
@@ -204,12 +202,6 @@ def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
 
 
 @pytest.fixture
-def study(command: Run) -> Run:
-    """The verb."""
-    return partial(command, "study")
-
-
-@pytest.fixture
 def finished(tmp_path: Path) -> Path:
     out = tmp_path / "finished"
     rows = ("full memory", "two-scale", "binary, low layers", "binary, high layers")
@@ -225,9 +217,7 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("## Perplexity")
     for picture in pictures:
-        with Image.open(picture) as image:
-            assert min(image.size) > 200
-            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+        assert_drawn(picture)
     report = tmp_path / "report.md"
     outcome = study("table", "dsmr", "--out", finished, "--markdown", report, "--json")
     assert report.read_text().startswith("## Perplexity")

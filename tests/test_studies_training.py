@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from command import Run
-from PIL import Image
-from short_studies import play_briefly, table_below
+from short_studies import assert_drawn, play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello.checkpoint import load_checkpoint
@@ -143,11 +141,6 @@ def finished(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "finished"
 
 
-@pytest.fixture
-def study(command: Run) -> Run:
-    return partial(command, "study")
-
-
 def test_the_table_puts_the_best_first_and_says_how_far_the_others_are_behind(study: Run, finished: Path) -> None:
     outcome = study("table", "training", "--out", finished)
     assert outcome.code == 0, outcome.err
@@ -169,9 +162,7 @@ def test_the_table_and_the_curves_are_drawn(study: Run, finished: Path, tmp_path
     assert found[1]["behind_unchanged"]["mean"] == pytest.approx(0.25)
     assert found[1]["tokens_per_s_ratio"] == 1.25
     for picture in pictures:
-        with Image.open(picture) as image:
-            assert min(image.size) > 50
-            assert len(set(image.convert("RGB").resize((200, 80)).tobytes())) > 20
+        assert_drawn(picture)
 
 
 def test_without_the_unchanged_recipe_nothing_is_measured_against_it(finished: Path, trained: Path) -> None:

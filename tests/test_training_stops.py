@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_line
+from conftest import full_disk, one_line
 from short_runs import (
     RECIPE,
     assert_same_run,
@@ -299,24 +297,12 @@ def test_a_kill_in_the_very_first_save_leaves_the_folder_usable(corpus: Corpus, 
 # ---- a full disk ----
 
 
-@contextmanager
-def files_no_longer_than(limit_bytes: int) -> Iterator[None]:
-    """The system itself fails the write that would go beyond."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_failed_write_stops_the_run_in_one_line_and_loses_nothing(
     corpus: Corpus, uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     train(corpus, run, RECIPE, seed=11, report=stopping_at(8))
-    with files_no_longer_than(50_000), one_line(run, "could not be written"):
+    with full_disk(50_000), one_line(run, "could not be written"):
         train(corpus, run, RECIPE, resume=True)
     assert not list(run.rglob("*.part"))
     assert load_checkpoint(run / "last").progress["step"] == 8
@@ -355,7 +341,7 @@ def test_a_disk_full_from_the_start_is_told_before_any_step(
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr(loop, "token_nats", never)
-    with files_no_longer_than(50_000), one_line(tmp_path / "run", "could not be written"):
+    with full_disk(50_000), one_line(tmp_path / "run", "could not be written"):
         train(corpus, tmp_path / "run", RECIPE)
     monkeypatch.undo()
     train(corpus, tmp_path / "run", replace(RECIPE, steps=1))
