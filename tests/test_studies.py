@@ -20,6 +20,7 @@ from command import Run, assert_refused
 from short_studies import play_briefly
 from tiny import made_up_tokens, tiny_config, write_corpus
 
+from ritornello.charts import COLOURS
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
@@ -177,6 +178,10 @@ def test_of_two_rows_the_memories_grow() -> None:
     for name in ("full memory", "two-scale"):
         assert rows[f"{name}, growing"] == replace(rows[name], growing=0.5)
     assert {recipe.growing for name, recipe in rows.items() if not name.endswith("growing")} == {0}
+
+
+def test_every_row_has_a_colour_of_its_own() -> None:
+    assert len(StudySettings().recipes()) == 12 <= len(set(COLOURS))
 
 
 # A study, in processes of its own.
