@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER, INK, FAINT, GRID = "#fbf9f5", "#2b2830", "#78727a", "#e2ddd3"
-# As many as the memory study has rows; the first four grow lighter, so that no colour need be seen to tell them apart.
+# As many as the memory study has rows. The first four differ in lightness too, each lighter than the one before.
 COLOURS = (
     *("#1a1042", "#0b7285", "#d0453a", "#c77d0a", "#5f8b3c", "#8a4fa3"),
     *("#8494ac", "#a0522d", "#3b5bdb", "#495057", "#3cc0a8", "#e07aa8"),

@@ -94,4 +94,5 @@ def _listed(splits: list[str]) -> str:
 
 
 def licence_files(folder: Path) -> list[str]:
+    """The names of licences that lie in ``folder``, sorted."""
     return sorted(path.name for path in folder.iterdir() if path.name.upper().startswith(("LICENSE", "LICENCE")))
