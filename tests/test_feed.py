@@ -6,7 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,17 @@ from ritornello.feed import Augmentation, Batch, Lanes, transposed
 from ritornello.notes import Piece
 
 S = 16
+TITLES = ("a", "b", "a", "", "b", "a", "")  # of the training pieces; a piece without one is like no other
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Seven pieces in train, from shorter than a segment to forty segments; one in validation."""
+    """Seven pieces in train, from shorter than a segment to forty segments, of four titles; one in validation."""
     exact = next(t for seed in range(1000) for t in made_up_tokens(seed, 9) if len(t) % S == 0)
     train = [*made_up_tokens(1, 1, 2, 120, 30, 60, 15), exact]
-    return write_corpus(tmp_path_factory.mktemp("feed") / "corpus", {"train": train, "validation": train[:1]})
+    made = write_corpus(tmp_path_factory.mktemp("feed") / "corpus", {"train": train, "validation": train[:1]})
+    made.records = [replace(record, title=title) for record, title in zip(made.records, (*TITLES, "c"))]
+    return made
 
 
 def lanes_of(corpus: Corpus, lanes: int = 3, **options: Any) -> Lanes:
@@ -109,6 +113,28 @@ def test_every_piece_is_read_whole_and_once_per_epoch(corpus: Corpus, lanes: int
     for epoch in range(3):
         of_epoch = [reading.piece for reading in begun[epoch * len(pieces) : (epoch + 1) * len(pieces)]]
         assert sorted(of_epoch) == list(range(len(pieces)))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_by_title_an_epoch_reads_one_performance_of_each_and_then_another(corpus: Corpus, shuffle: bool) -> None:
+    begun = readings(lanes_of(corpus, 3, by_title=True, shuffle=shuffle, epochs=12, seed=5))
+    pieces = [corpus.tokens(record).tolist() for record in corpus.pieces("train")]
+    assert all(reading.targets == pieces[reading.piece] for reading in begun)
+    epochs = [[reading.piece for reading in begun[n : n + 4]] for n in range(0, len(begun), 4)]
+    assert len(epochs) == 12
+    for epoch in epochs:
+        assert {3, 6} < set(epoch), "the two without a title are read in every epoch"
+        assert sorted(TITLES[piece] for piece in epoch) == ["", "", "a", "b"]
+    of_a = [piece for epoch in epochs for piece in epoch if TITLES[piece] == "a"]
+    turns = [tuple(of_a[n : n + 3]) for n in range(0, 12, 3)]
+    assert all(sorted(turn) == [0, 2, 5] for turn in turns)
+    assert len(set(turns)) > 1, "each turn has an order of its own"
+
+
+def test_by_title_performances_of_two_composers_are_not_one_title(corpus: Corpus) -> None:
+    others = copy(corpus)
+    others.records = [replace(record, composer=str(n)) for n, record in enumerate(corpus.records)]
+    assert len(readings(lanes_of(others, by_title=True, epochs=1))) == len(TITLES)
 
 
 def test_a_token_is_predicted_from_its_predecessor_and_the_first_from_start(corpus: Corpus) -> None:
@@ -219,6 +245,7 @@ def test_groups_read_what_as_many_lanes_side_by_side_would(corpus: Corpus) -> No
     grammar=st.booleans(),
     moved=st.booleans(),
     groups=st.integers(1, 4),
+    by_title=st.booleans(),
 )
 def test_a_restored_feed_goes_on_identically(
     corpus: Corpus,
@@ -230,8 +257,10 @@ def test_a_restored_feed_goes_on_identically(
     grammar: bool,
     moved: bool,
     groups: int,
+    by_title: bool,
 ) -> None:
     options = {
+        "by_title": by_title,
         "groups": 1 if epochs else groups,
         "seed": seed,
         "epochs": epochs,

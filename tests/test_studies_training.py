@@ -121,6 +121,8 @@ def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
         replace(recipes.perceivers_tiny(), groups=2)
     with pytest.raises(RitornelloError, match=r"growing is 0\.5"):
         replace(recipes.perceivers_tiny(), growing=0.5)
+    with pytest.raises(RitornelloError, match="by_title is True"):
+        replace(recipes.perceivers_tiny(), by_title=True)
 
 
 # The report.

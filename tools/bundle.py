@@ -11,7 +11,7 @@ import argparse
 from ritornello.checkpoint import BUNDLED, bundled_models, half_precision, load_checkpoint, save_checkpoint
 from ritornello.engines.exported import write_graphs
 
-KEPT = ("step", "tokens", "seconds", "best", "legal", "recipe", "seed")
+KEPT = ("step", "tokens", "seconds", "best", "legal", "precision", "recipe", "seed", "hours", "steps")
 
 
 def main() -> None:

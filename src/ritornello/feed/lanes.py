@@ -39,8 +39,8 @@ class _Lane:
 class Lanes:
     """An endless (or, with ``epochs``, finite) stream of batches over one split.
 
-    Each epoch visits every piece once; a lane that finishes a piece takes the next of the order with its next segment,
-    so no lane waits for another. Only the last segment of a piece is padded.
+    Each epoch visits every piece once (or, ``by_title``, every title once); a lane that finishes a piece takes the next
+    of the order with its next segment, so no lane waits for another. Only the last segment of a piece is padded.
 
     Args:
         corpus: the packed corpus.
@@ -51,6 +51,8 @@ class Lanes:
             an endless stream.
         seed: of order and augmentation.
         shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
+        by_title: an epoch reads one performance of each title, the next epoch another, so that what many have played
+            is not heard more often. A piece without a title is one of its own.
         epochs: how often every piece is read; None for ever.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
@@ -67,6 +69,7 @@ class Lanes:
         groups: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        by_title: bool = False,
         epochs: int | None = None,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
@@ -84,6 +87,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar = augmentation, grammar
+        self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
@@ -132,10 +136,27 @@ class Lanes:
         return self._epoch
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        pieces = self._indices if self._titles is None else self._of_each_title(self._titles, epoch)
         if self._shuffle:
-            return np.random.default_rng([self._seed, epoch]).permutation(self._indices)
-        lengths = np.array([self.records[i].tokens for i in self._indices])
-        return self._indices[np.argsort(-lengths, kind="stable")]
+            return np.random.default_rng([self._seed, epoch]).permutation(pieces)
+        lengths = np.array([self.records[i].tokens for i in pieces])
+        return pieces[np.argsort(-lengths, kind="stable")]
+
+    def _performances_by_title(self) -> list[list[int]]:
+        titles: dict[tuple[str, ...], list[int]] = {}
+        for i in map(int, self._indices):
+            record = self.records[i]
+            titles.setdefault((record.composer, record.title) if record.title else (str(i),), []).append(i)
+        return list(titles.values())
+
+    def _of_each_title(self, titles: list[list[int]], epoch: int) -> NDArray[np.int64]:
+        """The epoch's performance of each: all of a title's are read before one of them is again."""
+        chosen = []
+        for number, performances in enumerate(titles):
+            turn, place = divmod(epoch, len(performances))
+            order = np.random.default_rng([self._seed, turn, number]).permutation(performances)
+            chosen.append(order[place])
+        return np.array(chosen)
 
     def _take(self) -> _Lane | None:
         if self._next >= len(self._order):

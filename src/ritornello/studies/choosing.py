@@ -23,6 +23,7 @@ def choices(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
         UNCHANGED: base,
         **_streams(recipe),
         **_rates(base),
+        "every title as often": replace(base, by_title=True),
         "memories grow for half of the run": replace(base, growing=0.5),
         "transposed and stretched": replace(base, augmentation=replace(base.augmentation, semitones=3, stretch=0.05)),
         "dropout 0.1": replace(base, model=replace(base.streaming, dropout=0.1)),

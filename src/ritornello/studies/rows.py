@@ -51,11 +51,12 @@ def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:
     multi = replace(recipe, segmentation="random_end")
     layers = recipe.model.layers + len(recipe.model.scales) - 1
     one = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
+    streamed = replace(_of_dsmr(recipe), by_title=False)  # as crops are taken
     return {
         "Perceiver AR": replace(one, segmentation="random_start"),
         "effective segmentation": one,
         "multi-scale": multi,
-        "DSMR two-scale": _schedules(_of_dsmr(recipe), budget_tokens)["two-scale"],
+        "DSMR two-scale": _schedules(streamed, budget_tokens)["two-scale"],
     }
 
 

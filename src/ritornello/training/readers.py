@@ -51,6 +51,7 @@ class Streaming:
             lanes=recipe.lanes,
             segment_tokens=model.segment_tokens,
             groups=recipe.groups,
+            by_title=recipe.by_title,
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,

@@ -33,6 +33,8 @@ class Recipe:
     """optimiser steps of the whole schedule, if no time budget is given"""
     groups: int = 1
     """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
+    by_title: bool = False
+    """an epoch reads one performance of each title, not every performance. DSMR only"""
     growing: float = 0.0
     """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
     on the way see as much. DSMR only"""
@@ -83,7 +85,7 @@ class Recipe:
         if self.optimiser not in OPTIMISERS:
             raise RitornelloError(f"unknown optimiser {self.optimiser!r}; there are {', '.join(OPTIMISERS)}")
         if not isinstance(self.model, DSMRConfig):
-            for name, neutral in (("groups", 1), ("growing", 0)):
+            for name, neutral in (("groups", 1), ("by_title", False), ("growing", 0)):
                 if getattr(self, name) != neutral:
                     raise RitornelloError(
                         f"{name} is {getattr(self, name)}; for a model without horizons it is {neutral}"
@@ -155,6 +157,7 @@ def small() -> Recipe:
         model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=128),
         lanes=16,
         groups=4,
+        by_title=True,
         steps=12_000,
         augmentation=Augmentation(semitones=3, stretch=0.05),
         validation_pieces=8,
@@ -176,6 +179,7 @@ def study() -> Recipe:
         model=model,
         lanes=4,
         groups=4,
+        by_title=False,
         steps=1200,
         legal=False,
         augmentation=Augmentation(),
@@ -245,7 +249,7 @@ def perceivers_study() -> Recipe:
 def perceivers_small() -> Recipe:
     """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
     model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
-    return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1)
+    return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1, by_title=False)
 
 
 def perceivers_base() -> Recipe:
@@ -261,7 +265,7 @@ def perceivers_base() -> Recipe:
         stride_tokens=512,
         dropout=0.1,
     )
-    return replace(base(), name="perceivers_base", model=model, lanes=16)
+    return replace(base(), name="perceivers_base", model=model, lanes=16, by_title=False)
 
 
 def perceivers_paper() -> Recipe:
@@ -277,7 +281,7 @@ def perceivers_paper() -> Recipe:
         stride_tokens=512,
         dropout=0.1,
     )
-    return replace(base(), name="perceivers_paper", model=model, lanes=8, legal=False, steps=100_000)
+    return replace(perceivers_base(), name="perceivers_paper", model=model, lanes=8, legal=False, steps=100_000)
 
 
 _ALL = (
