@@ -1,4 +1,4 @@
-"""A set of pieces of so many tokens, or to their ends, from one model: piece n with seed n. What is there is kept.
+"""A set of pieces of so many tokens, or to their ends, from one model, each with a seed. What is there is kept.
 
 python tools/play_set.py small sets/small --pieces 32 --tokens 8192
 """
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pieces", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--first-seed", type=int, default=0, help="piece n has seed n more than that")
     parser.add_argument("--engine", choices=ENGINES, default=DEFAULT_ENGINE)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--temperature", type=float, default=Sampling.temperature)
@@ -37,7 +38,15 @@ def main() -> None:
 
 
 def play_set(
-    model: str, out: Path, sampling: Sampling, *, pieces: int, tokens: int, engine: str, threads: int | None
+    model: str,
+    out: Path,
+    sampling: Sampling,
+    *,
+    pieces: int,
+    tokens: int,
+    first_seed: int,
+    engine: str,
+    threads: int | None,
 ) -> None:
     """Writes what is missing of ``out/000.mid`` and on, and a line of each."""
     performer = load(model, engine=engine, sampling=sampling, threads=threads)
@@ -45,9 +54,9 @@ def play_set(
     for number in range(pieces):
         path = out / f"{number:03}.mid"
         if not path.exists():
-            events = islice(performer.events(np.random.default_rng(number)), tokens)
+            events = islice(performer.events(np.random.default_rng(first_seed + number)), tokens)
             piece = codec.decode(np.array([token for token, _ in events], np.uint16))
-            replace(piece, title=f"{model}, piece {number}").write(path)
+            replace(piece, title=f"{model}, seed {first_seed + number}").write(path)
             print(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s", file=sys.stderr)
 
 

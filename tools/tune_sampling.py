@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--settings", type=setting, nargs="+", required=True, metavar="T,P,M")
     parser.add_argument("--pieces", type=int, default=26)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--first-seed", type=int, default=0, help="piece n has seed n more than that")
     parser.add_argument("--engine", choices=ENGINES, default=DEFAULT_ENGINE)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="sets played at a time, a thread each")
     parser.add_argument("--png", type=Path, default=None)
@@ -43,6 +44,7 @@ def main() -> None:
         arguments.model,
         pieces=arguments.pieces,
         tokens=arguments.tokens,
+        first_seed=arguments.first_seed,
         engine=arguments.engine,
         threads=1,
     )
@@ -102,8 +104,8 @@ def draw(found: dict[Sampling, Comparison], picture: Path) -> None:
         outside.plot(at, [widths_outside(found[sampling]) for sampling in line], "o-", color=colour)
     features = len(next(iter(found.values())).results)
     inside.set(title=f"Features inside the human band, of {features}", xlabel="temperature")
-    inside.legend()
     outside.set(title="Widths of the bands outside, in sum", xlabel="temperature", ylim=(0, None))
+    outside.legend(loc="lower left", ncols=2)
     save(chart, picture)
 
 
