@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from ritornello.training import loop, precision
 from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import faster_precision
+from ritornello.training.readers import reader_of
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 
@@ -52,6 +54,19 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(corpus, run, RECIPE, seed=11)
     return run
+
+
+# ---- what it reads ----
+
+
+@pytest.mark.parametrize("by_title", [True, False])
+def test_a_recipe_says_whether_titles_or_performances_are_read_as_often(corpus: Corpus, by_title: bool) -> None:
+    """The first piece is the only one of its title: of six pieces every second, or one of the first five."""
+    played = copy(corpus)
+    played.records = [replace(record, title="first" if n == 0 else "rest") for n, record in enumerate(corpus.records)]
+    recipe = replace(RECIPE, lanes=6, by_title=by_title)
+    taken = next(reader_of(random_model(0), played, recipe, seed=3).feed).piece.tolist()
+    assert taken.count(0) == 3 if by_title else taken[:5].count(0) == 1
 
 
 # ---- the gradient ----
