@@ -180,6 +180,15 @@ def test_of_two_rows_the_memories_grow() -> None:
     assert {recipe.growing for name, recipe in rows.items() if not name.endswith("growing")} == {0}
 
 
+@pytest.mark.parametrize(
+    ("study", "recipe"), [("dsmr", "base"), ("dsmr", "small"), ("perceivers", "perceivers_base"), ("training", "small")]
+)
+def test_studies_read_every_performance_whatever_recipe_they_are_made_from(study: str, recipe: str) -> None:
+    rows = StudySettings(study=study, recipe=recipe).recipes()
+    assert {name for name, row in rows.items() if row.by_title} <= {"every title as often"}
+    assert len({row.by_title for row in rows.values()}) == (2 if study == "training" else 1)
+
+
 def test_every_row_has_a_colour_of_its_own() -> None:
     assert len(StudySettings().recipes()) == 12 <= len(set(COLOURS))
 

@@ -18,6 +18,7 @@ def choices(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
         recipe: of a model with horizons.
         budget_tokens: their sum, in every row.
     """
+    recipe = replace(recipe, by_title=False)
     base = _streamed(recipe, 2, 1 / 2, groups=4)
     return {
         UNCHANGED: base,

@@ -38,6 +38,7 @@ class Study:
 
 def _schedules(recipe: Recipe, budget_tokens: int) -> Rows:
     """The rows of arXiv 2602.19816: one model, other horizons; and two of ours, whose memories grow during training."""
+    recipe = replace(recipe, by_title=False)  # crops are taken of every performance too
     texts = study_texts(layers=recipe.streaming.schedule.layers, budget_tokens=budget_tokens)
     rows = {name: recipe.changed(schedule=text) for name, text in texts.items()}
     grown = {f"{name}, {GROWING}": replace(rows[name], growing=GROWING_SHARE) for name in (REFERENCE, "two-scale")}
@@ -51,12 +52,11 @@ def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:
     multi = replace(recipe, segmentation="random_end")
     layers = recipe.model.layers + len(recipe.model.scales) - 1
     one = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
-    streamed = replace(_of_dsmr(recipe), by_title=False)  # as crops are taken
     return {
         "Perceiver AR": replace(one, segmentation="random_start"),
         "effective segmentation": one,
         "multi-scale": multi,
-        "DSMR two-scale": _schedules(streamed, budget_tokens)["two-scale"],
+        "DSMR two-scale": _schedules(_of_dsmr(recipe), budget_tokens)["two-scale"],
     }
 
 
