@@ -112,6 +112,7 @@ def evaluate(
         shuffle=False,
         epochs=1,
         grammar=legal,
+        motif_notes=model.config.motif_notes,
         pieces=pieces,
     )
     nats = {i: np.zeros(records[i].tokens, np.float32) for i in chosen}

@@ -1,11 +1,12 @@
 """Performances as tokens: the vocabulary, whole-piece and streaming translation, and the grammar of legal events.
 
 Reading order: ``vocabulary`` (the offset table), ``encoding`` (Piece <-> tokens), ``streaming`` (tokens -> notes as
-they finish), ``grammar`` (which event may come next).
+they finish), ``grammar`` (which event may come next), ``motifs`` (what followed the last time).
 """
 
 from ritornello.codec.encoding import decode, encode, seconds_of, steps_of
 from ritornello.codec.grammar import Context, Grammar, contexts, legal_events
+from ritornello.codec.motifs import HINT_COLUMNS, N_HINTS, MotifMemory, hints
 from ritornello.codec.streaming import Note, StreamDecoder
 from ritornello.codec.vocabulary import (
     END,
@@ -25,9 +26,11 @@ from ritornello.codec.vocabulary import (
 __all__ = [
     "END",
     "FINGERPRINT",
+    "HINT_COLUMNS",
     "NOTE_OFF",
     "NOTE_ON",
     "N_EVENTS",
+    "N_HINTS",
     "PAD",
     "SHIFT",
     "START",
@@ -36,12 +39,14 @@ __all__ = [
     "VOCABULARY_SIZE",
     "Context",
     "Grammar",
+    "MotifMemory",
     "Note",
     "StreamDecoder",
     "contexts",
     "decode",
     "describe",
     "encode",
+    "hints",
     "legal_events",
     "seconds_of",
     "steps_of",

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
+from ritornello.feed import with_hints
 from ritornello.horizons import visible
 from ritornello.models import Model, from_checkpoint
 from ritornello.models.dsmr import DSMR, DSMRConfig
@@ -128,11 +130,12 @@ class DSMRSession:
         self._model = model
         heads, size = model.config.heads, model.config.width // model.config.heads
         self._caches = [Cache(heads, size, slots=(h or 0) + model.segment_tokens) for h in self._horizons]
+        self._motifs = _motif_memory(model)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, allocated."""
-        return sum(cache.nbytes for cache in self._caches)
+        """Bytes of keys, values and motif memory, allocated."""
+        return sum(cache.nbytes for cache in self._caches) + (self._motifs.nbytes if self._motifs else 0)
 
     @property
     def _horizons(self) -> tuple[int | None, ...]:
@@ -146,7 +149,7 @@ class DSMRSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
         found = []
-        for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
+        for piece in _by_segments(tokens, self._motifs, self.position, self._model.segment_tokens):
             if self.position % self._model.segment_tokens == 0:
                 for cache, horizon in zip(self._caches, self._horizons):
                     if horizon is not None:
@@ -160,6 +163,8 @@ class DSMRSession:
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
         for block, cache, horizon in zip(model.layers(), self._caches, self._horizons):
+            if block.taps is not None:
+                raise NotImplementedError  # TODO
             q, k, v = block.project(x, rotation)
             keys, values = cache.add(k, v)
             seen = self._seen(position, cache.used, horizon)
@@ -187,12 +192,14 @@ class PerceiverSession:
         heads, size = config.heads, config.width // config.heads
         self._context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
         self._latents = [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
-        self._tokens = torch.zeros(1, 0, dtype=torch.int64)  # of the window, the oldest first
+        self._motifs = _motif_memory(model)
+        self._tokens: Tensor | None = None  # of the window, or rows with hints, the oldest first
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, allocated."""
-        return sum(cache.nbytes for cache in self._context + self._latents)
+        """Bytes of keys, values and motif memory, allocated."""
+        caches = sum(cache.nbytes for cache in self._context + self._latents)
+        return caches + (self._motifs.nbytes if self._motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
@@ -202,11 +209,11 @@ class PerceiverSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
         found = []
-        for piece in _by_segments(tokens, self.position, self._model.segment_tokens):
+        for piece in _by_segments(tokens, self._motifs, self.position, self._model.segment_tokens):
             if self.position % self._model.segment_tokens == 0:
                 self._move()
             found.append(self._model.predict(self._latents_of(piece, self.position, add_context=True))[0])
-            self._tokens = torch.cat([self._tokens, piece], dim=1)
+            self._tokens = piece if self._tokens is None else torch.cat([self._tokens, piece], dim=1)
             self.position += piece.shape[1]
         return np.concatenate([logits.numpy() for logits in found])
 
@@ -217,8 +224,8 @@ class PerceiverSession:
         for cache in self._latents:
             cache.keep(0)
         count = min(self.position, self._model.config.before_stride)
-        self._tokens = self._tokens[:, self._tokens.shape[1] - count :]
-        if count:
+        if self._tokens is not None and count:
+            self._tokens = self._tokens[:, self._tokens.shape[1] - count :]
             self._latents_of(self._tokens, self.position - count, add_context=False)
 
     def _latents_of(self, tokens: Tensor, first: int, *, add_context: bool) -> Tensor:
@@ -243,11 +250,17 @@ def _latest_see(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
 
 
-def _by_segments(tokens: NDArray[np.integer], position: int, segment_tokens: int) -> Iterator[Tensor]:
-    """Tokens (T,) as ids (1, T'), cut where a segment begins."""
-    pending = torch.from_numpy(np.asarray(tokens, np.int64))[None]
-    if not pending.shape[1]:
+def _motif_memory(model: Model) -> codec.MotifMemory | None:
+    return codec.MotifMemory(model.config.motif_notes) if model.config.motif_notes else None
+
+
+def _by_segments(
+    tokens: NDArray[np.integer], motifs: codec.MotifMemory | None, position: int, segment_tokens: int
+) -> Iterator[Tensor]:
+    """Tokens (T,) as ids (1, T'), or as rows with hints (1, T', ...), cut where a segment begins."""
+    if not len(tokens):
         raise ValueError("a session reads at least one token")
+    pending = torch.from_numpy(with_hints(tokens, motifs.read(tokens) if motifs else None))[None]
     while pending.shape[1]:
         length = segment_tokens - position % segment_tokens
         yield pending[:, :length]

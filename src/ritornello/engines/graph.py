@@ -5,7 +5,8 @@ outputs, so that whoever runs the graph decides where they are put; which slot i
 scores (0 or minus infinity). Weights are external data: the graph itself is small.
 
 Axes: T tokens, L layers, H heads, D head size, C width, R_h slots of a layer of horizon h, V events.
-Inputs: tokens (T,) int64; cos, sin (1, T, D / 2); seen.h (1 or T, R_h); keys.l (1, H, D, R_h), values.l (1, H, R_h, D).
+Inputs: tokens (T,) int64; with a motif memory hints (T, F) int64; cos, sin (1, T, D / 2); seen.h (1 or T, R_h);
+keys.l (1, H, D, R_h), values.l (1, H, R_h, D).
 Outputs: logits (T, V), new_keys (L, H, D, T), new_values (L, H, T, D).
 """
 
@@ -46,6 +47,10 @@ class _Graph:
     def build(self, initialisers: Mapping[str, NDArray[np.generic]], spans: Spans) -> bytes:
         sizes, length = self.sizes, self.tokens
         x = self.node("Gather", "embedding", "tokens")
+        if sizes.motif_notes:
+            columns = self.constant("columns", np.array([1], np.int64))
+            told = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
+            x = self.node("Add", x, told)
         new_keys, new_values = [], []
         for layer, horizon in enumerate(sizes.horizons):
             x, k, v = self.block(x, layer, horizon)
@@ -76,7 +81,10 @@ class _Graph:
         heads, length = sizes.heads, self.tokens
         qkv = self.matrix(self.norm(x, f"{name}.attention_gain"), f"{name}.qkv")
         qk, v = self.split(qkv, (2 * sizes.width, sizes.width), axis=1)
-        turned = self.node("RotaryEmbedding", self.norm(self.by_heads(qk, 2 * heads), "ones"), "cos", "sin")
+        qk = self.by_heads(qk, 2 * heads)
+        if sizes.qk_bias:
+            qk = self.node("Add", qk, f"{name}.qk_bias")
+        turned = self.node("RotaryEmbedding", self.norm(qk, "ones"), "cos", "sin")
         q, k = self.split(turned, (heads, heads), axis=1)
         q = self.node("Mul", q, f"{name}.sharpness")
         v = self.by_heads(v, heads)
@@ -141,7 +149,7 @@ class _Graph:
 
 
 def _described(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-    kind = TensorProto.INT64 if name == "tokens" else TensorProto.FLOAT
+    kind = TensorProto.INT64 if name in ("tokens", "hints") else TensorProto.FLOAT
     return helper.make_tensor_value_info(name, kind, shape)
 
 

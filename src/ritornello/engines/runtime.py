@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ritornello import codec
 from ritornello.engines.rings import Rings
 from ritornello.engines.sizes import Precision, Sizes
 from ritornello.errors import RitornelloError
@@ -76,13 +77,14 @@ class OnnxSession:
         self.position = 0
         self._engine = engine
         self._rings = Rings(engine.sizes)
+        self._motifs = codec.MotifMemory(engine.sizes.motif_notes) if engine.sizes.motif_notes else None
         self._step = _Bound(engine.graph(1), engine.sizes, self._rings, 1)
         self._chunk: _Bound | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, allocated."""
-        return self._rings.nbytes
+        """Bytes of keys, values and motif memory, allocated."""
+        return self._rings.nbytes + (self._motifs.nbytes if self._motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
@@ -110,7 +112,7 @@ class OnnxSession:
         return np.concatenate(found)
 
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        logits = bound.run(self.position, tokens)
+        logits = bound.run(self.position, tokens, self._motifs.read(tokens) if self._motifs else None)
         self.position += len(tokens)
         return logits
 
@@ -122,7 +124,7 @@ class _Bound:
         self._graph, self._rings = graph, rings
         of_rings = dict(rings.inputs())
         self._inputs = {
-            name: np.zeros(shape, np.int64 if name == "tokens" else np.float32)
+            name: np.zeros(shape, np.int64 if name in ("tokens", "hints") else np.float32)
             for name, shape in sizes.input_shapes(tokens).items()
             if name not in of_rings
         }
@@ -135,10 +137,12 @@ class _Bound:
         for name, array in self._outputs.items():
             self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
 
-    def run(self, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
+    def run(self, position: int, tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.float32]:
         """The logits (T, V), valid until the next run. Rows of a chunk beyond the tokens given are of no meaning."""
         inputs, length = self._inputs, len(tokens)
         inputs["tokens"][:length] = tokens
+        if hints is not None:
+            inputs["hints"][:length] = hints
         angles = np.arange(position, position + inputs["cos"].shape[1])[:, None] * self._rates
         np.cos(angles, out=inputs["cos"][0], casting="same_kind")
         np.sin(angles, out=inputs["sin"][0], casting="same_kind")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ritornello.codec import N_EVENTS
+from ritornello.codec import HINT_COLUMNS, N_EVENTS
+from ritornello.codec.motifs import memory_bytes
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 
@@ -25,6 +26,9 @@ class Sizes:
     heads: int
     mlp_width: int
     segment_tokens: int
+    qk_bias: bool = False
+    taps: int = 0
+    motif_notes: int = 0
 
     @classmethod
     def of(cls, family: str, config: Mapping[str, Any]) -> Sizes:
@@ -41,11 +45,14 @@ class Sizes:
         if family != "dsmr":
             raise RitornelloError(f"unknown model family {family!r}; there are dsmr and perceivers")
         names = ("width", "heads", "mlp_width", "segment_tokens")
-        if wrong := set(config) ^ {"schedule", "dropout", *names}:
+        later = ("qk_bias", "taps", "motif_notes")  # which older configs do not have
+        if wrong := (set(config) - set(later)) ^ {"schedule", "dropout", *names}:
             raise RitornelloError(f"its config does not describe a dsmr model ({', '.join(sorted(wrong))})")
         try:
             schedule = HorizonSchedule.parse(str(config["schedule"]))
-            sizes = cls(schedule, *(int(config[name]) for name in names))
+            numbers: dict[str, Any] = {name: int(config[name]) for name in names}
+            numbers |= {name: int(config.get(name, 0)) for name in later}
+            sizes = cls(schedule, **{**numbers, "qk_bias": bool(numbers["qk_bias"])})
         except (TypeError, ValueError) as error:
             raise RitornelloError(f"its config does not describe a dsmr model ({error})") from None
         if None in schedule.horizons:
@@ -74,6 +81,8 @@ class Sizes:
         queries = tokens if self.schedule.rule == "sliding" else 1  # else all of a segment see the same of a memory
         angles = (1, tokens, self.head_size // 2)
         shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "cos": angles, "sin": angles}
+        if self.motif_notes:
+            shapes["hints"] = (tokens, HINT_COLUMNS)
         for horizon in dict.fromkeys(self.horizons):
             shapes[f"seen.{horizon}"] = (queries, self.slots(horizon))
         for layer, horizon in enumerate(self.horizons):
@@ -92,8 +101,9 @@ class Sizes:
 
     @property
     def state_bytes(self) -> int:
-        """Keys and values of all layers in float32, allocated before the first token."""
-        return sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
+        """Keys and values of all layers in float32, and the motif memory: allocated before the first token."""
+        keys_and_values = sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
+        return keys_and_values + (memory_bytes(self.motif_notes) if self.motif_notes else 0)
 
     def weight_bytes(self, precision: Precision) -> int:
         """Of all matrices: four bytes a weight, or one and a share of its block's scale."""

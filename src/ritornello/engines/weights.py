@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.codec import VOCABULARY_SIZE
+from ritornello.codec import N_HINTS, VOCABULARY_SIZE
 from ritornello.engines.sizes import Precision, Sizes, block_of
 from ritornello.errors import RitornelloError
 
@@ -28,7 +28,12 @@ def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[st
         "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
         "final_gain": _taken(weights, "final_gain", (sizes.width,)),
     }
+    if sizes.motif_notes:
+        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, sizes.width))
     for layer in layers:
+        if sizes.qk_bias:
+            bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, sizes.heads, 1, sizes.head_size))
+            found[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * sizes.heads, 1, sizes.head_size)
         for gain in ("attention_gain", "mlp_gain"):
             found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (sizes.width,))
         sharpness = _taken(weights, f"blocks.{layer}.sharpness", (sizes.heads, 1, 1))

@@ -18,7 +18,7 @@ from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import blank_context
+from ritornello.feed.lanes import blank_context, with_hints
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -47,6 +47,7 @@ class Crops:
         seed: of order, crops and augmentation.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
+        motif_notes: size of the motif memory, of the whole piece, that inputs hold the hints of; 0 for inputs without.
 
     Raises:
         RitornelloError: for a segmentation that does not exist, or Q greater than N.
@@ -64,6 +65,7 @@ class Crops:
         seed: int = 0,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
+        motif_notes: int = 0,
     ) -> None:
         if segmentation not in SEGMENTATIONS:
             raise RitornelloError(f"unknown segmentation {segmentation!r}; there are {', '.join(SEGMENTATIONS)}")
@@ -77,7 +79,7 @@ class Crops:
         self.records: list[PieceRecord] = corpus.pieces(split)
         self._lanes, self._context_tokens, self._latents = lanes, context_tokens, latents
         self._segmentation, self._seed = segmentation, seed
-        self._augmentation, self._grammar = augmentation, grammar
+        self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._corpus_tokens = sum(record.tokens for record in self.records)
         self._epoch, self._next, self._crop = 0, 0, 0
         self._order = self._order_of(0)
@@ -147,6 +149,7 @@ class Crops:
         memories = -(-longest // latents) * latents  # in steps, for every length is a compilation of its own
         inputs = np.full((n, memories + latents), codec.PAD, np.int64)
         targets = np.full((n, latents), codec.PAD, np.int64)
+        hints = np.zeros((*inputs.shape, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
         context = blank_context(n, latents) if self._grammar else None
         for i, (first, (_, tokens, begin, end)) in enumerate(zip(firsts, crops)):
             read = (
@@ -157,8 +160,12 @@ class Crops:
             start = memories - (first - begin)
             inputs[i, start : start + len(read)] = read
             targets[i, : end - first] = tokens[first:end]
+            if hints is not None:
+                hints[i, start : start + len(read)] = codec.hints(tokens[:end], notes=self._motif_notes)[begin:]
             if context is not None:
                 for field, source in zip(context, codec.contexts(tokens)):
                     field[i, : end - first] = source[first:end]
         before = np.array([first - begin for first, (_, _, begin, _) in zip(firsts, crops)])
-        return CropBatch(inputs, targets, before, context, np.array([c[0] for c in crops]), np.array(firsts))
+        return CropBatch(
+            with_hints(inputs, hints), targets, before, context, np.array([c[0] for c in crops]), np.array(firsts)
+        )

@@ -18,7 +18,7 @@ from ritornello.feed.augmentation import Augmentation
 class Batch(NamedTuple):
     """One segment of every lane."""
 
-    inputs: NDArray[np.int64]  # (B, T) what the model reads: START, then each token's predecessor
+    inputs: NDArray[np.int64]  # (B, T) what the model reads: START, then each token's predecessor; or see `with_hints`
     targets: NDArray[np.int64]  # (B, T) what it is to predict; PAD behind a piece's end
     starts: NDArray[np.bool_]  # (B,) lanes that begin a piece with this segment
     context: codec.Context | None  # of the targets, (B, T, ...); None where the grammar is not asked for
@@ -34,6 +34,7 @@ class _Lane:
     position: int
     tokens: NDArray[np.uint16]
     context: codec.Context | None
+    hints: NDArray[np.int16] | None
 
 
 class Lanes:
@@ -56,6 +57,7 @@ class Lanes:
         epochs: how often every piece is read; None for ever.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
+        motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
         pieces: only these indices of the split; None for all.
     """
 
@@ -73,6 +75,7 @@ class Lanes:
         epochs: int | None = None,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
+        motif_notes: int = 0,
         pieces: list[int] | None = None,
     ) -> None:
         if not 1 <= lanes <= 65536:
@@ -86,7 +89,7 @@ class Lanes:
         self.segment_tokens = segment_tokens
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
-        self._augmentation, self._grammar = augmentation, grammar
+        self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
@@ -172,7 +175,9 @@ class Lanes:
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
-        return _Lane(epoch, piece, position, tokens, codec.contexts(tokens) if self._grammar else None)
+        context = codec.contexts(tokens) if self._grammar else None
+        hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
+        return _Lane(epoch, piece, position, tokens, context, hints)
 
     def _batch(self, lanes: list[_Lane | None], group: int) -> Batch:
         if not any(lanes):
@@ -180,6 +185,7 @@ class Lanes:
         n, width = len(lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
+        hints = np.zeros((n, width, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(lanes):
@@ -189,12 +195,20 @@ class Lanes:
             targets[i, : stop - start] = lane.tokens[start:stop]
             inputs[i, 0] = lane.tokens[start - 1] if start else codec.START
             inputs[i, 1 : stop - start] = lane.tokens[start : stop - 1]
+            if hints is not None and lane.hints is not None:
+                hints[i, : stop - start] = lane.hints[start:stop]
             piece[i], position[i] = lane.piece, start
             if context is not None and lane.context is not None:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
-        return Batch(inputs, targets, position == 0, context, piece, position, group)
+        return Batch(with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
+
+
+def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
+    rows = np.asarray(tokens, np.int64)
+    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)
 
 
 def blank_context(n: int, width: int) -> codec.Context:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ritornello import codec
 from ritornello.models import fused
 
 ROTARY_BASE = 10_000.0
@@ -25,13 +26,14 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 class Layer(nn.Module):
     """What every layer does with what its queries found: it is added to the residual stream, and so is an MLP."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
-        self.sharpness = nn.Parameter(torch.ones(heads, 1, 1))  # of normalised queries, per head
+        self.sharpness = nn.Parameter(torch.full((heads, 1, 1), 2.0 if qk_bias else 1.0))  # of normalised queries
+        self.qk_bias = nn.Parameter(near_bias(width, heads)) if qk_bias else None
         self.attention_gain = nn.Parameter(torch.ones(width))
         self.mlp_gain = nn.Parameter(torch.ones(width))
         self.dropout = nn.Dropout(dropout)
@@ -41,6 +43,10 @@ class Layer(nn.Module):
         x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.down(gated(normed_linear(x, self.mlp_gain, self.gate_up))))
 
+    def biased(self, x: Tensor, part: int) -> Tensor:
+        """Queries (part 0) or keys (part 1), (B, H, T, D), with their bias."""
+        return x if self.qk_bias is None else x + self.qk_bias[part]
+
     def split(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, H, T, D)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -49,34 +55,62 @@ class Layer(nn.Module):
 class Block(Layer):
     """Self-attention: queries, keys and values of the same stream."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
-        super().__init__(width, heads, mlp_width, dropout)
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False, taps: int = 0
+    ) -> None:
+        super().__init__(width, heads, mlp_width, dropout, qk_bias=qk_bias)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.taps = nn.Parameter(torch.zeros(taps, 1, width)) if taps else None  # the weight of each earlier token
+
+    def mixed(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream (B, T, C) with the tokens before each mixed in, and its last tokens, (B, taps, C) like ``tail``.
+
+        A causal convolution, channel by channel: x_t + sum over i of w_i x_(t-i).
+        """
+        assert self.taps is not None
+        whole = torch.cat([tail, x], dim=1)
+        count, length = len(self.taps), x.shape[1]
+        mixed = x
+        for back, weight in enumerate(self.taps, 1):
+            mixed = torch.addcmul(mixed, whole[:, count - back : count - back + length], weight)
+        return mixed, whole[:, length:].clone()
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
         q, k, v = (self.split(part) for part in normed_linear(x, self.attention_gain, self.qkv).chunk(3, dim=-1))
+        q, k = self.biased(q, 0), self.biased(k, 1)
         return (turned(q, rotation) * self.sharpness).to(v.dtype), turned(k, rotation).to(v.dtype), v
 
 
 class Look(Layer):
     """Cross-attention: queries of the stream, keys and values of embedded tokens."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float) -> None:
-        super().__init__(width, heads, mlp_width, dropout)
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
+        super().__init__(width, heads, mlp_width, dropout, qk_bias=qk_bias)
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
         self.context_gain = nn.Parameter(torch.ones(width))
 
     def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, H, T, D), rotated to their positions."""
-        q = self.split(normed_linear(x, self.attention_gain, self.q))
+        q = self.biased(self.split(normed_linear(x, self.attention_gain, self.q)), 0)
         return (turned(q, rotation) * self.sharpness).to(q.dtype)
 
     def context(self, embedded: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Embedded tokens (B, T, C) -> keys and values (B, H, T, D), keys rotated to their positions."""
         k, v = (self.split(part) for part in normed_linear(embedded, self.context_gain, self.kv).chunk(2, dim=-1))
-        return turned(k, rotation).to(v.dtype), v
+        return turned(self.biased(k, 1), rotation).to(v.dtype), v
+
+
+def near_bias(width: int, heads: int) -> Tensor:
+    """The biases that queries and keys start with, (2, H, 1, D): the first of each rotated pair is 2, the second 0.
+
+    Rotated to their positions, two such vectors have a product that is greatest where they stand together and falls off
+    with their distance, so attention begins near a query. Transformer-XL (arXiv 1901.02860, section 3.3) has learned
+    biases, u and v, of its queries to the same end.
+    """
+    pair = torch.tensor([2.0, 0.0]).repeat_interleave(width // heads // 2)
+    return pair.repeat(2, heads, 1, 1)
 
 
 def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]) -> None:
@@ -90,6 +124,20 @@ def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]
                 nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
         nn.init.zeros_(layer.out.weight)
         nn.init.zeros_(layer.down.weight)
+
+
+def hint_embedding(width: int) -> nn.Embedding:
+    """A vector (C,) for everything that a hint can tell, softer at the start than a token's."""
+    table = nn.Embedding(codec.N_HINTS, width)
+    nn.init.normal_(table.weight, std=0.3)
+    return table
+
+
+def embedded(tokens: Tensor, embedding: nn.Embedding, hint_embedding: nn.Embedding | None) -> Tensor:
+    """(B, T) ids, or with hints rows (B, T, 1 + HINT_COLUMNS) -> (B, T, C), what the first layer reads."""
+    if hint_embedding is None:
+        return norm(embedding(tokens))
+    return norm(embedding(tokens[..., 0])) + hint_embedding(tokens[..., 1:]).sum(dim=-2)
 
 
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, Sight, compiled, fastest, flex
-from ritornello.models.blocks import Block, initialise, norm, remember, rotary
+from ritornello.models.blocks import Block, embedded, hint_embedding, initialise, norm, remember, rotary
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,22 @@ class DSMRConfig:
     """S, the unit of recurrence, in tokens"""
     dropout: float = 0.0
     """share of each branch's output that training drops"""
+    qk_bias: bool = False
+    """queries and keys have learned biases, which start as a preference for what is near"""
+    taps: int = 0
+    """of a causal convolution of the stream before each attention: the segment's earlier tokens that are mixed in"""
+    motif_notes: int = 0
+    """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "mlp_width", "segment_tokens"):
+        for name, low, high in (
+            *((name, 1, 1_000_000) for name in ("width", "heads", "mlp_width", "segment_tokens")),
+            ("taps", 0, 64),
+            ("motif_notes", 0, 1_000_000),
+        ):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
-                raise RitornelloError(f"{name} is {value}; it must be a whole number between 1 and 1,000,000")
+            if not isinstance(value, int) or not low <= value <= high:
+                raise RitornelloError(f"{name} is {value}; it must be a whole number between {low} and {high:,}")
         if self.width % (2 * self.heads):
             raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
         if not 0 <= self.dropout < 1:
@@ -56,10 +66,11 @@ class State(NamedTuple):
     keys: tuple[Tensor, ...]  # per layer (B, H, M, D), rotated; M = the layer's horizon + the open segment's tokens
     values: tuple[Tensor, ...]  # per layer (B, H, M, D)
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
+    tails: tuple[Tensor, ...] = ()  # per layer (B, taps, C): the stream of the latest tokens, for convolutions
 
     def nbytes(self) -> int:
-        """Bytes of keys and values, all lanes."""
-        return sum(t.numel() * t.element_size() for t in self.keys + self.values)
+        """Bytes of keys, values and tails, all lanes."""
+        return sum(t.numel() * t.element_size() for t in self.keys + self.values + self.tails)
 
 
 class DSMR(nn.Module):
@@ -72,7 +83,10 @@ class DSMR(nn.Module):
         self.sight_tokens: int | None = None  # of their memories, all layers see so much at most; None: all
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.blocks = nn.ModuleList(Block(*sizes) for _ in config.schedule.horizons)
+        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
+        self.blocks = nn.ModuleList(
+            Block(*sizes, qk_bias=config.qk_bias, taps=config.taps) for _ in config.schedule.horizons
+        )
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, self.layers())
@@ -97,7 +111,9 @@ class DSMR(nn.Module):
         position = torch.zeros(batch, dtype=torch.int64)
         slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
         empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
-        return State(empty, empty, position)
+        taps, width = self.config.taps, self.config.width
+        tail = torch.zeros(batch, taps, width, device=self.device)
+        return State(empty, empty, position, (tail,) * len(slots) if taps else ())
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
@@ -115,8 +131,9 @@ class DSMR(nn.Module):
     def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
         """(B, T) ids and the state before them -> (B, T, V) logits and the state after; any T.
 
-        Tokens are read segment by segment, so no gradient crosses a segment's start: what a segment leaves behind is
-        detached. ``detach=False`` lets gradients through, to measure how far influence reaches.
+        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. They are
+        read segment by segment, so no gradient crosses a segment's start: what a segment leaves behind is detached.
+        ``detach=False`` lets gradients through, to measure how far influence reaches.
         """
         logits = []
         while tokens.shape[1]:
@@ -133,13 +150,20 @@ class DSMR(nn.Module):
         schedule, length = self.config.schedule, tokens.shape[1]
         rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
-        keys, values = [], []
+        keys, values, tails = [], [], []
         sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
         project, update = Block.project, Block.update
         if tokens.is_cuda:
             project, update = compiled(project), compiled(update)
-        for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
+        # A convolution begins anew with every segment, so that it reaches no further than attention does.
+        inside = (state.position % self.segment_tokens)[:, None] >= torch.arange(self.config.taps, 0, -1)
+        for layer, (block, horizon) in enumerate(zip(self.layers(), schedule.horizons)):
+            old_k, old_v = state.keys[layer], state.values[layer]
+            if block.taps is not None:
+                tail = state.tails[layer] * inside[..., None].to(x.device)
+                x, tail = block.mixed(x, tail.to(x.dtype))
+                tails.append(tail.detach() if detach else tail)
             q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
             seen = min((h for h in (horizon, self.sight_tokens) if h is not None), default=None)
@@ -151,11 +175,11 @@ class DSMR(nn.Module):
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
-        return self.predict(x), State(tuple(keys), tuple(values), after)
+        return self.predict(x), State(tuple(keys), tuple(values), after, tuple(tails))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, C), the residual stream that the first layer reads."""
-        return norm(self.embedding(tokens))
+        """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""
+        return embedded(tokens, self.embedding, self.hint_embedding)
 
     def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.models.attention import Attention, Sight, fastest
-from ritornello.models.blocks import Block, Look, initialise, norm, remember, rotary
+from ritornello.models.blocks import Block, Look, embedded, hint_embedding, initialise, norm, remember, rotary
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,18 @@ class PerceiverConfig:
     """tokens by which a full window of latents moves on"""
     dropout: float = 0.0
     """share of each branch's output that training drops"""
+    qk_bias: bool = False
+    """queries and keys have learned biases, which start as a preference for what is near"""
+    motif_notes: int = 0
+    """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
-        for name in ("layers", "width", "heads", "mlp_width", "context_tokens", "latents", "stride_tokens"):
+        sizes = ("layers", "width", "heads", "mlp_width", "context_tokens", "latents", "stride_tokens")
+        for name, low in (*((name, 1) for name in sizes), ("motif_notes", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
-                raise RitornelloError(f"{name} is {value}; it must be a whole number between 1 and 1,000,000")
+            if not isinstance(value, int) or not low <= value <= 1_000_000:
+                raise RitornelloError(f"{name} is {value}; it must be a whole number between {low} and 1,000,000")
         if self.width % (2 * self.heads):
             raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
         if self.latents > self.context_tokens:
@@ -92,7 +97,7 @@ Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys, rotated, and values, each (B,
 class State(NamedTuple):
     """What the model remembers. Slot j of M, read from the right, belongs to the token M - j before the next one."""
 
-    tokens: Tensor  # (B, M) int32: those of the window, from which latents are computed again when it moves
+    tokens: Tensor  # (B, M), or rows (B, M, 1 + HINT_COLUMNS), int32: the window's, to compute latents of again
     context: Pairs  # per cross-attention
     latents: Pairs  # per layer; M = 0 where all windows are about to move
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
@@ -112,8 +117,9 @@ class Perceiver(nn.Module):
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.looks = nn.ModuleList(Look(*sizes) for _ in config.scales)
-        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.layers))
+        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
+        self.looks = nn.ModuleList(Look(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
+        self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in range(config.layers))
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, [*self.cross_attentions(), *self.layers()])
@@ -138,7 +144,8 @@ class Perceiver(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state of ``batch`` lanes at the start of a piece."""
-        tokens = torch.zeros(batch, 0, dtype=torch.int32, device=self.device)
+        row = (1 + codec.HINT_COLUMNS,) if self.config.motif_notes else ()
+        tokens = torch.zeros(batch, 0, *row, dtype=torch.int32, device=self.device)
         empty = (self._nothing(batch), self._nothing(batch))
         looks, layers = (empty,) * len(self.config.scales), (empty,) * self.config.layers
         return State(tokens, looks, layers, torch.zeros(batch, dtype=torch.int64))
@@ -150,8 +157,9 @@ class Perceiver(nn.Module):
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T) ids and the state before them -> (B, T, V) logits and the state after; any T.
 
-        What a state holds is detached; gradients pass through the latents of a window, also through those that were
-        computed again from earlier tokens.
+        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. What a state
+        holds is detached; gradients pass through the latents of a window, also through those that were computed again
+        from earlier tokens.
         """
         logits = []
         while tokens.shape[1]:
@@ -175,19 +183,19 @@ class Perceiver(nn.Module):
             (B, Q, V).
         """
         memories = tokens.shape[1] - self.config.latents
-        embedded = self.embed(tokens[:, :memories])
+        past = self.embed(tokens[:, :memories])
         rotation = self.rotation((before[:, None] - memories + torch.arange(memories)).clamp(min=0))
         context = []
         for look, scale in zip(self.cross_attentions(), self.config.scales):
             first = 0 if scale is None else max(0, tokens.shape[1] - scale)
             cosines, sines = rotation
-            context.append(look.context(embedded[:, first:], (cosines[:, :, first:], sines[:, :, first:])))
+            context.append(look.context(past[:, first:], (cosines[:, :, first:], sines[:, :, first:])))
         x, _, _ = self._read(tokens[:, memories:], before, tuple(context), None)
         return self.predict(x)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, C)."""
-        return norm(self.embedding(tokens))
+        """(B, T) ids or rows -> (B, T, C)."""
+        return embedded(tokens, self.embedding, self.hint_embedding)
 
     def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
@@ -261,10 +269,10 @@ class Perceiver(nn.Module):
             sight = Sight(before, length, old[0].shape[2], limit, config.stride_tokens, "segment")
             return (self.attention or fastest(q))(q, *new, *old, sight)
 
-        x = embedded = self.embed(tokens)
+        x = read = self.embed(tokens)
         looked, thought = [], []
         for look, reach, old in zip(self.cross_attentions(), config.reaches, context):
-            looked.append(look.context(embedded, rotation))
+            looked.append(look.context(read, rotation))
             x = look.update(x, found(look.queries(x, rotation), looked[-1], old, reach))
         nothing = self._nothing(len(tokens))
         for block, old in zip(self.layers(), latents or ((nothing, nothing),) * config.layers):

@@ -55,6 +55,7 @@ class Streaming:
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
+            motif_notes=model.config.motif_notes,
         )
         longest = max(record.tokens for record in self.feed.records)
         sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
@@ -82,20 +83,20 @@ class Streaming:
         """Each group's keys, values and positions; the first group's names are those of a run without groups."""
         found: dict[str, Tensor] = {}
         for group, state in enumerate(self._states):
-            for kind, tensors in (("keys", state.keys), ("values", state.values)):
+            for kind, tensors in (("keys", state.keys), ("values", state.values), ("tails", state.tails)):
                 found |= {f"{kind}/{layer}{_of(group)}": tensor for layer, tensor in enumerate(tensors)}
             found[f"position{_of(group)}"] = state.position
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back states."""
-        depth, device = range(self._model.config.schedule.layers), self._model.device
-        for group in range(len(self._states)):
-            keys, values = (
-                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in depth)
-                for kind in ("keys", "values")
+        device = self._model.device
+        for group, now in enumerate(self._states):
+            keys, values, tails = (
+                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in range(len(old)))
+                for kind, old in (("keys", now.keys), ("values", now.values), ("tails", now.tails))
             )
-            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"])
+            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"], tails)
 
 
 class Cropping:
@@ -113,6 +114,7 @@ class Cropping:
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
+            motif_notes=model.config.motif_notes,
         )
 
     def logits(self, batch: CropBatch, inputs: Tensor, progress: float) -> Tensor:

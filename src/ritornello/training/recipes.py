@@ -172,6 +172,7 @@ def study() -> Recipe:
         heads=3,
         mlp_width=256,
         segment_tokens=256,
+        qk_bias=True,
     )
     return replace(
         small(),

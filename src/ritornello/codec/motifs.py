@@ -1,0 +1,260 @@
+"""The motif memory: what followed the last time that the music went as it goes now, as an input for a model.
+
+A score follower over the piece's own past. Where four strikes in a row have the intervals of four earlier ones, at any
+transposition, a pointer is set behind those and follows what was played then: each new strike is looked for among the
+next few old ones, in any order, so that chords may be spread otherwise, notes added and left out. What the old passage
+would go on with is told after every token: the event, and the next strike's pitch, how long until it and how loud; and
+how many strikes have been followed. It is a pure function of the tokens so far, like the grammar, in memory that is
+allocated once: strikes in a ring and a table of where intervals stood last, the oldest forgotten.
+
+Finding an earlier place by a hash of what stands there is Lempel and Ziv's (1977); see `MotifMemory` for the figures.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ritornello.codec import vocabulary as v
+
+INTERVALS = 3  # that must be as they were for a pointer to be set: four strikes
+LOOK_AHEAD = 4  # old strikes among which a new one is looked for
+LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
+MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
+MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
+
+# Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
+EVENT = 0  # the event that the old passage goes on with now: N_EVENTS ids, END for nothing
+PITCH = EVENT + v.N_EVENTS  # of the next strike
+WAIT = PITCH + v.N_PITCHES + 1  # 10 ms steps until then, 0 to 100
+LOUDNESS = WAIT + v.MAX_SHIFT_STEPS + 2  # its velocity bin
+SECOND = LOUDNESS + v.N_VELOCITY_BINS + 1  # pitch of the strike after it
+FOLLOWED = SECOND + v.N_PITCHES + 1  # strikes followed; halved twice by each that was not found
+MAX_FOLLOWED = 16
+N_HINTS = FOLLOWED + MAX_FOLLOWED + 1
+HINT_COLUMNS = 6
+
+_NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
+_NEVER = 1 << 30
+_NONE = (_NEVER, -1)
+_NUMBERS = (
+    *("count", "now", "velocity", "last", "struck", "released"),
+    *("next", "used", "followed", "missed", "shift", "old", "new"),
+)
+
+
+def memory_bytes(notes: int) -> int:
+    """Bytes of a motif memory of so many strikes: three numbers each, two for each key, and the pointer's."""
+    return 4 * (3 * notes + 2 * v.N_PITCHES + len(_NUMBERS))
+
+
+class MotifMemory:
+    """The memory of one stream that comes token by token.
+
+    Args:
+        notes: strikes that are remembered; three numbers of four bytes each.
+    """
+
+    def __init__(self, notes: int) -> None:
+        self.notes = notes
+        self._onsets = array("i", bytes(4 * notes))  # of a strike, in steps
+        self._strikes = array("I", bytes(4 * notes))  # its duration in steps << 12 | velocity bin << 7 | pitch
+        self._places = array("i", [-1]) * notes  # by the hash of intervals: the strike that they ended with last
+        self._sounding = array("i", [-1]) * v.N_PITCHES  # by key: the strike that it sounds from
+        self._due: dict[int, int] = {}  # by sounding key: the step in which the old passage lets it go
+        self._count = 0  # strikes so far
+        self._now = 0  # in steps
+        self._velocity = v.DEFAULT_VELOCITY_BIN
+        self._last = -1  # the last event
+        self._struck = self._released = -1  # the last key struck in this step, and the last let go
+        self._next = -1  # the pointer: the first old strike that is still to come; -1 for none
+        self._used = 0  # bit d: the old strike at next + d has been followed
+        self._followed = self._missed = 0
+        self._shift = 0  # semitones from the old passage to this
+        self._old = self._new = 0  # when the strike that was followed last was struck then and now
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, allocated."""
+        return memory_bytes(self.notes)
+
+    def copy(self) -> MotifMemory:
+        """A memory of its own that goes on from here."""
+        return MotifMemory.from_array(self.to_array())
+
+    def to_array(self) -> NDArray[np.int32]:
+        """All of it, (nbytes / 4,)."""
+        due = np.full(v.N_PITCHES, -1, np.int32)
+        due[list(self._due)] = list(self._due.values())
+        numbers = np.array([getattr(self, f"_{name}") for name in _NUMBERS], np.int32)
+        strikes = np.frombuffer(self._strikes, np.int32)
+        return np.concatenate([numbers, due, self._sounding, self._onsets, strikes, self._places], dtype=np.int32)
+
+    @classmethod
+    def from_array(cls, saved: NDArray[np.int32]) -> MotifMemory:
+        """What `to_array` gave."""
+        n, p = len(_NUMBERS), v.N_PITCHES
+        memory = cls((len(saved) - n - 2 * p) // 3)
+        for name, number in zip(_NUMBERS, saved[:n].tolist()):
+            setattr(memory, f"_{name}", number)
+        memory._due = {key: step for key, step in enumerate(saved[n : n + p].tolist()) if step >= 0}
+        memory._sounding = array("i", saved[n + p : n + 2 * p].tobytes())
+        rings = (memory._onsets, memory._strikes, memory._places)
+        for ring, part in zip(rings, np.split(saved[n + 2 * p :], len(rings))):
+            ring[:] = array(ring.typecode, part.tobytes())
+        return memory
+
+    def read(self, tokens: ArrayLike) -> NDArray[np.int16]:
+        """Takes tokens (T,) and gives the hint after each, (T, HINT_COLUMNS)."""
+        found = []
+        for token in np.asarray(tokens).tolist():
+            self.advance(token)
+            found.append(self.hint())
+        return np.array(found, np.int16).reshape(-1, HINT_COLUMNS)
+
+    def advance(self, token: int) -> None:
+        """Takes one event, legal or not. Specials change nothing."""
+        if not 0 <= token < v.END:
+            return
+        if token < v.NOTE_OFF:
+            self._strike(token)
+        elif token < v.SHIFT:
+            self._release(token - v.NOTE_OFF)
+        elif token < v.VELOCITY:
+            self._now += token - v.SHIFT + 1
+            self._struck = self._released = -1
+        else:
+            self._velocity = token - v.VELOCITY
+        self._last = token
+
+    def hint(self) -> tuple[int, int, int, int, int, int]:
+        """What the old passage goes on with: an id for every column."""
+        there, second, wait, loudness = self._upcoming()
+        if there < 0 and not self._due:
+            return _NOTHING
+        event = EVENT + self._event(there, wait, loudness)
+        if there < 0:
+            return event, *_NOTHING[1:]
+        told = (PITCH + there, WAIT + min(wait, v.MAX_SHIFT_STEPS), LOUDNESS + loudness)
+        return event, *told, SECOND + second, FOLLOWED + min(self._followed, MAX_FOLLOWED)
+
+    def _strike(self, pitch: int) -> None:
+        n = self._count
+        self._count += 1
+        self._onsets[n % self.notes] = self._now
+        self._strikes[n % self.notes] = self._velocity << 7 | pitch
+        self._sounding[pitch] = n
+        self._struck = pitch
+        old = self._find(pitch)
+        place = self._place(n)
+        if place >= 0 and (self._next < 0 or (place + 1 != self._next and self._match(place, n) > self._followed)):
+            old = place
+            self._next, self._used, self._missed = place + 1, 0, 0
+            self._followed, self._shift = self._match(place, n), pitch - self._pitch(place)
+        self._due.pop(pitch, None)
+        if old >= 0:
+            self._old, self._new = self._onsets[old % self.notes], self._now
+            duration = self._strikes[old % self.notes] >> 12
+            if duration:
+                self._due[pitch] = self._now + duration
+
+    def _release(self, pitch: int) -> None:
+        n = self._sounding[pitch]
+        self._sounding[pitch], self._released = -1, pitch
+        self._due.pop(pitch, None)
+        if n > self._count - self.notes and n >= 0:
+            duration = max(1, min(self._now - self._onsets[n % self.notes], (1 << 20) - 1))
+            self._strikes[n % self.notes] |= duration << 12
+
+    def _find(self, pitch: int) -> int:
+        """The old strike that a new one follows, and the pointer moved on; -1 for none."""
+        if self._next >= 0 and self._next <= self._count - self.notes:
+            self._next = -1  # forgotten
+        if self._next < 0:
+            return -1
+        for d in range(min(LOOK_AHEAD, self._count - 1 - self._next)):
+            old = self._next + d
+            if not self._used >> d & 1 and self._pitch(old) + self._shift == pitch:
+                self._used |= 1 << d
+                self._followed, self._missed = self._followed + 1, 0
+                left_out = self._onsets[old % self.notes] - LATE_STEPS
+                while self._used & 1 or (self._used and self._onsets[self._next % self.notes] < left_out):
+                    self._used >>= 1
+                    self._next += 1
+                return old
+        self._followed, self._missed = self._followed >> 2, self._missed + 1
+        if self._missed > MAX_MISSES:
+            self._next = -1
+        return -1
+
+    def _place(self, n: int) -> int:
+        """The strike before n whose last intervals were those of n, -1 for none; n takes its place."""
+        if n < INTERVALS:
+            return -1
+        a, b, c, d = (self._pitch(n - back) for back in (3, 2, 1, 0))
+        slot = ((b - a) * 16_633 + (c - b) * 257 + (d - c)) % self.notes
+        place, self._places[slot] = self._places[slot], n
+        if place - INTERVALS <= n - self.notes or place < INTERVALS:
+            return -1
+        e, f, g, h = (self._pitch(place - back) for back in (3, 2, 1, 0))
+        return place if (f - e, g - f, h - g) == (b - a, c - b, d - c) else -1
+
+    def _match(self, place: int, n: int) -> int:
+        """How many intervals before two strikes are alike, `MAX_MATCH` at most."""
+        shift, oldest = self._pitch(n) - self._pitch(place), max(0, n - self.notes + 1)
+        for length in range(1, MAX_MATCH + 1):
+            if place - length < oldest or self._pitch(n - length) - self._pitch(place - length) != shift:
+                return length - 1
+        return MAX_MATCH
+
+    def _pitch(self, n: int) -> int:
+        return self._strikes[n % self.notes] & 127
+
+    def _upcoming(self) -> tuple[int, int, int, int]:
+        """Pitch of the old passage's next strike (-1 for none) and of the one after it, steps until then, velocity."""
+        at = self._next
+        if at < 0 or at >= self._count or at <= self._count - self.notes:
+            return -1, v.N_PITCHES, _NEVER, 0
+        strike = self._strikes[at % self.notes]
+        pitch = (strike & 127) + self._shift
+        if not 0 <= pitch < v.N_PITCHES:
+            return -1, v.N_PITCHES, _NEVER, 0
+        second = v.N_PITCHES
+        for d in range(1, LOOK_AHEAD):
+            if at + d < self._count and not self._used >> d & 1:
+                later = self._pitch(at + d) + self._shift
+                second = later if 0 <= later < v.N_PITCHES else v.N_PITCHES
+                break
+        wait = self._new + self._onsets[at % self.notes] - self._old - self._now
+        return pitch, second, max(wait, 0), strike >> 7 & 31
+
+    def _event(self, pitch: int, wait: int, loudness: int) -> int:
+        """What comes first of the next strike and the releases that are due, as an event that the grammar allows."""
+        barred = v.N_PITCHES if self._struck >= 0 else self._released  # keys up to it are not let go in this step
+        first, key = min(((self._until(step, key <= barred), key) for key, step in self._due.items()), default=_NONE)
+        if pitch >= 0:
+            if self._sounding[pitch] >= 0:  # let go before it is struck again
+                first, key = min((first, key), (self._until(wait + self._now, pitch <= barred), pitch))
+                wait = _NEVER
+            elif pitch <= self._struck:
+                wait = max(wait, 1)
+        if self._last >= v.VELOCITY:
+            return pitch if wait < _NEVER and pitch > self._struck else v.END
+        soonest = min(wait, first)
+        if soonest and not v.SHIFT <= self._last < v.VELOCITY - 1:
+            return v.SHIFT + min(soonest, v.MAX_SHIFT_STEPS) - 1
+        if first <= wait:
+            return v.NOTE_OFF + key
+        return pitch if loudness == self._velocity else v.VELOCITY + loudness
+
+    def _until(self, step: int, barred: bool) -> int:
+        """Steps until a release, which is not in this one if it is barred."""
+        return max(step - self._now, int(barred))
+
+
+def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
+    """The hints of a stream read from its start, (T, HINT_COLUMNS): as in `contexts`, row i has seen ``tokens[:i]``."""
+    tokens = np.asarray(tokens)
+    return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)

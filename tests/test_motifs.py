@@ -1,0 +1,238 @@
+"""The motif memory tells what followed the last time, from the tokens so far alone, in memory that is declared."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ritornello import codec
+from ritornello.codec import HINT_COLUMNS, N_HINTS, MotifMemory, hints, motifs
+from ritornello.notes import Piece
+
+NOTES = 64
+MELODY = (60, 64, 67, 72, 71, 65, 62, 69)
+
+
+def piece(pitches, *, start_s=0.0, every_s=0.25, length_s=0.2, velocity=62):
+    """Strikes one after another; a chord is a tuple of pitches."""
+    onset, pitch = [], []
+    for i, struck in enumerate(pitches):
+        for key in struck if isinstance(struck, tuple) else (struck,):
+            onset.append(start_s + i * every_s)
+            pitch.append(key)
+    onset = np.array(onset)
+    return onset, onset + length_s, np.array(pitch), np.full(len(onset), velocity)
+
+
+def tokens_of(*parts):
+    return codec.encode(Piece(*(np.concatenate(values) for values in zip(*parts)))).astype(np.int64)
+
+
+def told(row):
+    """A hint as what its columns say; None where they have nothing to tell."""
+    event, pitch, wait, loudness, second, followed = (int(i) for i in row)
+    return {
+        "event": None if event == codec.END else event - motifs.EVENT,
+        "pitch": None if pitch == motifs.WAIT - 1 else pitch - motifs.PITCH,
+        "wait": None if wait == motifs.LOUDNESS - 1 else wait - motifs.WAIT,
+        "velocity": None if loudness == motifs.SECOND - 1 else loudness - motifs.LOUDNESS,
+        "second": None if second == motifs.FOLLOWED - 1 else second - motifs.SECOND,
+        "followed": followed - motifs.FOLLOWED,
+    }
+
+
+def after_each_strike(tokens):
+    """What is told after every strike, in order."""
+    rows = MotifMemory(NOTES).read(tokens)
+    return [told(rows[i]) for i in np.flatnonzero(tokens < codec.NOTE_OFF)]
+
+
+# ---- what is told ----
+
+
+def test_an_exact_repeat_is_told_event_by_event():
+    """From the fourth strike of the second time on everything is foreseen but the pause before it and the end."""
+    tokens = tokens_of(piece(MELODY), piece(MELODY, start_s=10))
+    known = np.flatnonzero(tokens < codec.NOTE_OFF)[len(MELODY) + 3]
+    events = hints(tokens, notes=NOTES)[:, 0]
+    last_strike = np.flatnonzero(tokens < codec.NOTE_OFF)[-1]
+    assert events[known + 1 : last_strike + 1].tolist() == tokens[known + 1 : last_strike + 1].tolist()
+    first_time = slice(0, np.flatnonzero(tokens < codec.NOTE_OFF)[len(MELODY)])
+    assert set(events[first_time].tolist()) == {codec.END}  # nothing to tell
+
+
+def test_the_next_strike_is_told_with_its_time_and_loudness():
+    """Four strikes a quarter of a second apart, so the next is 25 steps away; bin 15 is that of velocity 62."""
+    strikes = after_each_strike(tokens_of(piece(MELODY), piece(MELODY, start_s=10)))
+    at = strikes[len(MELODY) + 3]  # the fourth of the second time: 72 was struck, 71 and 65 came next
+    assert at == {"event": codec.SHIFT + 19, "pitch": 71, "wait": 25, "velocity": 15, "second": 65, "followed": 3}
+    assert strikes[len(MELODY) + 4]["followed"] == 4
+    assert [s["pitch"] for s in strikes[: len(MELODY) + 3]] == [None] * (len(MELODY) + 3)
+
+
+def test_the_wait_shrinks_as_time_goes_by():
+    tokens = tokens_of(piece(MELODY), piece(MELODY, start_s=10))
+    fourth = np.flatnonzero(tokens < codec.NOTE_OFF)[len(MELODY) + 3]
+    rows = MotifMemory(NOTES).read(tokens)
+    waits = [told(row)["wait"] for row in rows[fourth : fourth + 4]]  # strike, shift 200 ms, release, shift 50 ms
+    assert waits == [25, 5, 5, 0]
+
+
+def test_a_transposed_return_is_told_at_its_own_pitch():
+    strikes = after_each_strike(tokens_of(piece(MELODY), piece([p + 5 for p in MELODY], start_s=10)))
+    assert [s["pitch"] for s in strikes[-5:-1]] == [p + 5 for p in MELODY[4:]]
+
+
+def test_a_chord_may_be_spread_in_another_order():
+    """The second time the middle chord is rolled from above; its keys and what follows are still foreseen."""
+    chord = [60, 64, 67, 72, (48, 55, 64), 71, 65]
+    rolled = [60, 64, 67, 72]
+    parts = [
+        piece(chord),
+        piece(rolled, start_s=10),
+        piece([64, 55, 48], start_s=11, every_s=0.02),
+        piece([71, 65], start_s=11.25),
+    ]
+    strikes = after_each_strike(tokens_of(*parts))
+    assert [s["pitch"] for s in strikes[-6:-1]] == [48, 48, 48, 71, 65]
+
+
+@pytest.mark.parametrize("change", ["left_out", "added", "wrong"])
+def test_a_slip_does_not_lose_the_passage(change):
+    long = (*MELODY, 74, 70, 63, 58, 66)
+    again = list(long)
+    if change == "left_out":
+        del again[6]
+    elif change == "added":
+        again.insert(6, 80)
+    else:
+        again[6] = 80
+    strikes = after_each_strike(tokens_of(piece(long), piece(again, start_s=10)))
+    assert [s["pitch"] for s in strikes[-5:-1]] == [70, 63, 58, 66]
+
+
+def test_the_latest_of_two_places_is_told():
+    """The same four notes went on to 71 first and to 50 later."""
+    parts = [piece((*MELODY[:4], 71)), piece((*MELODY[:4], 50), start_s=10), piece(MELODY[:4], start_s=20)]
+    assert after_each_strike(tokens_of(*parts))[-1]["pitch"] == 50
+
+
+def test_the_better_match_is_told():
+    """A pointer that has followed seven strikes is not given up for a place that matches four."""
+    parts = [piece(MELODY), piece((*MELODY[3:7], 40), start_s=10), piece(MELODY[:7], start_s=20)]
+    assert after_each_strike(tokens_of(*parts))[-1]["pitch"] == MELODY[7]
+
+
+def test_keys_are_let_go_when_they_were():
+    """The old passage held its notes for 0.6 s, over the next two: after a strike the oldest goes first."""
+    parts = [piece(MELODY, length_s=0.6), piece(MELODY, start_s=10, length_s=0.6)]
+    tokens = tokens_of(*parts)
+    rows = hints(tokens, notes=NOTES)
+    strikes = np.flatnonzero(tokens < codec.NOTE_OFF)
+    inside = np.arange(strikes[-2] + 1, strikes[-1])
+    assert rows[inside, 0].tolist() == tokens[inside].tolist()
+    assert codec.NOTE_OFF + MELODY[4] in tokens[inside]
+
+
+def test_nothing_is_told_of_what_is_forgotten():
+    """A memory of 16 strikes has lost a melody after 16 others; one of 64 has not."""
+    other = [30 + (7 * i) % 23 for i in range(17)]
+    tokens = tokens_of(piece(MELODY), piece(other, start_s=10), piece(MELODY, start_s=20))
+    last = np.flatnonzero(tokens < codec.NOTE_OFF)[-2]
+    assert told(MotifMemory(64).read(tokens)[last])["pitch"] == MELODY[-1]
+    assert told(MotifMemory(16).read(tokens)[last])["pitch"] != MELODY[-1]
+
+
+# ---- what is promised of any stream ----
+
+
+@pytest.mark.parametrize("notes", [1, 5, NOTES])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_events_are_taken_and_every_column_stays_in_its_ids(notes, data):
+    few = st.sampled_from([60, 62, 64, 128 + 60, 128 + 62, 256, 300, 355, 360, 371, codec.END, codec.START, 9999, -1])
+    tokens = data.draw(st.lists(few | st.integers(0, codec.N_EVENTS - 1), max_size=120))
+    rows = MotifMemory(notes).read(tokens)
+    firsts = (motifs.EVENT, motifs.PITCH, motifs.WAIT, motifs.LOUDNESS, motifs.SECOND, motifs.FOLLOWED, N_HINTS)
+    assert rows.shape == (len(tokens), HINT_COLUMNS)
+    for column, (first, after) in enumerate(itertools.pairwise(firsts)):
+        assert np.all((rows[:, column] >= first) & (rows[:, column] < after))
+
+
+def test_every_event_that_is_told_of_a_real_performance_is_legal(asap_tokens):
+    for tokens in asap_tokens:
+        events = hints(tokens, notes=4096)[:, 0]
+        legal = codec.legal_events(codec.contexts(tokens))
+        some = events != codec.END
+        assert some.mean() > 0.2
+        assert legal[np.flatnonzero(some), events[some]].all()
+
+
+def test_half_of_what_has_followed_sixteen_strikes_is_foreseen(asap_tokens):
+    """Performances return to what they played, and the pointer is at the right place when it says so."""
+    right = []
+    for tokens in asap_tokens:
+        rows = hints(tokens, notes=16_384)
+        sure = (rows[:, 5] == N_HINTS - 1) & (tokens < codec.NOTE_OFF)
+        right.append(rows[sure, 1] - motifs.PITCH == tokens[sure])
+    right = np.concatenate(right)
+    assert len(right) > 100
+    assert right.mean() > 0.5
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(0, 400), max_size=6))
+def test_a_hint_depends_on_the_tokens_so_far_alone(seed, cuts):
+    """Read in any chunks, or cut off anywhere, the same rows."""
+    tokens = repeating(seed)
+    whole, memory = hints(tokens, notes=NOTES), MotifMemory(NOTES)
+    inputs = np.concatenate([[codec.START], tokens[:-1]])
+    bounds = [0, *sorted(min(cut, len(tokens)) for cut in cuts), len(tokens)]
+    parts = [memory.read(inputs[a:b]) for a, b in itertools.pairwise(bounds)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    cut = len(tokens) // 2
+    assert np.array_equal(hints(tokens[:cut], notes=NOTES), whole[:cut])
+
+
+def test_a_saved_memory_goes_on_identically_and_a_copy_is_its_own():
+    tokens = repeating(3)
+    memory = MotifMemory(NOTES)
+    memory.read(tokens[:150])
+    saved, twin = memory.to_array(), memory.copy()
+    expected = memory.read(tokens[150:])
+    assert np.array_equal(MotifMemory.from_array(saved).read(tokens[150:]), expected)
+    assert np.array_equal(twin.read(tokens[150:]), expected)
+    assert len(np.unique(expected[:, 1])) > 10  # there was something to tell
+
+
+@pytest.mark.parametrize("notes", [1, NOTES, 5000])
+def test_bytes_are_declared_and_never_grow(notes):
+    memory = MotifMemory(notes)
+    empty = memory.to_array().nbytes
+    memory.read(np.concatenate([repeating(seed) for seed in range(4)]))
+    assert memory.nbytes == empty == memory.to_array().nbytes == motifs.memory_bytes(notes)
+
+
+def repeating(seed):
+    """Made-up music in which passages return."""
+    rng = np.random.default_rng(seed)
+    phrase = rng.integers(40, 80, 12)
+    parts, start = [], 0.0
+    for _ in range(6):
+        notes = np.where(rng.random(12) < 0.1, rng.integers(40, 80, 12), phrase + rng.choice([0, 0, 5]))
+        parts.append(piece(notes.tolist(), start_s=start, every_s=float(rng.choice([0.1, 0.25]))))
+        start += 12 * 0.25 + 0.5
+    return tokens_of(*parts)
+
+
+@pytest.fixture(scope="module")
+def asap_tokens(asap):
+    from ritornello import read_midi
+
+    names = ("Bach/Prelude/bwv_848", "Beethoven/Piano_Sonatas/18-2", "Schubert/Impromptu_op142/3")
+    found = [sorted((asap / name).glob("*.mid")) for name in names]
+    return [codec.encode(read_midi(files[0])).astype(np.int64) for files in found if files]
