@@ -258,3 +258,9 @@ def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
     """The hints of a stream read from its start, (T, HINT_COLUMNS): as in `contexts`, row i has seen ``tokens[:i]``."""
     tokens = np.asarray(tokens)
     return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)
+
+
+def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
+    rows = np.asarray(tokens, np.int64)
+    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)

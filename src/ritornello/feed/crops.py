@@ -18,7 +18,7 @@ from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import blank_context, with_hints
+from ritornello.feed.lanes import blank_context
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -166,6 +166,5 @@ class Crops:
                 for field, source in zip(context, codec.contexts(tokens)):
                     field[i, : end - first] = source[first:end]
         before = np.array([first - begin for first, (_, _, begin, _) in zip(firsts, crops)])
-        return CropBatch(
-            with_hints(inputs, hints), targets, before, context, np.array([c[0] for c in crops]), np.array(firsts)
-        )
+        pieces = np.array([piece for piece, *_ in crops])
+        return CropBatch(codec.with_hints(inputs, hints), targets, before, context, pieces, np.array(firsts))

@@ -18,7 +18,7 @@ from ritornello.feed.augmentation import Augmentation
 class Batch(NamedTuple):
     """One segment of every lane."""
 
-    inputs: NDArray[np.int64]  # (B, T) what the model reads: START, then each token's predecessor; or see `with_hints`
+    inputs: NDArray[np.int64]  # (B, T), or with hints (B, T, ...), what is read: START, then each token's predecessor
     targets: NDArray[np.int64]  # (B, T) what it is to predict; PAD behind a piece's end
     starts: NDArray[np.bool_]  # (B,) lanes that begin a piece with this segment
     context: codec.Context | None  # of the targets, (B, T, ...); None where the grammar is not asked for
@@ -202,13 +202,7 @@ class Lanes:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
-        return Batch(with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
-
-
-def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
-    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
-    rows = np.asarray(tokens, np.int64)
-    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)
+        return Batch(codec.with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
 
 
 def blank_context(n: int, width: int) -> codec.Context:

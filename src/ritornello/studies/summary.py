@@ -102,6 +102,25 @@ class Row:
         values = [run["material"][kind]["nats_per_token"] for run in self.runs]
         return None if None in values else over_seeds(values)
 
+    def by_age(self) -> list[tuple[int | None, int | None, int, Estimate | None]]:
+        """Age from and to (None and None: what never returned; None: open end), tokens, and nats/token there."""
+        bins = zip(*(run["material"].get("by_age", []) for run in self.runs))
+        found = []
+        for of_runs in bins:
+            values = [one["nats_per_token"] for one in of_runs]
+            first = of_runs[0]
+            found.append((first["from"], first["to"], first["tokens"], None if None in values else over_seeds(values)))
+        return found
+
+    def repeats(self) -> list[tuple[int, int, Estimate]]:
+        """The repeat test: gap in tokens, pieces, and the gain with its standard error over pieces, seeds averaged."""
+        found = []
+        for of_runs in zip(*(run.get("repeats", []) for run in self.runs)):
+            gains = [statistics.fmean(piece) for piece in zip(*(one["gains"] for one in of_runs))]
+            spread = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+            found.append((of_runs[0]["gap_tokens"], len(gains), Estimate(statistics.fmean(gains), spread)))
+        return found
+
     def when_cut(self) -> list[tuple[int, int, Estimate]]:
         """The most tokens that a layer was left, the budget that was left, and nats/token."""
         cuts = zip(*(run["cuts"] for run in self.runs))
