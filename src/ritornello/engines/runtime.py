@@ -151,7 +151,8 @@ class _Bound:
             self._rings.sliding(horizon, position, inputs[name])
         self._graph.run_with_iobinding(self._binding)
         outputs = self._outputs
-        self._rings.write(position, outputs["new_keys"][..., :length], outputs["new_values"][:, :, :length])
+        streams = outputs["streams"][:, :length] if "streams" in outputs else None
+        self._rings.write(position, outputs["new_keys"][..., :length], outputs["new_values"][:, :, :length], streams)
         return outputs["logits"][:length]
 
 

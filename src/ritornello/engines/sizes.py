@@ -83,6 +83,8 @@ class Sizes:
         shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "cos": angles, "sin": angles}
         if self.motif_notes:
             shapes["hints"] = (tokens, HINT_COLUMNS)
+        if self.taps:
+            shapes |= {f"tail.{layer}": (self.taps, self.width) for layer in range(len(self.horizons))}
         for horizon in dict.fromkeys(self.horizons):
             shapes[f"seen.{horizon}"] = (queries, self.slots(horizon))
         for layer, horizon in enumerate(self.horizons):
@@ -93,17 +95,18 @@ class Sizes:
     def output_shapes(self, tokens: int) -> dict[str, tuple[int, ...]]:
         """Its outputs."""
         layers, heads, size = len(self.horizons), self.heads, self.head_size
-        return {
+        shapes = {
             "logits": (tokens, N_EVENTS),
             "new_keys": (layers, heads, size, tokens),
             "new_values": (layers, heads, tokens, size),
         }
+        return shapes | ({"streams": (layers, tokens, self.width)} if self.taps else {})
 
     @property
     def state_bytes(self) -> int:
-        """Keys and values of all layers in float32, and the motif memory: allocated before the first token."""
-        keys_and_values = sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
-        return keys_and_values + (memory_bytes(self.motif_notes) if self.motif_notes else 0)
+        """Keys, values and tails of all layers in float32, and the motif memory: allocated before the first token."""
+        vectors = sum(2 * self.slots(h) + self.taps for h in self.horizons)
+        return 4 * self.width * vectors + (memory_bytes(self.motif_notes) if self.motif_notes else 0)
 
     def weight_bytes(self, precision: Precision) -> int:
         """Of all matrices: four bytes a weight, or one and a share of its block's scale."""

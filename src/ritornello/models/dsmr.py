@@ -112,8 +112,8 @@ class DSMR(nn.Module):
         slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
         empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
         taps, width = self.config.taps, self.config.width
-        tail = torch.zeros(batch, taps, width, device=self.device)
-        return State(empty, empty, position, (tail,) * len(slots) if taps else ())
+        tails = tuple(self.final_gain.new_zeros(batch, taps, width) for _ in slots if taps)
+        return State(empty, empty, position, tails)
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
