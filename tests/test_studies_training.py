@@ -52,6 +52,21 @@ def test_every_row_changes_one_thing() -> None:
     assert len({json.dumps(recipe.settings()) for recipe in rows().values()}) == len(others) + 1
 
 
+def test_rows_of_recall_differ_in_what_a_model_remembers_by_alone() -> None:
+    of_recall = StudySettings(study="recall", steps=STEPS).recipes()
+    unchanged = of_recall.pop(UNCHANGED)
+    assert not unchanged.streaming.qk_bias
+    found = {name: changes(recipe, unchanged) for name, recipe in of_recall.items()}
+    assert found == {
+        "biases": {"qk_bias"},
+        "biases, convolution": {"qk_bias", "taps"},
+        "biases, motif memory": {"qk_bias", "motif_notes"},
+        "biases, motif memory of 1,024 strikes": {"qk_bias", "motif_notes"},
+        "biases, motif memory, convolution": {"qk_bias", "motif_notes", "taps"},
+    }
+    assert len({json.dumps(recipe.settings()) for recipe in of_recall.values()}) == len(of_recall)
+
+
 def test_rows_read_as_many_tokens() -> None:
     settings = StudySettings(study="training", steps=STEPS, legal=True)
     steps = {name: settings.steps_of(recipe) for name, recipe in settings.recipes().items()}

@@ -30,9 +30,12 @@ class StudyName(str, Enum):
     dsmr = "dsmr"
     perceivers = "perceivers"
     training = "training"
+    recall = "recall"
 
 
-Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers or training.")]
+Name = Annotated[
+    StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers, training or recall.")
+]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
 
 

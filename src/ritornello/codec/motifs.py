@@ -36,7 +36,7 @@ MAX_FOLLOWED = 16
 N_HINTS = FOLLOWED + MAX_FOLLOWED + 1
 HINT_COLUMNS = 6
 
-_NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
+NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
 _NEVER = 1 << 30
 _NONE = (_NEVER, -1)
 _NUMBERS = (
@@ -133,10 +133,10 @@ class MotifMemory:
         """What the old passage goes on with: an id for every column."""
         there, second, wait, loudness = self._upcoming()
         if there < 0 and not self._due:
-            return _NOTHING
+            return NOTHING
         event = EVENT + self._event(there, wait, loudness)
         if there < 0:
-            return event, *_NOTHING[1:]
+            return event, *NOTHING[1:]
         told = (PITCH + there, WAIT + min(wait, v.MAX_SHIFT_STEPS), LOUDNESS + loudness)
         return event, *told, SECOND + second, FOLLOWED + min(self._followed, MAX_FOLLOWED)
 

@@ -149,7 +149,7 @@ class Crops:
         memories = -(-longest // latents) * latents  # in steps, for every length is a compilation of its own
         inputs = np.full((n, memories + latents), codec.PAD, np.int64)
         targets = np.full((n, latents), codec.PAD, np.int64)
-        hints = np.zeros((*inputs.shape, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
+        hints = np.full((*inputs.shape, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
         context = blank_context(n, latents) if self._grammar else None
         for i, (first, (_, tokens, begin, end)) in enumerate(zip(firsts, crops)):
             read = (

@@ -185,7 +185,7 @@ class Lanes:
         n, width = len(lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
-        hints = np.zeros((n, width, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
+        hints = np.full((n, width, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(lanes):

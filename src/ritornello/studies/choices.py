@@ -1,4 +1,4 @@
-"""The training study as Markdown: what each choice of a recipe is worth at equal tokens, alone."""
+"""The training and recall studies as Markdown: what each choice is worth at equal tokens, alone."""
 
 from __future__ import annotations
 

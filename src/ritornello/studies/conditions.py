@@ -10,6 +10,10 @@ from ritornello.studies.summary import GROWING, STATE_AFTER_TOKENS, Row
 
 SEEDS = "± is the standard deviation over seeds"
 OWN_PROCESS = "Peak memory is that of training and its validations, beyond the idle process"
+UNCHANGED_IS = {
+    "training": "in four groups of twice its lanes, of half their length",
+    "recall": "without biases of queries and keys, convolutions and motif memory",
+}
 DSMR_READING = (
     f"{SEEDS}; of nats/token behind another row it is the standard error over pieces, seeds and pieces paired.",
     f"{OWN_PROCESS}; the state is one lane's after {STATE_AFTER_TOKENS:,} tokens.",
@@ -71,14 +75,14 @@ def perceivers_conditions(rows: list[Row]) -> str:
 
 
 def choices_conditions(rows: list[Row]) -> str:
-    """What held for the rows of the training study."""
+    """What held for the rows of the training and recall studies."""
     run, settings = rows[0].runs[0], _settings(rows)
     recipe = settings["recipe_settings"]
     tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
     return _list_of(
         _data(settings),
-        f"Unchanged: the recipe {recipe['name']} in four groups of twice its lanes, of half their length. A row says "
-        "what it changes, and changes nothing else.",
+        f"Unchanged: the recipe {recipe['name']} {UNCHANGED_IS[settings['study']]}. A row says what it changes, and "
+        "changes nothing else.",
         f"Equal, training: {_span(tokens)} tokens, in {settings['precision']}; steps of more tokens are fewer. "
         f"The validations on the way were of {recipe['validation_pieces']} pieces.",
         _reading(run),

@@ -22,10 +22,12 @@ class Report(NamedTuple):
     draw_curves: Callable[[Results, Path], None]
 
 
+CHOICES = Report(choices.markdown, choices.figures, choices_figures.draw_table, choices_figures.draw_curves)
 REPORTS = {
     "dsmr": Report(table.markdown, summary.figures_of_rows, figures.draw_table, figures.draw_curves),
     "perceivers": Report(
         perceivers.markdown, perceivers.figures, perceivers_figures.draw_table, perceivers_figures.draw_curves
     ),
-    "training": Report(choices.markdown, choices.figures, choices_figures.draw_table, choices_figures.draw_curves),
+    "training": CHOICES,
+    "recall": CHOICES,
 }

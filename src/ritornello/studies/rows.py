@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ritornello.errors import RitornelloError
 from ritornello.horizons.study import study_texts
 from ritornello.models.perceivers import PerceiverConfig
-from ritornello.studies.choosing import choices
+from ritornello.studies.choosing import choices, recalls
 from ritornello.studies.summary import GROWING, REFERENCE
 from ritornello.training.recipes import Recipe, recipe_named
 
@@ -69,4 +69,5 @@ STUDIES = {
     "dsmr": Study("study", _schedules, lambda recipe: recipe),
     "perceivers": Study("perceivers_study", _steps_to_perceivers, _of_dsmr),
     "training": Study("study", choices, lambda recipe: recipe, of_memory=False, legal=True),
+    "recall": Study("study", recalls, lambda recipe: recipe, of_memory=False),
 }

@@ -19,6 +19,8 @@ from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 
 OPTIMISERS = ("muon", "adamw")
+TAPS = 3  # of the convolutions of a model that has them
+MOTIF_NOTES = 16_384  # as many strikes as the longest performances have
 
 
 @dataclass(frozen=True)
