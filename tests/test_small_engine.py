@@ -124,12 +124,6 @@ def test_biases_convolutions_and_hints_are_played_as_they_are_defined(engine_of,
         for position, logits in chunked(engine_of(model, engine).begin(), tokens, sizes).items():
             assert_close(logits, expected[position], position)
     assert_close(expected[-1], by_definition(model, tokens))
-    silent = {
-        name: tensor * (name.split(".")[-1] not in ("qk_bias", "taps")) for name, tensor in model.state_dict().items()
-    }
-    if extras != {"motif_notes": 64}:
-        model.load_state_dict(silent)
-        assert np.abs(forward(model, tokens) - expected).max() > 0.01 * expected.std()
 
 
 def test_a_session_holds_what_its_sizes_say_with_everything(engine_of):
