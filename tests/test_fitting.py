@@ -176,6 +176,14 @@ def test_every_recipe_fits(name: str) -> None:
     check_fit(recipe_named(name))
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_fits(name: str) -> None:
+    study = STUDIES[name]
+    settings = StudySettings(study=name, recipe=study.recipe, budget_tokens=study.budget_tokens(study.recipe))
+    for recipe in settings.recipes().values():
+        check_fit(recipe, "fp32")
+
+
 @pytest.mark.parametrize("line", documented("train"))
 def test_every_documented_training_fits(line: str) -> None:
     _, options = options_of(line)

@@ -75,7 +75,9 @@ def _of_dsmr(recipe: Recipe) -> Recipe:
         return replace(twin, lanes=lanes, piece_tokens=recipe.piece_tokens, legal=recipe.legal)
     layers = model.layers + len(model.scales)
     text = study_texts(layers=layers, budget_tokens=model.context_tokens)["two-scale"]
-    sizes = {name: getattr(model, name) for name in ("width", "heads", "mlp_width", "dropout", "qk_bias")}
+    sizes = {
+        size: getattr(model, size) for size in ("width", "heads", "mlp_width", "dropout", "qk_bias", "motif_notes")
+    }
     schedule = HorizonSchedule.parse(text, layers=layers)
     return replace(recipe, model=DSMRConfig(schedule, segment_tokens=model.latents, **sizes))
 
