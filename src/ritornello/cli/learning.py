@@ -14,6 +14,8 @@ from ritornello.cli.common import (
     MAX_SEED,
     AsJson,
     DataFolder,
+    Lanes,
+    PieceTokens,
     PrecisionName,
     Split,
     app,
@@ -34,6 +36,8 @@ def train(
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
+    lanes: Lanes = None,
+    piece_tokens: PieceTokens = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
@@ -54,7 +58,9 @@ def train(
 
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
-    chosen = recipe_named(recipe).changed(schedule=schedule, legal=False if free else None)
+    chosen = recipe_named(recipe).changed(
+        schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
+    )
     if schedule is not None and (change := requested(schedule, layers=chosen.streaming.schedule.layers).change):
         console.print(change)
     corpus = Corpus.open(data)

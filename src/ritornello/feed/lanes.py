@@ -54,6 +54,7 @@ class Lanes:
         shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
         by_title: an epoch reads one performance of each title, the next epoch another, so that what many have played
             is not heard more often. A piece without a title is one of its own.
+        piece_tokens: how far pieces are read, at most; None for to their ends.
         epochs: how often every piece is read; None for ever.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
@@ -72,6 +73,7 @@ class Lanes:
         seed: int = 0,
         shuffle: bool = True,
         by_title: bool = False,
+        piece_tokens: int | None = None,
         epochs: int | None = None,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
@@ -90,6 +92,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
+        self._piece_tokens = piece_tokens
         self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
@@ -175,6 +178,7 @@ class Lanes:
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
+        tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
         hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
         return _Lane(epoch, piece, position, tokens, context, hints)

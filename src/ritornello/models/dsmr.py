@@ -21,6 +21,8 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, Sight, compiled, fastest, flex
 from ritornello.models.blocks import Block, embedded, hint_embedding, initialise, norm, remember, rotary
 
+STEP_TOKENS = 4096  # of an unlimited memory's growth where its shapes should change seldom
+
 
 @dataclass(frozen=True)
 class DSMRConfig:
@@ -193,15 +195,26 @@ class DSMR(nn.Module):
         return self.attention or fastest(q)
 
     def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
-        """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
-
-        No more than the keys that are ``there``; but on CUDA, room for the whole horizon from the start, and doubled
-        for an unlimited one when it is full: each number of slots is a compilation of its own.
-        """
+        """`slots_of` this model, as it attends."""
         fixed = self.device.type == "cuda" or self.attention is flex
-        if horizon is None:
-            read = int(position.max())
-            return max(self.segment_tokens, 1 << (read - 1).bit_length()) if fixed and read else min(read, there)
-        phase = position % self.segment_tokens
-        needed = phase + horizon if self.config.schedule.rule == "segment" else phase.clamp(min=horizon)
-        return int(needed.max()) if fixed else min(int(torch.minimum(position, needed).max()), there)
+        return slots_of(self.config, position, horizon, there=None if fixed else there)
+
+
+def slots_of(config: DSMRConfig, position: Tensor, horizon: int | None, *, there: int | None) -> int:
+    """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
+
+    No more than the keys that are ``there``. With None, as on CUDA, where each number of slots is a compilation of its
+    own: room for the whole horizon from the start, and for an unlimited one room that grows in steps. Steps double up
+    to `STEP_TOKENS`, are of as many from there on, and a sixteenth of the next power of two beyond 65,536: an eighth
+    too much at most, in some thirty sizes up to 131,072 tokens.
+    """
+    if horizon is None:
+        read = int(position.max())
+        if there is not None or not read:
+            return min(read, there or 0)
+        power = 1 << (read - 1).bit_length()
+        step = max(power // 16, min(power, STEP_TOKENS))
+        return max(config.segment_tokens, -(-read // step) * step)
+    phase = position % config.segment_tokens
+    needed = phase + horizon if config.schedule.rule == "segment" else phase.clamp(min=horizon)
+    return int(needed.max()) if there is None else min(int(torch.minimum(position, needed).max()), there)

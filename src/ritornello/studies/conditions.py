@@ -9,14 +9,23 @@ from ritornello.studies.results import BEGINNING_TOKENS, Result
 from ritornello.studies.summary import GROWING, STATE_AFTER_TOKENS, Row
 
 SEEDS = "± is the standard deviation over seeds"
-OWN_PROCESS = "Peak memory is that of training and its validations, beyond the idle process"
+OWN_PROCESS = (
+    "Peak memory is that of training and its validations beyond the idle process, counted alike in every row; an "
+    "unlimited memory counts as far as the pieces that were read had filled it"
+)
 UNCHANGED_IS = {
     "training": "in four groups of twice its lanes, of half their length",
     "recall": "without biases of queries and keys, convolutions and motif memory",
 }
+PERCEIVERS_PAPER = {
+    "N": ("context_tokens", 32_768),
+    "Q": ("latents", 1024),
+    "width": ("width", 1024),
+    "layers": ("layers", 24),
+}
 DSMR_READING = (
     f"{SEEDS}; of nats/token behind another row it is the standard error over pieces, seeds and pieces paired.",
-    f"{OWN_PROCESS}; the state is one lane's after {STATE_AFTER_TOKENS:,} tokens.",
+    f"{OWN_PROCESS}. The state is one lane's after {STATE_AFTER_TOKENS:,} tokens, in the precision of training.",
 )
 
 
@@ -46,13 +55,15 @@ def perceivers_conditions(rows: list[Row]) -> str:
     run, settings = rows[0].runs[0], _settings(rows)
     model = settings["recipe_settings"]["model"]
     sizes = _distinct(run["parameters"] for row in rows for run in row.runs)
+    layers = "as many layers" if settings["recipe_settings"].get("equal") == "layers" else "one layer less"
+    other = (f"its {name} {value:,}" for name, (size, value) in PERCEIVERS_PAPER.items() if model.get(size) != value)
     played, share = run["playing"], run["training"]["tokens"] / settings["corpus_tokens"]["train"]
     # A Perceiver's crops have no groups, nor had runs that say nothing of their recipe.
     groups = max(run.get("recipe", {}).get("groups", 1) for row in rows for run in row.runs)
     return _list_of(
         _data(settings),
         f"Equal, size: {_span(sizes)} parameters of width {model['width']}, {model['heads']} heads. A look at the "
-        "context has the weights of a layer of latents: multi-scale has one look more and one layer less.",
+        f"context has the weights of a layer of latents: multi-scale has one look more and {layers}.",
         f"Equal, the two rows of one look: the same model with the same weights at the start; N = "
         f"{model['context_tokens']:,}, Q = {model['latents']:,}, stride {model['stride_tokens']:,}.",
         f"{_training(rows)}; for each seed the same order of pieces among the Perceivers.",
@@ -65,8 +76,8 @@ def perceivers_conditions(rows: list[Row]) -> str:
         "anew.",
         _seeds(rows),
         _machines(rows),
-        "Not equal to the paper: its data are MAESTRO, its N 32,768, its Q and short scale 1,024, its width 1,024 and "
-        "its layers 24. It gives no likelihoods: its table compares generated sets by their features.",
+        f"Not equal to the paper: {', '.join(['its data are MAESTRO', *other])}. It gives no likelihoods: its table "
+        "compares generated sets by their features.",
         f"{SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; "
         "in a difference seeds and pieces are paired.",
         f"{OWN_PROCESS}. A session is what playing one piece keeps in memory; time per played token is processor time "
@@ -126,8 +137,10 @@ def _training(rows: list[Row]) -> str:
     kind = "under the grammar" if settings["legal"] else "over all events, without the grammar"
     lanes, groups = settings["recipe_settings"]["lanes"], settings["recipe_settings"].get("groups", 1)
     read = f"{lanes} lanes" if groups == 1 else f"{groups} groups of {lanes} lanes that take turns"
+    most = settings["recipe_settings"].get("piece_tokens")
+    whole = f" of the first {most:,} of each piece" if most else ""
     return (
-        f"Equal, training: {settings['steps']:,} steps in {read}, {_span(tokens)} tokens, in "
+        f"Equal, training: {settings['steps']:,} steps in {read}, {_span(tokens)} tokens{whole}, in "
         f"{settings['precision']}, {kind}"
     )
 

@@ -83,10 +83,11 @@ class Row:
 
     @property
     def state_bytes(self) -> int:
-        """float32 keys and values of one lane after `STATE_AFTER_TOKENS`."""
-        model = self.runs[0]["settings"]["recipe_settings"]["model"]
-        sizes = {name: model[name] for name in ("width", "segment_tokens")}
-        return costs_of(self.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes).state_bytes["fp32"]
+        """Keys and values of one lane after `STATE_AFTER_TOKENS`, in the precision of the run."""
+        settings = self.runs[0]["settings"]
+        sizes = {name: settings["recipe_settings"]["model"][name] for name in ("width", "segment_tokens")}
+        costs = costs_of(self.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes)
+        return costs.state_bytes[settings["precision"]]
 
     def over_seeds(self, figure: Callable[[Result], float]) -> Estimate:
         """Mean and standard deviation of a figure of each run."""
