@@ -14,7 +14,7 @@ WIDTH = 32
 TOLERANCE = 1e-4  # of the logits' standard deviation: float32 against float32 or float64
 FAR = 1_000_000
 
-EXTRAS = {"qk_bias": True, "taps": 3, "motif_notes": 64}
+EXTRAS = {"qk_bias": True, "motif_notes": 64}
 FINITE = ("2x32, 8", "3x0", "48, 0, 16", "7, 1, 29", "0, 40, 5 sliding", "2x24 sliding")
 
 
@@ -79,14 +79,6 @@ def by_definition(model: DSMR, tokens: np.ndarray, first_position: int = 0) -> n
         x = x + weights["hint_embedding.weight"][hints_of(model, tokens)].sum(1)
     for layer, horizon in enumerate(config.schedule.horizons):
         mine = {n.split(".", 2)[2]: w for n, w in weights.items() if n.startswith(f"blocks.{layer}.")}
-        if config.taps:
-            inside = place % config.segment_tokens
-            x = np.array(
-                [
-                    x[t] + sum(mine["taps"][i - 1, 0] * x[t - i] for i in range(1, config.taps + 1) if inside[t] >= i)
-                    for t in range(len(x))
-                ]
-            )
         qkv = norm(x, mine["attention_gain"]) @ mine["qkv.weight"].T
         q, k, v = qkv.reshape(len(x), 3, heads, size).swapaxes(0, 1)
         if config.qk_bias:

@@ -59,10 +59,8 @@ def test_rows_of_recall_differ_in_what_a_model_remembers_by_alone() -> None:
     found = {name: changes(recipe, unchanged) for name, recipe in of_recall.items()}
     assert found == {
         "biases": {"qk_bias"},
-        "biases, convolution": {"qk_bias", "taps"},
         "biases, motif memory": {"qk_bias", "motif_notes"},
         "biases, motif memory of 1,024 strikes": {"qk_bias", "motif_notes"},
-        "biases, motif memory, convolution": {"qk_bias", "motif_notes", "taps"},
     }
     assert len({json.dumps(recipe.settings()) for recipe in of_recall.values()}) == len(of_recall)
 

@@ -129,16 +129,12 @@ class DSMRSession:
         self._model = model
         heads, size = model.config.heads, model.config.width // model.config.heads
         self._caches = [Cache(heads, size, slots=(h or 0) + model.segment_tokens) for h in self._horizons]
-        taps, width = model.config.taps, model.config.width
-        self._tails = [torch.zeros(1, taps, width) for _ in self._horizons]
         self._motifs = _motif_memory(model)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values, tails and motif memory, allocated."""
-        tails = sum(tail.numel() * tail.element_size() for tail in self._tails)
-        motifs = self._motifs.nbytes if self._motifs else 0
-        return sum(cache.nbytes for cache in self._caches) + tails + motifs
+        """Bytes of keys, values and motif memory, allocated."""
+        return sum(cache.nbytes for cache in self._caches) + (self._motifs.nbytes if self._motifs else 0)
 
     @property
     def _horizons(self) -> tuple[int | None, ...]:
@@ -165,11 +161,7 @@ class DSMRSession:
         position = torch.arange(self.position, self.position + length)
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
-        if self.position % model.segment_tokens == 0:
-            self._tails = [torch.zeros_like(tail) for tail in self._tails]
-        for layer, (block, cache, horizon) in enumerate(zip(model.layers(), self._caches, self._horizons)):
-            if block.taps is not None:
-                x, self._tails[layer] = block.mixed(x, self._tails[layer])
+        for block, cache, horizon in zip(model.layers(), self._caches, self._horizons):
             q, k, v = block.project(x, rotation)
             keys, values = cache.add(k, v)
             seen = self._seen(position, cache.used, horizon)

@@ -6,8 +6,8 @@ scores (0 or minus infinity). Weights are external data: the graph itself is sma
 
 Axes: T tokens, L layers, H heads, D head size, C width, R_h slots of a layer of horizon h, V events.
 Inputs: tokens (T,) int64; with a motif memory hints (T, F) int64; cos, sin (1, T, D / 2); seen.h (1 or T, R_h);
-keys.l (1, H, D, R_h), values.l (1, H, R_h, D); with convolutions tail.l (taps, C).
-Outputs: logits (T, V), new_keys (L, H, D, T), new_values (L, H, T, D); with convolutions streams (L, T, C).
+keys.l (1, H, D, R_h), values.l (1, H, R_h, D).
+Outputs: logits (T, V), new_keys (L, H, D, T), new_values (L, H, T, D).
 """
 
 from __future__ import annotations
@@ -51,11 +51,8 @@ class _Graph:
             columns = self.constant("columns", np.array([1], np.int64))
             told = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
             x = self.node("Add", x, told)
-        new_keys, new_values, streams = [], [], []
+        new_keys, new_values = [], []
         for layer, horizon in enumerate(sizes.horizons):
-            if sizes.taps:
-                streams.append(self.reshaped(x, 1, length, sizes.width))
-                x = self.mixed(x, layer)
             x, k, v = self.block(x, layer, horizon)
             new_keys.append(k)
             new_values.append(v)
@@ -63,8 +60,6 @@ class _Graph:
         self.node("Identity", logits, to="logits")
         self.node("Concat", *new_keys, axis=0, to="new_keys")
         self.node("Concat", *new_values, axis=0, to="new_values")
-        if sizes.taps:
-            self.node("Concat", *streams, axis=0, to="streams")
         graph = helper.make_graph(
             self.nodes,
             "ritornello",
@@ -79,19 +74,6 @@ class _Graph:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ritornello")
         content: bytes = model.SerializeToString()
         return content
-
-    def mixed(self, x: str, layer: int) -> str:
-        """The stream (T, C) with the tokens before each mixed in."""
-        taps, length, width = f"blocks.{layer}.taps", self.tokens, self.sizes.width
-        whole, count = self.node("Concat", f"tail.{layer}", x, axis=0), self.sizes.taps + 1
-        if length == 1:
-            first = self.constant("first", np.array([0], np.int64))
-            return self.node("ReduceSum", self.node("Mul", whole, taps), first, keepdims=1)
-        # A convolution of all channels alike but for their weights: (1, C, taps + T) with (C, 1, taps + 1).
-        columns = self.reshaped(self.node("Transpose", whole, perm=[1, 0]), 1, width, count - 1 + length)
-        kernels = self.reshaped(self.node("Transpose", taps, perm=[1, 0]), width, 1, count)
-        mixed = self.node("Conv", columns, kernels, group=width, kernel_shape=[count])
-        return self.node("Transpose", self.reshaped(mixed, width, length), perm=[1, 0])
 
     def block(self, x: str, layer: int, horizon: int) -> tuple[str, str, str]:
         """One layer: the stream after it, its new keys (1, H, D, T) and values (1, H, T, D)."""

@@ -21,13 +21,12 @@ class Rings:
     def __init__(self, sizes: Sizes) -> None:
         self._sizes = sizes
         self._rings = [_Ring(sizes, h) for h in dict.fromkeys(sizes.horizons)]
-        self._tails = np.zeros((len(sizes.horizons), sizes.taps, sizes.width), np.float32)
         self._start = -1  # of the segment that the rings' marks of visibility hold for
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and tails, allocated."""
-        return sum(ring.keys.nbytes + ring.values.nbytes for ring in self._rings) + self._tails.nbytes
+        """Bytes of keys and values, allocated."""
+        return sum(ring.keys.nbytes + ring.values.nbytes for ring in self._rings)
 
     def inputs(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """What the rings are to a graph, by the names of its inputs: views that stay what the rings hold."""
@@ -37,15 +36,10 @@ class Rings:
                 yield f"values.{layer}", ring.values[n : n + 1]
             if self._sizes.schedule.rule == "segment":
                 yield f"seen.{ring.horizon}", ring.seen
-        if self._sizes.taps:
-            for layer, tail in enumerate(self._tails):
-                yield f"tail.{layer}", tail
 
     def before_reading(self, position: int) -> None:
         """Marks what the segment of ``position`` sees (segment rule; under the sliding rule see `sliding`)."""
         start = position // self._sizes.segment_tokens * self._sizes.segment_tokens
-        if start == position:
-            self._tails[:] = 0.0
         if start != self._start and self._sizes.schedule.rule == "segment":
             self._start = start
             for ring in self._rings:
@@ -56,18 +50,10 @@ class Rings:
         ring = next(ring for ring in self._rings if ring.horizon == horizon)
         ring.mark(np.arange(position, position + len(out))[:, None], out)
 
-    def write(
-        self,
-        position: int,
-        keys: NDArray[np.float32],
-        values: NDArray[np.float32],
-        streams: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Puts keys (L, H, D, T), values (L, H, T, D) and streams (L, T, C) of the tokens from ``position`` on away."""
+    def write(self, position: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        """Puts keys (L, H, D, T) and values (L, H, T, D) of the tokens from ``position`` on into their slots."""
         for ring in self._rings:
             ring.write(position, keys, values)
-        if streams is not None:
-            self._tails[:] = np.concatenate([self._tails, streams], axis=1)[:, streams.shape[1] :]
 
 
 class _Ring:

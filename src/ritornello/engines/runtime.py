@@ -151,8 +151,7 @@ class _Bound:
             self._rings.sliding(horizon, position, inputs[name])
         self._graph.run_with_iobinding(self._binding)
         outputs = self._outputs
-        streams = outputs["streams"][:, :length] if "streams" in outputs else None
-        self._rings.write(position, outputs["new_keys"][..., :length], outputs["new_values"][:, :, :length], streams)
+        self._rings.write(position, outputs["new_keys"][..., :length], outputs["new_values"][:, :, :length])
         return outputs["logits"][:length]
 
 

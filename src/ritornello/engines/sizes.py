@@ -27,7 +27,6 @@ class Sizes:
     mlp_width: int
     segment_tokens: int
     qk_bias: bool = False
-    taps: int = 0
     motif_notes: int = 0
 
     @classmethod
@@ -45,7 +44,7 @@ class Sizes:
         if family != "dsmr":
             raise RitornelloError(f"unknown model family {family!r}; there are dsmr and perceivers")
         names = ("width", "heads", "mlp_width", "segment_tokens")
-        later = ("qk_bias", "taps", "motif_notes")  # which older configs do not have
+        later = ("qk_bias", "motif_notes")  # which older configs do not have
         if wrong := (set(config) - set(later)) ^ {"schedule", "dropout", *names}:
             raise RitornelloError(f"its config does not describe a dsmr model ({', '.join(sorted(wrong))})")
         try:
@@ -83,8 +82,6 @@ class Sizes:
         shapes: dict[str, tuple[int, ...]] = {"tokens": (tokens,), "cos": angles, "sin": angles}
         if self.motif_notes:
             shapes["hints"] = (tokens, HINT_COLUMNS)
-        if self.taps:
-            shapes |= {f"tail.{layer}": (self.taps, self.width) for layer in range(len(self.horizons))}
         for horizon in dict.fromkeys(self.horizons):
             shapes[f"seen.{horizon}"] = (queries, self.slots(horizon))
         for layer, horizon in enumerate(self.horizons):
@@ -95,18 +92,17 @@ class Sizes:
     def output_shapes(self, tokens: int) -> dict[str, tuple[int, ...]]:
         """Its outputs."""
         layers, heads, size = len(self.horizons), self.heads, self.head_size
-        shapes = {
+        return {
             "logits": (tokens, N_EVENTS),
             "new_keys": (layers, heads, size, tokens),
             "new_values": (layers, heads, tokens, size),
         }
-        return shapes | ({"streams": (layers, tokens, self.width)} if self.taps else {})
 
     @property
     def state_bytes(self) -> int:
-        """Keys, values and tails of all layers in float32, and the motif memory: allocated before the first token."""
-        vectors = sum(2 * self.slots(h) + self.taps for h in self.horizons)
-        return 4 * self.width * vectors + (memory_bytes(self.motif_notes) if self.motif_notes else 0)
+        """Keys and values of all layers in float32, and the motif memory: allocated before the first token."""
+        keys_and_values = sum(self.slots(h) for h in self.horizons) * 2 * self.width * 4
+        return keys_and_values + (memory_bytes(self.motif_notes) if self.motif_notes else 0)
 
     def weight_bytes(self, precision: Precision) -> int:
         """Of all matrices: four bytes a weight, or one and a share of its block's scale."""

@@ -17,8 +17,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[str, NDArray[np.generic]]:
     """All that a graph is given at its start, by name.
 
-    The embedding is normalised already, a head's sharpness holds the scale D ** -0.5 of scores too, and a convolution's
-    taps, the earliest first, end with that of the token itself, 1.
+    The embedding is normalised already, and a head's sharpness holds the scale D ** -0.5 of scores too.
 
     Raises:
         RitornelloError: if a weight is missing or has another shape than ``sizes`` say.
@@ -35,9 +34,6 @@ def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[st
         if sizes.qk_bias:
             bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, sizes.heads, 1, sizes.head_size))
             found[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * sizes.heads, 1, sizes.head_size)
-        if sizes.taps:
-            taps = _taken(weights, f"blocks.{layer}.taps", (sizes.taps, 1, sizes.width))[::-1, 0]
-            found[f"blocks.{layer}.taps"] = np.concatenate([taps, np.ones((1, sizes.width), np.float32)])
         for gain in ("attention_gain", "mlp_gain"):
             found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (sizes.width,))
         sharpness = _taken(weights, f"blocks.{layer}.sharpness", (sizes.heads, 1, 1))

@@ -162,29 +162,26 @@ class HorizonSchedule:
         """
         return None if self.budget_tokens is None else self.budget_tokens * 2 * width * bytes_per_number
 
-    def first_reached(self, position: int, *, segment_tokens: int, taps: int = 0) -> int:
+    def first_reached(self, position: int, *, segment_tokens: int) -> int:
         """The earliest position that can influence the output at ``position``, through all layers.
 
         From the top layer down, the earliest key that a layer sees is the query of the layer below: its own first
-        key is the earliest of all, since ``first`` grows with the query's position. A convolution of so many ``taps``
-        before each attention makes a key of the tokens before it in its segment too.
+        key is the earliest of all, since ``first`` grows with the query's position.
         """
         for horizon in reversed(self.horizons):
             if horizon is None:
                 return 0
             start = position // segment_tokens * segment_tokens
             first = start - horizon if self.rule == "segment" else min(start, position - horizon)
-            first = max(0, first)
-            position = max(first // segment_tokens * segment_tokens, first - taps)
+            position = max(0, first)
         return position
 
-    def reach_tokens(self, *, segment_tokens: int, taps: int = 0) -> int | None:
+    def reach_tokens(self, *, segment_tokens: int) -> int | None:
         """The most tokens back that any output can be influenced from; None if any horizon is unlimited."""
         if self.budget_tokens is None:
             return None
         far = (self.budget_tokens // segment_tokens + self.layers + 2) * segment_tokens
-        sizes = {"segment_tokens": segment_tokens, "taps": taps}
-        return max(q - self.first_reached(q, **sizes) for q in range(far, far + segment_tokens))
+        return max(q - self.first_reached(q, segment_tokens=segment_tokens) for q in range(far, far + segment_tokens))
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,12 @@ class DSMRConfig:
     """share of each branch's output that training drops"""
     qk_bias: bool = False
     """queries and keys have learned biases, which start as a preference for what is near"""
-    taps: int = 0
-    """of a causal convolution of the stream before each attention: the segment's earlier tokens that are mixed in"""
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
         for name, low, high in (
             *((name, 1, 1_000_000) for name in ("width", "heads", "mlp_width", "segment_tokens")),
-            ("taps", 0, 64),
             ("motif_notes", 0, 1_000_000),
         ):
             value = getattr(self, name)
@@ -68,11 +65,10 @@ class State(NamedTuple):
     keys: tuple[Tensor, ...]  # per layer (B, H, M, D), rotated; M = the layer's horizon + the open segment's tokens
     values: tuple[Tensor, ...]  # per layer (B, H, M, D)
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
-    tails: tuple[Tensor, ...] = ()  # per layer (B, taps, C): the stream of the latest tokens, for convolutions
 
     def nbytes(self) -> int:
-        """Bytes of keys, values and tails, all lanes."""
-        return sum(t.numel() * t.element_size() for t in self.keys + self.values + self.tails)
+        """Bytes of keys and values, all lanes."""
+        return sum(t.numel() * t.element_size() for t in self.keys + self.values)
 
 
 class DSMR(nn.Module):
@@ -86,9 +82,7 @@ class DSMR(nn.Module):
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
         self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
-        self.blocks = nn.ModuleList(
-            Block(*sizes, qk_bias=config.qk_bias, taps=config.taps) for _ in config.schedule.horizons
-        )
+        self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, self.layers())
@@ -113,9 +107,7 @@ class DSMR(nn.Module):
         position = torch.zeros(batch, dtype=torch.int64)
         slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
         empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
-        taps, width = self.config.taps, self.config.width
-        tails = tuple(self.final_gain.new_zeros(batch, taps, width) for _ in slots if taps)
-        return State(empty, empty, position, tails)
+        return State(empty, empty, position)
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
@@ -152,20 +144,13 @@ class DSMR(nn.Module):
         schedule, length = self.config.schedule, tokens.shape[1]
         rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
-        keys, values, tails = [], [], []
+        keys, values = [], []
         sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
         project, update = Block.project, Block.update
         if tokens.is_cuda:
             project, update = compiled(project), compiled(update)
-        # A convolution begins anew with every segment, so that it reaches no further than attention does.
-        inside = (state.position % self.segment_tokens)[:, None] >= torch.arange(self.config.taps, 0, -1)
-        for layer, (block, horizon) in enumerate(zip(self.layers(), schedule.horizons)):
-            old_k, old_v = state.keys[layer], state.values[layer]
-            if block.taps is not None:
-                tail = state.tails[layer] * inside[..., None].to(x.device)
-                x, tail = block.mixed(x, tail.to(x.dtype))
-                tails.append(tail.detach() if detach else tail)
+        for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
             seen = min((h for h in (horizon, self.sight_tokens) if h is not None), default=None)
@@ -177,7 +162,7 @@ class DSMR(nn.Module):
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
-        return self.predict(x), State(tuple(keys), tuple(values), after, tuple(tails))
+        return self.predict(x), State(tuple(keys), tuple(values), after)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""

@@ -8,7 +8,7 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.summary import UNCHANGED
-from ritornello.training.recipes import MOTIF_NOTES, TAPS, Recipe
+from ritornello.training.recipes import MOTIF_NOTES, Recipe
 
 
 def choices(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
@@ -42,17 +42,14 @@ def recalls(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
     """
     recipe = replace(recipe, by_title=False)
 
-    def with_(qk_bias: bool = True, taps: int = 0, motif_notes: int = 0) -> Recipe:
-        model = replace(recipe.streaming, qk_bias=qk_bias, taps=taps, motif_notes=motif_notes)
-        return replace(recipe, model=model)
+    def with_(qk_bias: bool, motif_notes: int) -> Recipe:
+        return replace(recipe, model=replace(recipe.streaming, qk_bias=qk_bias, motif_notes=motif_notes))
 
     return {
-        UNCHANGED: with_(qk_bias=False),
-        "biases": with_(),
-        "biases, convolution": with_(taps=TAPS),
-        "biases, motif memory": with_(motif_notes=MOTIF_NOTES),
-        "biases, motif memory of 1,024 strikes": with_(motif_notes=1024),
-        "biases, motif memory, convolution": with_(taps=TAPS, motif_notes=MOTIF_NOTES),
+        UNCHANGED: with_(qk_bias=False, motif_notes=0),
+        "biases": with_(qk_bias=True, motif_notes=0),
+        "biases, motif memory": with_(qk_bias=True, motif_notes=MOTIF_NOTES),
+        "biases, motif memory of 1,024 strikes": with_(qk_bias=True, motif_notes=1024),
     }
 
 

@@ -15,7 +15,7 @@ OWN_PROCESS = (
 )
 UNCHANGED_IS = {
     "training": "in four groups of twice its lanes, of half their length",
-    "recall": "without biases of queries and keys, convolutions and motif memory",
+    "recall": "without biases of queries and keys and without motif memory",
 }
 PERCEIVERS_PAPER = {
     "N": ("context_tokens", 32_768),

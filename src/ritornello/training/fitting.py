@@ -51,8 +51,7 @@ class Memories:
         read = -(-tokens // model.segment_tokens) * model.segment_tokens
         there = None if self.device.type == "cuda" else read
         slots = sum(slots_of(model, torch.tensor([read]), h, there=there) for h in model.schedule.horizons)
-        tails = model.taps * model.schedule.layers * model.width * 4
-        return lanes * (slots * 2 * model.width * (4 if self.precision == "fp32" else 2) + tails)
+        return lanes * slots * 2 * model.width * (4 if self.precision == "fp32" else 2)
 
     def check_fit(self, free: int | None) -> None:
         """Refuses memories that are larger than what is free.

@@ -85,20 +85,20 @@ class Streaming:
         """Each group's keys, values and positions; the first group's names are those of a run without groups."""
         found: dict[str, Tensor] = {}
         for group, state in enumerate(self._states):
-            for kind, tensors in (("keys", state.keys), ("values", state.values), ("tails", state.tails)):
+            for kind, tensors in (("keys", state.keys), ("values", state.values)):
                 found |= {f"{kind}/{layer}{_of(group)}": tensor for layer, tensor in enumerate(tensors)}
             found[f"position{_of(group)}"] = state.position
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back states."""
-        device = self._model.device
-        for group, now in enumerate(self._states):
-            keys, values, tails = (
-                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in range(len(old)))
-                for kind, old in (("keys", now.keys), ("values", now.values), ("tails", now.tails))
+        depth, device = range(self._model.config.schedule.layers), self._model.device
+        for group in range(len(self._states)):
+            keys, values = (
+                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in depth)
+                for kind in ("keys", "values")
             )
-            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"], tails)
+            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"])
 
 
 class Cropping:

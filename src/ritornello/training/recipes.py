@@ -21,7 +21,6 @@ from ritornello.models.perceivers import PerceiverConfig
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
 EQUAL = ("parameters", "layers")
-TAPS = 3  # of the convolutions of a model that has them
 MOTIF_NOTES = 16_384  # as many strikes as the longest performances have
 
 
@@ -180,7 +179,12 @@ def small() -> Recipe:
     """Some hours on two CPU cores: 6.6 M parameters."""
     return Recipe(
         name="small",
-        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=128),
+        model=DSMRConfig(
+            HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256),
+            segment_tokens=128,
+            qk_bias=True,
+            motif_notes=MOTIF_NOTES,
+        ),
         lanes=16,
         groups=4,
         by_title=True,
@@ -224,6 +228,8 @@ def base() -> Recipe:
         mlp_width=768,
         segment_tokens=128,
         dropout=0.1,
+        qk_bias=True,
+        motif_notes=MOTIF_NOTES,
     )
     return replace(
         small(),
@@ -246,6 +252,8 @@ def large() -> Recipe:
         mlp_width=1792,
         segment_tokens=1024,
         dropout=0.1,
+        qk_bias=True,
+        motif_notes=MOTIF_NOTES,
     )
     return replace(base(), name="large", model=model, lanes=32, steps=60_000)
 
@@ -269,13 +277,16 @@ def perceivers_study() -> Recipe:
         latents=256,
         scales=(None, 256),
         stride_tokens=128,
+        qk_bias=True,
     )
     return replace(study(), name="perceivers_study", model=model, groups=1)
 
 
 def perceivers_small() -> Recipe:
     """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
-    model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
+    model = PerceiverConfig(
+        layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256, qk_bias=True
+    )
     return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1, by_title=False)
 
 
@@ -291,6 +302,7 @@ def perceivers_base() -> Recipe:
         scales=(None, 1024),
         stride_tokens=512,
         dropout=0.1,
+        qk_bias=True,
     )
     return replace(base(), name="perceivers_base", model=model, lanes=16, by_title=False)
 
