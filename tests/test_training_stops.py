@@ -84,10 +84,12 @@ def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, t
     train(corpus, run, RECIPE, steps=1)
     manifest = run / "last" / MANIFEST
     written = json.loads(manifest.read_text())
-    del written["progress"]["recipe"]["groups"]
+    del written["progress"]["recipe"]["groups"], written["progress"]["recipe"]["model"]["motif_notes"]
     manifest.write_text(json.dumps(written))
     with one_line(run, "groups = 1, not 2"):
         train(corpus, run, replace(RECIPE, groups=2), resume=True)
+    with one_line(run, "'motif_notes': 0", "'motif_notes': 9"):
+        train(corpus, run, replace(RECIPE, model=replace(RECIPE.streaming, motif_notes=9)), resume=True)
     train(corpus, run, RECIPE, steps=2, resume=True)
     assert load_checkpoint(run / "last").progress["step"] == 2
 

@@ -151,8 +151,18 @@ class Recipe:
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe as they were once written; what came into the program since was as its default is."""
     known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
-    optional = {f.name for f in fields(Recipe) if f.default is not MISSING or f.default_factory is not MISSING}
-    return {name: value for name, value in known.items() if name in optional} | settings
+    filled = {name: value for name, value in known.items() if name in _defaults(Recipe)} | settings
+    model = filled["model"]
+    return {**filled, "model": _defaults(DSMRConfig if "schedule" in model else PerceiverConfig) | model}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass that need not be given, with what they are then; None where that is made anew."""
+    return {
+        f.name: None if f.default is MISSING else f.default
+        for f in fields(kind)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    }
 
 
 def tiny() -> Recipe:
