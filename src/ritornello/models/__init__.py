@@ -36,10 +36,11 @@ def describe_config(config: Config) -> dict[str, Any]:
 
 def describe_memory(config: Config) -> str:
     """What a model of this config remembers, in a few words."""
+    motifs = f", motif memory of {config.motif_notes:,} strikes" if config.motif_notes else ""
     if isinstance(config, DSMRConfig):
-        return f"horizons {config.schedule}"
+        return f"horizons {config.schedule}{motifs}"
     scales = ", ".join(f"{scale or config.context_tokens:,}" for scale in config.scales)
-    return f"context {scales} tokens, {config.latents:,} latents"
+    return f"context {scales} tokens, {config.latents:,} latents{motifs}"
 
 
 def describe_model(model: Any) -> tuple[str, dict[str, Any]]:
