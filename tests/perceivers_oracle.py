@@ -25,6 +25,7 @@ VARIETY = {
     "stride_of_all_latents": dataclasses.replace(SMALL, stride_tokens=8),
     "stride_of_one": dataclasses.replace(SMALL, stride_tokens=1),
     "three_looks": dataclasses.replace(SMALL, scales=(8, 16, 9)),
+    "biases": dataclasses.replace(SMALL, qk_bias=True),
 }
 READ = PerceiverConfig(**SIZES, context_tokens=24, latents=16, scales=(None, 16), stride_tokens=8)
 
@@ -49,7 +50,7 @@ def some_text(tokens: int, *, lanes: int = 1, seed: int = 0) -> Tensor:
 
 
 def recomputed(model: Perceiver, tokens: Tensor, *, window: int, seen: list[int], begin: int = 0) -> Tensor:
-    """A window from scratch: (T,) ids that stand from ``begin`` on -> (T - (window - begin), V).
+    """A window from scratch: (T,) ids, or rows with hints, from ``begin`` on -> (T - (window - begin), V).
 
     Latents are the tokens from position ``window`` on; look i sees from position ``seen[i]`` on.
     """
@@ -72,14 +73,18 @@ def recomputed(model: Perceiver, tokens: Tensor, *, window: int, seen: list[int]
         found = []
         for head in range(model.config.heads):
             part = slice(head * d, (head + 1) * d)
-            queries = turned(rms(q[:, part]), turn[n - len(q) :]) * w[f"{name}.sharpness"][head]
-            scores = queries @ turned(rms(k[:, part]), turn[n - len(k) :]).T / math.sqrt(d)
+            own, other = w[f"{name}.qk_bias"][:, head, 0] if model.config.qk_bias else (0, 0)
+            queries = turned(rms(q[:, part] + own), turn[n - len(q) :]) * w[f"{name}.sharpness"][head]
+            scores = queries @ turned(rms(k[:, part] + other), turn[n - len(k) :]).T / math.sqrt(d)
             found.append(scores.masked_fill(hidden, -math.inf).softmax(-1) @ v[:, part])
         x = x + torch.cat(found, dim=1) @ w[f"{name}.out.weight"].T
         gate, up = (rms(x) * w[f"{name}.mlp_gain"] @ w[f"{name}.gate_up.weight"].T).chunk(2, dim=1)
         return x + gate * gate.sigmoid() * up @ w[f"{name}.down.weight"].T
 
-    embedded = rms(w["embedding.weight"][tokens])
+    ids, hints = (tokens[:, 0], tokens[:, 1:]) if model.config.motif_notes else (tokens, None)
+    embedded = rms(w["embedding.weight"][ids])
+    if hints is not None:
+        embedded = embedded + w["hint_embedding.weight"][hints].sum(1)
     x = embedded[window - begin :]
     for i, first in enumerate(seen):
         q = rms(x) * w[f"looks.{i}.attention_gain"] @ w[f"looks.{i}.q.weight"].T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from itertools import islice
 
@@ -54,6 +55,22 @@ def test_a_stream_equals_its_windows_recomputed(config: PerceiverConfig, read: W
     logits = read(model, text)
     for lane in range(2):
         torch.testing.assert_close(logits[lane], window_by_window(model, text[lane]), rtol=0, atol=1e-11)
+
+
+def test_hints_are_read_with_their_tokens_and_kept_with_the_window() -> None:
+    """Music that returns, as rows: at once, token by token and by a session that makes its own hints."""
+    config = dataclasses.replace(SMALL, qk_bias=True, motif_notes=32)
+    music = np.resize(made_up_tokens(3, 12)[0].astype(np.int64)[:-1], 150)
+    rows = codec.with_hints(music, codec.MotifMemory(32).read(music))
+    assert len(np.unique(rows[:, 1])) > 5
+    model, text = awake(config), torch.from_numpy(rows)
+    expected = window_by_window(model, text)
+    for read in WAYS:
+        torch.testing.assert_close(read(model, text[None])[0], expected, rtol=0, atol=1e-11)
+    single = awake(config, dtype=torch.float32)
+    session = TorchEngine(single).begin()
+    logits = np.concatenate([session.score(part) for part in np.split(music, [1, 2, 40, 47, 90])])
+    np.testing.assert_allclose(logits, window_by_window(single, text).numpy(), rtol=0, atol=1e-4)
 
 
 # ---- what is seen ----

@@ -1,7 +1,9 @@
 """Whole pieces to tokens and back, in NumPy.
 
 One piece has one encoding: events in order of time step, releases before strikes, each in ascending pitch; a velocity
-event only where the bin changes; a gap as full seconds first and the rest last. Axes: N notes, E note events, T tokens.
+event only where the bin changes; a gap as full seconds first and the rest last. ``note_seq`` orders a step's events by
+the notes' order in its input, otherwise in about 40 % of the steps with several events; that order costs nothing to
+predict here, and at most 0.10 nats/token in figures published on its encoding. Axes: N notes, E note events, T tokens.
 """
 
 from __future__ import annotations
