@@ -34,7 +34,7 @@ def tokens_of(*parts):
 
 def told(row):
     """A hint as what its columns say; None where they have nothing to tell."""
-    event, pitch, wait, loudness, second, followed = (int(i) for i in row)
+    event, pitch, wait, loudness, second, followed, age = (int(i) for i in row)
     return {
         "event": None if event == codec.END else event - motifs.EVENT,
         "pitch": None if pitch == motifs.WAIT - 1 else pitch - motifs.PITCH,
@@ -42,6 +42,7 @@ def told(row):
         "velocity": None if loudness == motifs.SECOND - 1 else loudness - motifs.LOUDNESS,
         "second": None if second == motifs.FOLLOWED - 1 else second - motifs.SECOND,
         "followed": followed - motifs.FOLLOWED,
+        "age": None if age == N_HINTS - 1 else age - motifs.AGE,
     }
 
 
@@ -63,15 +64,36 @@ def test_an_exact_repeat_is_told_event_by_event():
     assert events[known + 1 : last_strike + 1].tolist() == tokens[known + 1 : last_strike + 1].tolist()
     first_time = slice(0, np.flatnonzero(tokens < codec.NOTE_OFF)[len(MELODY)])
     assert set(events[first_time].tolist()) == {codec.END}  # nothing to tell
+    assert set(hints(tokens, notes=NOTES)[first_time, 1].tolist()) == {motifs.WAIT - 1}
 
 
 def test_the_next_strike_is_told_with_its_time_and_loudness():
-    """Four strikes a quarter of a second apart, so the next is 25 steps away; bin 15 is that of velocity 62."""
+    """Four strikes a quarter of a second apart, so the next is 25 steps away; bin 15 is that of velocity 62.
+
+    It was struck at 1 s, and is told at 10.75 s: 9.75 s ago is the class of 8 to 16 s, the sixth.
+    """
     strikes = after_each_strike(tokens_of(piece(MELODY), piece(MELODY, start_s=10)))
     at = strikes[len(MELODY) + 3]  # the fourth of the second time: 72 was struck, 71 and 65 came next
-    assert at == {"event": codec.SHIFT + 19, "pitch": 71, "wait": 25, "velocity": 15, "second": 65, "followed": 3}
+    assert at == {
+        "event": codec.SHIFT + 19,
+        "pitch": 71,
+        "wait": 25,
+        "velocity": 15,
+        "second": 65,
+        "followed": 3,
+        "age": 5,
+    }
     assert strikes[len(MELODY) + 4]["followed"] == 4
-    assert [s["pitch"] for s in strikes[: len(MELODY) + 3]] == [None] * (len(MELODY) + 3)
+    assert [s["wait"] for s in strikes[: len(MELODY) + 3]] == [None] * (len(MELODY) + 3)
+
+
+def test_where_nothing_is_followed_the_beginning_is_told():
+    """After eight strikes; and nothing of when it would come, or how."""
+    strikes = after_each_strike(tokens_of(piece((*MELODY, 50, 43))))
+    assert [(s["pitch"], s["second"]) for s in strikes] == [(None, None)] * 8 + [(60, 64)] * 2
+    assert {(s["event"], s["wait"], s["velocity"], s["followed"], s["age"]) for s in strikes} == {
+        (None,) * 3 + (0, None)
+    }
 
 
 def test_the_wait_shrinks_as_time_goes_by():
@@ -157,7 +179,8 @@ def test_any_events_are_taken_and_every_column_stays_in_its_ids(notes, data):
     few = st.sampled_from([60, 62, 64, 128 + 60, 128 + 62, 256, 300, 355, 360, 371, codec.END, codec.START, 9999, -1])
     tokens = data.draw(st.lists(few | st.integers(0, codec.N_EVENTS - 1), max_size=120))
     rows = MotifMemory(notes).read(tokens)
-    firsts = (motifs.EVENT, motifs.PITCH, motifs.WAIT, motifs.LOUDNESS, motifs.SECOND, motifs.FOLLOWED, N_HINTS)
+    firsts = (motifs.EVENT, motifs.PITCH, motifs.WAIT, motifs.LOUDNESS, motifs.SECOND, motifs.FOLLOWED)
+    firsts += (motifs.AGE, N_HINTS)
     assert rows.shape == (len(tokens), HINT_COLUMNS)
     for column, (first, after) in enumerate(itertools.pairwise(firsts)):
         assert np.all((rows[:, column] >= first) & (rows[:, column] < after))
@@ -177,7 +200,7 @@ def test_half_of_what_has_followed_sixteen_strikes_is_foreseen(asap_tokens):
     right = []
     for tokens in asap_tokens:
         rows = hints(tokens, notes=16_384)
-        sure = (rows[:, 5] == N_HINTS - 1) & (tokens < codec.NOTE_OFF)
+        sure = (rows[:, 5] == motifs.AGE - 1) & (tokens < codec.NOTE_OFF)
         right.append(rows[sure, 1] - motifs.PITCH == tokens[sure])
     right = np.concatenate(right)
     assert len(right) > 100

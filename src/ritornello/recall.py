@@ -23,6 +23,7 @@ from ritornello.errors import RitornelloError
 
 LEAD_TOKENS = 600  # before the passage
 PASSAGE_TOKENS = 160
+HEARD_TOKENS = LEAD_TOKENS + PASSAGE_TOKENS
 COMPARED_TOKENS = 128  # the last of the passage: by its first ones a listener knows that it returns
 GAPS_TOKENS = (0, 64, 200, 400, 800, 1600, 3200, 10_000)
 PIECES = 16
@@ -75,21 +76,20 @@ def repeat_test(
     """
     import torch
 
-    heard = LEAD_TOKENS + PASSAGE_TOKENS
-    records = _longest(corpus, split, most_pieces, more_than=heard + min(gaps_tokens))
+    records = _longest(corpus, split, most_pieces, more_than=HEARD_TOKENS + min(gaps_tokens))
     texts = [corpus.tokens(record).astype(np.int64) for record in records]
     was_training, found = model.training, []
     model.eval()
     try:
         with torch.no_grad():
-            first, _ = _read(model, model.initial_state(len(texts)), [text[:heard] for text in texts], 0, legal)
+            first, _ = _read(model, model.initial_state(len(texts)), [text[:HEARD_TOKENS] for text in texts], 0, legal)
             state, read = model.initial_state(len(texts)), 0
             for gap in gaps_tokens:
-                fits = [lane for lane, text in enumerate(texts) if len(text) > heard + gap]
+                fits = [lane for lane, text in enumerate(texts) if len(text) > HEARD_TOKENS + gap]
                 if not fits:
                     break
                 # A lane reads its own last token with the return: where it is a velocity, it is left out there.
-                border = heard + gap - 1
+                border = HEARD_TOKENS + gap - 1
                 _, state = _read(model, state, [text[:border] for text in texts], read, legal)
                 read, returns = border, [_returning(text[: border + 1]) for text in texts]
                 spliced = [np.concatenate([text[:border], events]) for text, (events, _) in zip(texts, returns)]

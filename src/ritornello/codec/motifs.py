@@ -3,11 +3,13 @@
 A score follower over the piece's own past. Where four strikes in a row have the intervals of four earlier ones, at any
 transposition, a pointer is set behind those and follows what was played then: each new strike is looked for among the
 next few old ones, in any order, so that chords may be spread otherwise, notes added and left out. What the old passage
-would go on with is told after every token: the event, and the next strike's pitch, how long until it and how loud; and
-how many strikes have been followed. It is a pure function of the tokens so far, like the grammar, in memory that is
-allocated once: strikes in a ring and a table of where intervals stood last, the oldest forgotten.
+would go on with is told after every token: the event, and the next strike's pitch, how long until it and how loud; how
+many strikes have been followed, and how long ago they were played. Where nothing is followed the piece's first two
+strikes are told, which are what returns most.
 
-Finding an earlier place by a hash of what stands there is Lempel and Ziv's (1977); see `MotifMemory` for the figures.
+It is a pure function of the tokens so far, like the grammar, in memory that is allocated once: strikes in a ring and a
+table of where intervals stood last, the oldest forgotten. Finding an earlier place by a hash of what stands there is
+how compressors do it (J. Ziv, A. Lempel, "A universal algorithm for sequential data compression", 1977).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ INTERVALS = 3  # that must be as they were for a pointer to be set: four strikes
 LOOK_AHEAD = 4  # old strikes among which a new one is looked for
 LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
 MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
+OPENING_STRIKES = 8  # after so many the beginning is told where nothing else is
 MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
 
 # Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
@@ -33,15 +36,17 @@ LOUDNESS = WAIT + v.MAX_SHIFT_STEPS + 2  # its velocity bin
 SECOND = LOUDNESS + v.N_VELOCITY_BINS + 1  # pitch of the strike after it
 FOLLOWED = SECOND + v.N_PITCHES + 1  # strikes followed; halved twice by each that was not found
 MAX_FOLLOWED = 16
-N_HINTS = FOLLOWED + MAX_FOLLOWED + 1
-HINT_COLUMNS = 6
+AGE = FOLLOWED + MAX_FOLLOWED + 1  # of the old passage: under 0.5 s, 1 s, 2 s, and so on to 128 s, 256 s, and more
+N_AGES, AGE_STEPS = 11, 50
+N_HINTS = AGE + N_AGES + 1
+HINT_COLUMNS = 7
 
-NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
+NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED, N_HINTS - 1)
 _NEVER = 1 << 30
 _NONE = (_NEVER, -1)
 _NUMBERS = (
     *("count", "now", "velocity", "last", "struck", "released"),
-    *("next", "used", "followed", "missed", "shift", "old", "new"),
+    *("next", "used", "followed", "missed", "shift", "old", "new", "first", "second"),
 )
 
 
@@ -74,6 +79,7 @@ class MotifMemory:
         self._followed = self._missed = 0
         self._shift = 0  # semitones from the old passage to this
         self._old = self._new = 0  # when the strike that was followed last was struck then and now
+        self._first = self._second = v.N_PITCHES  # keys that the piece began with
 
     @property
     def nbytes(self) -> int:
@@ -129,19 +135,31 @@ class MotifMemory:
             self._velocity = token - v.VELOCITY
         self._last = token
 
-    def hint(self) -> tuple[int, int, int, int, int, int]:
+    def hint(self) -> tuple[int, ...]:
         """What the old passage goes on with: an id for every column."""
-        there, second, wait, loudness = self._upcoming()
-        if there < 0 and not self._due:
-            return NOTHING
-        event = EVENT + self._event(there, wait, loudness)
-        if there < 0:
-            return event, *NOTHING[1:]
-        told = (PITCH + there, WAIT + min(wait, v.MAX_SHIFT_STEPS), LOUDNESS + loudness)
-        return event, *told, SECOND + second, FOLLOWED + min(self._followed, MAX_FOLLOWED)
+        pitch, second, wait, loudness = self._upcoming()
+        event = EVENT + self._event(pitch, wait, loudness)
+        if pitch < 0:
+            began = self._count > OPENING_STRIKES
+            first, second = (self._first, self._second) if began else (v.N_PITCHES, v.N_PITCHES)
+            return event, PITCH + first, *NOTHING[2:4], SECOND + second, *NOTHING[5:]
+        age = (self._now - self._onsets[self._next % self.notes]) // AGE_STEPS
+        return (
+            event,
+            PITCH + pitch,
+            WAIT + min(wait, v.MAX_SHIFT_STEPS),
+            LOUDNESS + loudness,
+            SECOND + second,
+            FOLLOWED + min(self._followed, MAX_FOLLOWED),
+            AGE + min(age.bit_length(), N_AGES - 1),
+        )
 
     def _strike(self, pitch: int) -> None:
         n = self._count
+        if n == 0:
+            self._first = pitch
+        elif n == 1:
+            self._second = pitch
         self._count += 1
         self._onsets[n % self.notes] = self._now
         self._strikes[n % self.notes] = self._velocity << 7 | pitch
@@ -243,6 +261,8 @@ class MotifMemory:
         if self._last >= v.VELOCITY:
             return pitch if wait < _NEVER and pitch > self._struck else v.END
         soonest = min(wait, first)
+        if soonest == _NEVER:
+            return v.END
         if soonest and not v.SHIFT <= self._last < v.VELOCITY - 1:
             return v.SHIFT + min(soonest, v.MAX_SHIFT_STEPS) - 1
         if first <= wait:

@@ -24,7 +24,7 @@ from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import Model, describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR
-from ritornello.recall import repeat_test
+from ritornello.recall import HEARD_TOKENS, repeat_test
 from ritornello.studies.material import AGE_EDGES_TOKENS, APART_TOKENS, NEVER, PASSAGE_NOTES, ages, returning
 from ritornello.studies.results import BEGINNING_TOKENS, BLOCK_TOKENS, result_path, training_path
 from ritornello.studies.rows import STUDIES
@@ -150,7 +150,9 @@ def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, An
 
 
 def _repeats(model: Model, corpus: Corpus, settings: StudySettings) -> list[dict[str, Any]]:
-    """The repeat test, with every piece's gains."""
+    """The repeat test, with every piece's gains; nothing where no piece is long enough."""
+    if max(record.tokens for record in corpus.pieces("validation")) <= HEARD_TOKENS:
+        return []
     read = repeat_test(model, corpus, "validation", legal=settings.legal, most_pieces=settings.pieces)
     return [{**recall.figures(), "gains": recall.gains} for recall in read]
 
