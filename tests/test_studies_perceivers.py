@@ -172,9 +172,11 @@ def result(
         {"composition": name, "nats": n, "tokens": 100, "blocks": [n]} for name, n in zip(("Air", "Air", "Gigue"), nats)
     ]
     one_look = row in ORDER[:2]
-    perceiver = {"family": "perceivers", "layers": 7, "context_tokens": 4096, "scales": [None]}
+    alike = {"width": 96, "heads": 3}
+    sizes = {"context_tokens": 4096, "latents": 256, "stride_tokens": 128}
+    perceiver = {"family": "perceivers", "layers": 7, "scales": [None], **alike, **sizes}
     multi = {**perceiver, "layers": 6, "scales": [None, 256]}
-    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128"}
+    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128", **alike}
     per_token = sum(nats) / 300
     return {
         "row": row,
@@ -187,10 +189,7 @@ def result(
             "steps": 60,
             "legal": False,
             "precision": "fp32",
-            "recipe_settings": {
-                "model": {"width": 96, "heads": 3, "context_tokens": 4096, "latents": 256, "stride_tokens": 128},
-                "lanes": 4,
-            },
+            "recipe_settings": {"model": multi, "lanes": 4},
             "corpus": "Etudes",
             "corpus_tokens": {"train": 123456, "validation": 300},
         },
@@ -311,12 +310,35 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
         "the first 1,024 tokens of all 3 validation pieces, performances of 2 compositions",
         "Not equal: which tokens training predicts",
         "Seeds: 0, 1; multi-scale only 0.",
-        "its N 32,768",
+        "its data are MAESTRO, N 32,768 (here 4,096)",
+        "layers 24 (here 6), short scale 1,024 (here 256).",
+        "looks and layers: Perceiver AR 1 + 7, effective segmentation 1 + 7, multi-scale 2 + 6.",
     ):
         assert words in report
     assert "in turn" not in report
     larger[0]["recipe"] = {"groups": 3}
     assert "50% of an epoch, 3 groups of lanes in turn, and carries its memory" in markdown(larger)
+
+
+def test_what_was_equal_is_said_of_the_runs_that_there_are() -> None:
+    runs = [result(row) for row in ORDER[1:]]
+    for run in runs:
+        run["settings"]["corpus"] = "MAESTRO v3.0.0"
+        if run["row"] == "multi-scale":
+            run["model"] |= {"context_tokens": 32_768, "latents": 1024, "width": 1024, "layers": 24}
+            run["model"]["scales"] = [None, 1024]
+    report = markdown(runs)
+    assert "its data are" not in report
+    assert "Not equal to the paper" not in report
+    assert "the same weights at the start" not in report  # of the first experiment one row is there
+    assert "width 96 to 1,024" in report
+    runs[0]["settings"] = runs[0]["settings"] | {"corpus": "Etudes", "steps": 59}
+    report = markdown(runs)
+    assert "Not equal, data: Etudes; 123,456 tokens to train on; MAESTRO v3.0.0; 123,456 tokens to train on." in report
+    assert "Not equal, training: 59 steps in 4 lanes" in report
+    assert "Not equal to the paper: its data are MAESTRO." in report
+    assert "which tokens training predicts" not in markdown(runs[:2])
+    assert "among the Perceivers" not in markdown(runs[-1:])
 
 
 def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:
