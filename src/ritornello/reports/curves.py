@@ -33,9 +33,9 @@ def draw_repetition(sets: Mapping[str, MusicSet], path: Path) -> None:
             axes.fill_between(_minutes(low), low, high, color=FAINT, alpha=0.18, lw=0, label="9 of 10 reference pieces")
         for number, (name, pieces) in enumerate(curves.items()):
             mean = _smooth(getattr(repetition_mean(pieces), kind))
-            axes.plot(_minutes(mean), mean, color=COLOURS[number % len(COLOURS)], label=name)
+            axes.plot(_minutes(mean), mean, "o-", ms=2, color=COLOURS[number % len(COLOURS)], label=name)
         axes.set(title=f"Share of notes that repeat, {kind}", ylabel="share", ylim=(0, None))
-    axes.set(xlabel="minutes")
+    axes.set(xlabel="minutes", xlim=(0, None))
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(figure, path)
 

@@ -60,8 +60,8 @@ def repetition_tables(comparisons: Sequence[Comparison]) -> list[str]:
     return [
         _table(("token autocorrelation at lag", *(f"{lag:,}" for lag in LAGS), "mean size"), by_lag),
         "Token autocorrelation (PerceiverS, equation 9, token ids as numbers): the mean over pieces; its size is the "
-        f"mean without signs over all lags from 1 to {LONGEST_LAG:,}. Of the reference also where nine tenths of its "
-        "pieces lie.",
+        f"mean without signs over all lags from 1 to {LONGEST_LAG:,}. At lags beyond a piece's end it is 0. Of the "
+        "reference also where nine tenths of its pieces lie.",
         _table(
             ("near / far repetition", *(stretches[column - 1] for column in shown)),
             [[line[0], *(line[column] for column in shown)] for line in over_time],
