@@ -177,6 +177,9 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
     assert "Equal, data: MAESTRO v3.0.0; 123,456 tokens" in report
     assert "its data are" not in report
     assert "Not equal to the paper: its model, training and GPU are its own." in report
+    for run in alike:
+        run["settings"]["corpus"] = "ASAP, MAESTRO-consistent split"
+    assert "its data are MAESTRO" in markdown(alike)
 
 
 def test_groups_and_memories_that_grow_are_said() -> None:
