@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tiny import random_model
+from tiny import made_up_tokens, random_model
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
@@ -14,6 +14,7 @@ WIDTH = 32
 TOLERANCE = 1e-4  # of the logits' standard deviation: float32 against float32 or float64
 FAR = 1_000_000
 
+EXTRAS = {"qk_bias": True, "motif_notes": 64}
 FINITE = ("2x32, 8", "3x0", "48, 0, 16", "7, 1, 29", "0, 40, 5 sliding", "2x24 sliding")
 
 
@@ -25,10 +26,21 @@ def text(tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, codec.VOCABULARY_SIZE, tokens)
 
 
+def returning_text(tokens: int) -> np.ndarray:
+    """Made-up music whose first half comes again and again."""
+    return np.resize(made_up_tokens(3, 30)[0].astype(np.int64)[:-1], tokens)
+
+
 @torch.no_grad()
 def forward(model: DSMR, tokens: np.ndarray) -> np.ndarray:
     """(T, V) the reference's logits, read whole from an empty state."""
-    return model(torch.from_numpy(tokens)[None], model.initial_state(1))[0][0].numpy()
+    rows = torch.from_numpy(codec.with_hints(tokens, hints_of(model, tokens)))[None]
+    return model(rows, model.initial_state(1))[0][0].numpy()
+
+
+def hints_of(model: DSMR, tokens: np.ndarray) -> np.ndarray | None:
+    notes = model.config.motif_notes
+    return codec.MotifMemory(notes).read(tokens) if notes else None
 
 
 def chunked(session, tokens: np.ndarray, sizes) -> dict[int, np.ndarray]:
@@ -63,10 +75,14 @@ def by_definition(model: DSMR, tokens: np.ndarray, first_position: int = 0) -> n
         return np.concatenate([a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)], -1)
 
     x = norm(weights["embedding.weight"][tokens])
+    if config.motif_notes:
+        x = x + weights["hint_embedding.weight"][hints_of(model, tokens)].sum(1)
     for layer, horizon in enumerate(config.schedule.horizons):
         mine = {n.split(".", 2)[2]: w for n, w in weights.items() if n.startswith(f"blocks.{layer}.")}
         qkv = norm(x, mine["attention_gain"]) @ mine["qkv.weight"].T
         q, k, v = qkv.reshape(len(x), 3, heads, size).swapaxes(0, 1)
+        if config.qk_bias:
+            q, k = q + mine["qk_bias"][0, :, 0], k + mine["qk_bias"][1, :, 0]
         q, k = turned(norm(q)) * mine["sharpness"][:, :, 0][None], turned(norm(k))
         scores = np.einsum("qhd,khd->hqk", q, k) / size**0.5
         scores = np.where(spelt_out(place, horizon, config), scores, -np.inf)

@@ -104,6 +104,15 @@ def test_inputs_are_the_targets_predecessors_with_all_of_their_context(corpus: C
         assert_whole_context(crop, pieces[crop.piece], N, Q)
 
 
+@pytest.mark.parametrize("segmentation", SEGMENTATIONS)
+def test_crops_are_of_what_a_limit_leaves_of_a_piece(corpus: Corpus, segmentation: str) -> None:
+    most = 25
+    crops = some_crops(corpus, segmentation, 60, piece_tokens=most)
+    for crop in crops:
+        assert_whole_context(crop, counting_pieces(LENGTHS)[crop.piece].tolist()[:most], N, Q)
+    assert max(crop.end for crop in crops) == most < max(LENGTHS)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),

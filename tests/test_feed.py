@@ -115,6 +115,19 @@ def test_every_piece_is_read_whole_and_once_per_epoch(corpus: Corpus, lanes: int
         assert sorted(of_epoch) == list(range(len(pieces)))
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_longer_pieces_are_read_up_to_a_limit_and_others_to_their_ends(corpus: Corpus, moved: bool) -> None:
+    """The limit, which is no number of segments, is of what is read: of a piece once it is stretched."""
+    most, whole = 5 * S + 3, lanes_of(corpus, 1, epochs=2, augmentation=Augmentation(stretch=0.2 * moved))
+    shorter = lanes_of(corpus, 1, epochs=2, augmentation=Augmentation(stretch=0.2 * moved), piece_tokens=most)
+    read: list[list[int]] = []
+    for batch in shorter:
+        read += [[]] if batch.starts[0] else []
+        read[-1] += batch.targets[batch.targets != PAD].tolist()
+    assert read == [reading.targets[:most] for reading in readings(whole)]
+    assert {len(piece) == most for piece in read} == {True, False}
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_by_title_an_epoch_reads_one_performance_of_each_and_then_another(corpus: Corpus, shuffle: bool) -> None:
     begun = readings(lanes_of(corpus, 3, by_title=True, shuffle=shuffle, epochs=12, seed=5))

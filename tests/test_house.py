@@ -41,15 +41,16 @@ MAY_IMPORT = {
     "models": "errors codec horizons checkpoint",
     "likelihood": "errors codec",
     "evaluation": "errors codec corpus feed horizons models likelihood",
+    "recall": "errors charts codec corpus likelihood",
     "training": "errors codec corpus feed horizons checkpoint models likelihood evaluation",
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
-    "evaluation training engines performing",
+    "evaluation recall training engines performing",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
-    "models likelihood evaluation training bench studies engines performing __init__",
+    "models likelihood evaluation recall training bench studies engines performing __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -63,8 +64,8 @@ MAY_NAME = {
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
     "matplotlib": r"charts\.py",
-    "torch": r"(checkpoint|likelihood|evaluation)\.py|models/.*|training/.*|bench/.*|studies/(runs|measuring)\.py|"
-    r"engines/framework\.py|cli/common\.py",
+    "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/.*|training/.*|bench/.*|"
+    r"studies/(runs|measuring)\.py|engines/framework\.py|cli/common\.py",
     "filelock": r"training/loop\.py",
     "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
     "onnxruntime": r"engines/runtime\.py",

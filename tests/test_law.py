@@ -88,9 +88,10 @@ def subject_of(
     far_tolerance: float = 1e-8,
     kind: type[DSMR] = DSMR,
     attention: Attention | None = None,
+    qk_bias: bool = False,
 ) -> Subject[State]:
     """A tiny DSMR under ``schedule``, with everything that the law wants to know."""
-    config = DSMRConfig(schedule, width=WIDTH, heads=2, mlp_width=24, segment_tokens=segment_tokens)
+    config = DSMRConfig(schedule, width=WIDTH, heads=2, mlp_width=24, segment_tokens=segment_tokens, qk_bias=qk_bias)
     with torch.random.fork_rng():
         model = awaken(kind(config).to(dtype), seed=7)
     model.attention = attention
@@ -135,6 +136,12 @@ def test_dsmr_obeys_in_single_precision(claim: Claim) -> None:
 @pytest.mark.parametrize("name", ["no_multiples_of_a_segment_sliding", "unlimited_among_others"])
 def test_dsmr_obeys_with_the_plainest_attention(name: str, claim: Claim) -> None:
     claim(subject_of(CASES[name], attention=plain), generator())
+
+
+@pytest.mark.parametrize("claim", EVERY_CLAIM, ids=lambda claim: claim.__name__)
+@pytest.mark.parametrize("name", ["two_scale", "no_multiples_of_a_segment_sliding"])
+def test_dsmr_obeys_with_biases(name: str, claim: Claim) -> None:
+    claim(subject_of(CASES[name], qk_bias=True), generator())
 
 
 # Flex attention reserves room for whole horizons, so that its bytes are declared otherwise and no lane can be put far

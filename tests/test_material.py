@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ritornello import codec
-from ritornello.studies.material import returning
+from ritornello.studies.material import NEVER, ages, returning
 
 STREAMS = st.lists(st.sampled_from([0, 1, 127, codec.NOTE_OFF, 300, codec.END]), max_size=60)
 
@@ -33,6 +33,29 @@ def test_returning_material_is_found_as_by_comparing_all_passages(
 ) -> None:
     found = returning(np.array(tokens, np.uint16), notes=notes, apart_tokens=apart_tokens)
     assert found.tolist() == by_definition(tokens, notes, apart_tokens)
+
+
+def ages_by_definition(tokens: list[int], notes: int) -> list[int]:
+    """Every pair of passages compared; of the earlier times that do not overlap the latest counts."""
+    struck = [i for i, token in enumerate(tokens) if token <= 127]
+    passages = [struck[i : i + notes] for i in range(len(struck) - notes + 1)]
+    found = [NEVER] * len(tokens)
+    for late in passages:
+        earlier = [
+            early[-1]
+            for early in passages
+            if early[-1] < late[0] and [tokens[i] for i in early] == [tokens[i] for i in late]
+        ]
+        for i in range(late[0], late[-1] + 1) if earlier else ():
+            age = late[0] - max(earlier)
+            found[i] = age if found[i] == NEVER else min(found[i], age)
+    return found
+
+
+@settings(deadline=None, max_examples=300)
+@given(STREAMS, st.integers(1, 9))
+def test_ages_are_found_as_by_comparing_all_passages(tokens: list[int], notes: int) -> None:
+    assert ages(np.array(tokens, np.uint16), notes=notes).tolist() == ages_by_definition(tokens, notes)
 
 
 def test_a_passage_returns_whatever_its_timing_and_only_after_long_enough() -> None:

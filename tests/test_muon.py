@@ -156,11 +156,14 @@ def test_a_closure_is_a_bug_of_the_caller() -> None:
     [
         ("muon", "muon", ("momentum_buffer",)),
         ("adamw", "matrices", ("exp_avg", "exp_avg_sq", "step")),
+        ("adam", "matrices", ("exp_avg", "exp_avg_sq", "step")),
     ],
 )
 def test_a_restored_optimiser_goes_on_to_the_bit(optimiser: str, part: str, kept: tuple[str, ...]) -> None:
     """Of a model one layer of which has had no gradient yet; through tensors as they are in a checkpoint."""
-    recipe = Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser=optimiser)
+    decay = 0.0 if optimiser == "adam" else 0.01
+    sizes = {"model": random_model(1).config, "lanes": 1, "steps": 1}
+    recipe = Recipe(name="of the tests", **sizes, optimiser=optimiser, weight_decay=decay)
 
     def learn(model: nn.Module, optimisers: Optimisers, step: int) -> None:
         for i, (name, weight) in enumerate(model.named_parameters()):
@@ -206,6 +209,26 @@ def test_adamw_has_the_matrices_where_the_recipe_says_so() -> None:
         assert torch.allclose(ours.get_parameter(name), expected, rtol=0, atol=1e-6), name
 
 
+def test_adam_is_torch_s_own_adam_for_every_parameter() -> None:
+    """Three steps, with gradients of many sizes: the constants show."""
+    model, twin = random_model(1), random_model(1)
+    rates = {"matrix_lr": 0.002, "other_lr": 0.002, "weight_decay": 0.0}
+    recipe = Recipe(name="of the tests", model=model.config, lanes=1, steps=1, optimiser="adam", **rates)  # type: ignore[arg-type]
+    ours, theirs = Optimisers(model, recipe), torch.optim.Adam(twin.parameters(), lr=0.001)
+    for step in range(3):
+        for i, (one, other) in enumerate(zip(model.parameters(), twin.parameters())):
+            one.grad = 10.0 ** (i % 9 - 8) * drawn(*one.shape, seed=100 * step + i, dtype=one.dtype)
+            other.grad = one.grad.clone()
+        ours.step(0.5)
+        theirs.step()
+    for name, weight in model.named_parameters():
+        assert torch.allclose(weight, twin.get_parameter(name), rtol=0, atol=1e-6), name
+
+
 def test_an_optimiser_that_does_not_exist_is_one_line() -> None:
-    with pytest.raises(RitornelloError, match="unknown optimiser 'sgd'; there are muon, adamw"):
+    with pytest.raises(RitornelloError, match=r"weight_decay is 0\.01; with the optimiser adam it is 0"):
+        Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser="adam")
+    with pytest.raises(RitornelloError, match="unknown decay 'cosine'; there are linear, inverse_sqrt"):
+        Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, decay="cosine")
+    with pytest.raises(RitornelloError, match="unknown optimiser 'sgd'; there are muon, adamw, adam"):
         Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser="sgd")

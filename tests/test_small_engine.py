@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from definition import (
+    EXTRAS,
     FAR,
     FINITE,
     TOLERANCE,
@@ -21,6 +22,7 @@ from definition import (
     by_definition,
     chunked,
     forward,
+    returning_text,
     text,
     tiny_model,
 )
@@ -110,6 +112,27 @@ def test_a_session_agrees_with_the_definition_written_out(engine_of, schedule):
     session = engine_of(model).begin()
     session.read(tokens[:50])
     assert_close(session.read(tokens[50:]), by_definition(model, tokens))
+
+
+@pytest.mark.parametrize("extras", [*({name: value} for name, value in EXTRAS.items()), EXTRAS], ids=",".join)
+@pytest.mark.parametrize("engine", ["onnx-fp32", "torch"])
+def test_biases_and_hints_are_played_as_they_are_defined(engine_of, engine, extras):
+    """Token by token and in chunks, across segments; and they matter."""
+    model, tokens = tiny_model("40, 5", **extras), returning_text(6 * SEGMENT_TOKENS + 5)
+    expected = forward(model, tokens)
+    for sizes in (itertools.repeat(1), itertools.cycle((1, 9, 20, 3))):
+        for position, logits in chunked(engine_of(model, engine).begin(), tokens, sizes).items():
+            assert_close(logits, expected[position], position)
+    assert_close(expected[-1], by_definition(model, tokens))
+
+
+def test_a_session_holds_what_its_sizes_say_with_everything(engine_of):
+    engine = engine_of(tiny_model("40, 5", **EXTRAS))
+    session, keys = engine.begin(), (40 + 5 + 2 * SEGMENT_TOKENS) * 2 * WIDTH * 4
+    strikes = 4 * (3 * 64 + 2 * 128 + 13)
+    assert session.nbytes == engine.sizes.state_bytes == keys + strikes
+    session.read(returning_text(500))
+    assert session.nbytes == engine.sizes.state_bytes
 
 
 # ---- int8 ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import torch
 from command import Run, assert_refused
 from short_studies import play_briefly
-from tiny import made_up_tokens, tiny_config, write_corpus
+from tiny import SEGMENT_TOKENS, made_up_tokens, tiny_config, write_corpus
 
 from ritornello.charts import COLOURS
 from ritornello.checkpoint import load_checkpoint
@@ -283,6 +284,8 @@ def test_what_is_done_is_not_done_again(corpus: Corpus, mini: StudySettings, tmp
     ("options", "words"),
     [
         (["--steps", 0], ["steps is 0", "between 1 and"]),
+        (["--lanes", 0], ["lanes is 0"]),
+        (["--piece-tokens", 0], ["piece_tokens is 0"]),
         (["--seeds", 0], ["seeds is 0"]),
         (["--seeds", 101], ["seeds is 101"]),
         (["--jobs", 0], ["jobs is 0"]),
@@ -303,6 +306,22 @@ def test_settings_that_cannot_be_are_one_line(
     out = tmp_path / "out"
     assert_refused(study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", *options), *words)
     assert not out.exists()
+
+
+def test_lanes_and_pieces_length_are_those_of_every_row_and_of_the_folder(
+    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path
+) -> None:
+    settings = replace(mini, lanes=3, piece_tokens=40)
+    recipes = settings.recipes()
+    assert {(recipe.lanes, recipe.piece_tokens) for recipe in recipes.values()} == {(3, 40)}
+    assert {settings.steps_of(recipe) for recipe in recipes.values()} == {12}  # steps are of so many lanes
+    write_whole(result_path(tmp_path, "uniform", 0), "{}")
+    options = ("--data", corpus.path, "--out", tmp_path, "--recipe", "mini", "--seeds", 1, "--row", "uniform")
+    assert study("run", "dsmr", *options, "--lanes", 3, "--piece-tokens", 40).code == 0
+    assert study("run", "dsmr", *options, "--lanes", 3, "--piece-tokens", 40).code == 0
+    other = study("run", "dsmr", *options, "--lanes", 3)
+    assert_refused(other, "recipe_settings.piece_tokens = 40, not None", "another folder")
+    assert_refused(study("run", "dsmr", *options, "--piece-tokens", 40), "recipe_settings.lanes = 3, not 2")
 
 
 def test_settings_are_checked_when_they_are_made() -> None:
@@ -354,13 +373,15 @@ def test_a_setting_that_is_newer_than_a_study_was_as_its_default(
 def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
     study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longest = max(r.tokens for split in ("train", "validation") for r in corpus.pieces(split))
-    # Two unlimited layers of width 32 in float32: keys and values of 2 lanes, before and after a step.
-    needed = 2 * longest * 2 * 32 * 4 * 2 * 2
+    longest, validated = (max(r.tokens for r in corpus.pieces(split)) for split in ("train", "validation"))
+    segments, more = (math.ceil(tokens / SEGMENT_TOKENS) for tokens in (longest, validated))
+    # Two unlimited layers of width 32 in float32: keys and values of 2 lanes that rest, and of a validation's 8, before
+    # and after a segment.
+    needed = 2 * (2 * segments + 2 * 8 * more) * SEGMENT_TOKENS * 2 * 32 * 4
     out = tmp_path / "out"
     monkeypatch.setattr(fitting, "free_bytes", lambda device: needed - 1)
     outcome = study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", "--device", "cpu")
-    assert_refused(outcome, "2xunlimited", f"{needed / 1000:,.1f} kB", f"{longest:,} tokens")
+    assert_refused(outcome, "2xunlimited", f"{needed / 1e6:,.1f} MB in fp32", f"{longest:,} tokens")
     assert not out.exists()
     # One of its rows alone, two seeds of it at a time.
     monkeypatch.setattr(fitting, "free_bytes", lambda device: 2 * needed - 1)

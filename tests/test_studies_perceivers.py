@@ -21,6 +21,7 @@ from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello import codec, metrics, read_midi
 from ritornello.corpus import Corpus
+from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, describe_config, family_of
@@ -28,15 +29,16 @@ from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 from ritornello.reports import compare_pieces
 from ritornello.sampling import Sampling
-from ritornello.studies import measuring, playing, table_one
+from ritornello.studies import measuring, playing, runs, table_one
 from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
 from ritornello.studies.perceivers import ORDER, markdown, rows_of
 from ritornello.studies.results import result_path
 from ritornello.studies.settings import StudySettings
 from ritornello.studies.summary import Row
-from ritornello.training import recipes
+from ritornello.training import fitting, recipes
+from ritornello.training.optimisers import learning_rate_factor
 from ritornello.training.readers import Cropping, reader_of
-from ritornello.training.recipes import Recipe
+from ritornello.training.recipes import Recipe, recipe_named
 
 CONTEXT, LATENTS = 64, 16
 
@@ -107,6 +109,72 @@ def test_rows_are_of_one_size_and_predict_as_many_tokens() -> None:
     sizes = [parameters(recipe) for recipe in rows]
     assert max(sizes) < 1.001 * min(sizes)
     assert {predicted_tokens(recipe) for recipe in rows} == {1024}
+
+
+def of_published_size(**changes: Any) -> dict[str, Recipe]:
+    return StudySettings(study="perceivers", recipe="perceivers_paper", budget_tokens=32_768, **changes).recipes()
+
+
+def test_at_the_paper_s_size_rows_have_its_layers_and_dsmr_as_many_weights() -> None:
+    """24 layers (section VI-A), in the rows of one look too; in the smaller recipes those have a layer more."""
+    rows = of_published_size()
+    assert tuple(rows) == ORDER
+    baseline, segmented, multi, two_scale = (recipe.model for recipe in rows.values())
+    assert isinstance(multi, PerceiverConfig)
+    assert isinstance(two_scale, DSMRConfig)
+    assert baseline == segmented == replace(multi, scales=(None,))
+    assert (multi.layers, multi.scales, multi.context_tokens, multi.width, multi.heads) == (
+        *(24, (None, 1024), 32_768, 1024),
+        16,
+    )
+    assert two_scale.schedule.layers == 26  # a look has the weights of a layer
+    assert 0 <= 32_768 - (two_scale.schedule.budget_tokens or 0) < 26
+    assert {predicted_tokens(recipe) for recipe in rows.values()} == {8 * 1024}
+    with torch.device("meta"):
+        sizes = [parameters(rows[row]) for row in ("multi-scale", "DSMR two-scale")]
+    assert max(sizes) < 1.001 * min(sizes)
+
+
+def test_at_the_paper_s_size_all_rows_are_trained_as_it_says() -> None:
+    for recipe in of_published_size().values():
+        assert (recipe.optimiser, recipe.weight_decay, recipe.model.dropout, recipe.legal) == ("adam", 0, 0, False)
+        assert recipe.augmentation == Augmentation()
+        # 0.03125 x min(step^-0.5, step x warm-up^-1.5), from 1 on (arXiv 1706.03762, equation 3).
+        for step in (1, 5000, 10_000, 40_000):
+            factor = learning_rate_factor(recipe, step=step - 1, progress=step / 100_000)
+            expected = 0.03125 * min(step**-0.5, step * 10_000**-1.5)
+            assert recipe.matrix_lr * factor == recipe.other_lr * factor == pytest.approx(expected)
+
+
+def test_a_study_of_the_paper_s_size_starts(
+    study: Run, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the first training; and without room for its memories DSMR's row is refused before."""
+    started: list[str] = []
+
+    def one(_: list[int], threads: int, run: tuple[Any, ...]) -> bool:
+        started.append(run[3])
+        return True
+
+    monkeypatch.setattr(runs, "_in_a_process", one)
+    options = ("--data", corpus.path, "--recipe", "perceivers_paper", "--seeds", 1, "--device", "cpu")
+    outcome = study("run", "perceivers", *options, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert started == list(ORDER)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 10**6)
+    assert_refused(study("run", "perceivers", *options, "--out", tmp_path / "refused"), "1.0 MB are free", "8 lanes")
+
+
+@pytest.mark.parametrize("recipe", ["perceivers_base", "perceivers_paper"])
+def test_what_is_asked_of_a_study_is_asked_of_dsmr_too(recipe: str) -> None:
+    def changed(**changes: Any) -> Recipe:
+        return replace(settings, **changes).recipes()["DSMR two-scale"]
+
+    settings = StudySettings(study="perceivers", recipe=recipe, budget_tokens=32_768)
+    assert not changed().legal
+    assert changed(legal=True).legal
+    assert changed(piece_tokens=5000).piece_tokens == 5000
+    assert 4 * changed(lanes=recipe_named(recipe).lanes // 4).lanes == changed().lanes
 
 
 def test_dsmr_stands_in_both_studies_with_one_recipe() -> None:
@@ -325,24 +393,40 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
 
 
 def test_what_was_equal_is_said_of_the_runs_that_there_are() -> None:
-    runs = [result(row) for row in ORDER[1:]]
-    for run in runs:
+    found = [result(row) for row in ORDER[1:]]
+    for run in found:
         run["settings"]["corpus"] = "MAESTRO v3.0.0"
         if run["row"] == "multi-scale":
             run["model"] |= {"context_tokens": 32_768, "latents": 1024, "width": 1024, "layers": 24}
             run["model"]["scales"] = [None, 1024]
-    report = markdown(runs)
+    report = markdown(found)
     assert "its data are" not in report
     assert "Not equal to the paper" not in report
     assert "the same weights at the start" not in report  # of the first experiment one row is there
     assert "width 96 to 1,024" in report
-    runs[0]["settings"] = runs[0]["settings"] | {"corpus": "Etudes", "steps": 59}
-    report = markdown(runs)
+    found[0]["settings"] = found[0]["settings"] | {"corpus": "Etudes", "steps": 59}
+    report = markdown(found)
     assert "Not equal, data: Etudes; 123,456 tokens to train on; MAESTRO v3.0.0; 123,456 tokens to train on." in report
     assert "Not equal, training: 59 steps in 4 lanes" in report
     assert "Not equal to the paper: its data are MAESTRO." in report
-    assert "which tokens training predicts" not in markdown(runs[:2])
-    assert "among the Perceivers" not in markdown(runs[-1:])
+    assert "which tokens training predicts" not in markdown(found[:2])
+    assert "among the Perceivers" not in markdown(found[-1:])
+
+
+def test_the_report_of_the_paper_s_size_says_what_it_has_equal() -> None:
+    found = results()
+    sizes = {"width": 1024, "layers": 24, "context_tokens": 32_768, "latents": 1024}
+    for run in found:
+        run["settings"] |= {"recipe_settings": {"lanes": 8, "piece_tokens": 5000}}
+        if run["row"] != "DSMR two-scale":
+            run["model"] |= sizes | {"scales": [None, 1024] if run["row"] == "multi-scale" else [None]}
+    report = markdown(found)
+    for words in (
+        "Perceiver AR 1 + 24, effective segmentation 1 + 24, multi-scale 2 + 24.",
+        "Not equal to the paper: its data are MAESTRO.",
+        "tokens of the first 5,000 of each piece, in fp32",
+    ):
+        assert words in report
 
 
 def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:

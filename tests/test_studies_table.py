@@ -124,6 +124,8 @@ def test_ratios_are_to_full_memory_beside_the_paper_s() -> None:
         "peak_bytes": pytest.approx(6.3 / 15.5),
     }
     assert figures["state_bytes"] == 1792 * 2 * 64 * 4
+    two_scale["settings"]["precision"] = "bf16"
+    assert row_named(results, "two-scale").state_bytes == 1792 * 2 * 64 * 2
     assert json.loads(json.dumps(figures)) == figures
 
 

@@ -52,6 +52,19 @@ def test_every_row_changes_one_thing() -> None:
     assert len({json.dumps(recipe.settings()) for recipe in rows().values()}) == len(others) + 1
 
 
+def test_rows_of_recall_differ_in_what_a_model_remembers_by_alone() -> None:
+    of_recall = StudySettings(study="recall", steps=STEPS).recipes()
+    unchanged = of_recall.pop(UNCHANGED)
+    assert not unchanged.streaming.qk_bias
+    found = {name: changes(recipe, unchanged) for name, recipe in of_recall.items()}
+    assert found == {
+        "biases": {"qk_bias"},
+        "biases, motif memory": {"qk_bias", "motif_notes"},
+        "biases, motif memory of 1,024 strikes": {"qk_bias", "motif_notes"},
+    }
+    assert len({json.dumps(recipe.settings()) for recipe in of_recall.values()}) == len(of_recall)
+
+
 def test_rows_read_as_many_tokens() -> None:
     settings = StudySettings(study="training", steps=STEPS, legal=True)
     steps = {name: settings.steps_of(recipe) for name, recipe in settings.recipes().items()}
@@ -104,6 +117,14 @@ def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: 
     free = load_checkpoint(training_path(trained, RUN[1], 0) / "best").progress
     assert free["legal"] is False
     assert free["best"] > 0.5 + found[RUN[1]]["evaluation"]["nats_per_token"]  # of all events, and few are legal
+
+
+def test_what_unchanged_is_comes_from_its_run(trained: Path) -> None:
+    found = [json.loads(result_path(trained, row, 0).read_text()) for row in RUN]
+    line = next(line for line in markdown(found).splitlines() if line.startswith("- Unchanged"))
+    changed = line.split(" with ")[1].split(". ")[0]
+    assert changed == "groups = 4, lanes = 4, segment_tokens = 16"  # of the recipe's 1, 2 and 32
+    assert "- Unchanged" not in markdown(found[1:])
 
 
 def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:

@@ -33,7 +33,7 @@ from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
-from ritornello.models import describe_model, from_checkpoint
+from ritornello.models import Config, build, describe_config, describe_model, family_of, from_checkpoint
 from ritornello.models.dsmr import DSMR, State
 from ritornello.notes import Piece
 from ritornello.training import loop, precision
@@ -67,6 +67,15 @@ def test_a_recipe_says_whether_titles_or_performances_are_read_as_often(corpus: 
     recipe = replace(RECIPE, lanes=6, by_title=by_title)
     taken = next(reader_of(random_model(0), played, recipe, seed=3).feed).piece.tolist()
     assert taken.count(0) == 3 if by_title else taken[:5].count(0) == 1
+
+
+@pytest.mark.parametrize("model", [recipe_named(name).model for name in ("tiny", "perceivers_tiny")])
+def test_a_recipe_says_how_far_pieces_are_read(corpus: Corpus, model: Config) -> None:
+    recipe = replace(RECIPE, model=model, growing=0.0, groups=1, by_title=False, piece_tokens=40)
+    reader = reader_of(build(family_of(model), describe_config(model)), corpus, recipe, seed=3)
+    batches = [next(reader.feed) for _ in range(8)]
+    assert max((batch.targets != codec.PAD).sum(1).max() for batch in batches) == 40
+    assert max(batch.position.max() for batch in batches) == 0
 
 
 # ---- the gradient ----
@@ -261,6 +270,12 @@ def test_the_best_checkpoint_can_be_read_again(corpus: Corpus, uninterrupted: Pa
 def test_the_learning_rate_rises_stays_and_falls_by_hand(step: int, progress: float, expected: float) -> None:
     recipe = replace(RECIPE, warmup_steps=4, decay_share=0.4)
     assert learning_rate_factor(recipe, step=step, progress=progress) == pytest.approx(expected)
+
+
+def test_without_a_warm_up_the_inverse_square_root_falls_from_the_first_step_on() -> None:
+    recipe = replace(RECIPE, warmup_steps=0, decay="inverse_sqrt")
+    factors = [learning_rate_factor(recipe, step=step, progress=0.99) for step in (0, 3, 99)]
+    assert factors == [pytest.approx(1), pytest.approx(0.5), pytest.approx(0.1)]
 
 
 def test_without_warm_up_and_decay_the_learning_rate_stays_at_its_peak() -> None:
@@ -474,6 +489,7 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus: Corpus, tmp_path: Path) 
     ("name", "value"),
     [
         ("lanes", 0),
+        ("piece_tokens", 0),
         ("steps", 0),
         ("matrix_lr", -1.0),
         ("other_lr", math.nan),
@@ -517,10 +533,18 @@ def test_emulated_half_precision_does_not_count(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_resumed_run_keeps_its_precision(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(corpus, tmp_path, recipe_named("tiny"), steps=2, precision="bf16")
+    """Of matrix products and of memories, those of groups that have not had their turn included."""
+    recipe = replace(recipe_named("tiny"), groups=4)
+    train(corpus, tmp_path, recipe, steps=2, precision="bf16")
     monkeypatch.setattr(loop, "faster_precision", lambda *_, **__: "fp32")
-    train(corpus, tmp_path, recipe_named("tiny"), steps=4, resume=True)
-    assert load_checkpoint(tmp_path / "last").progress["precision"] == "bf16"
+    for steps in (3, 6):
+        train(corpus, tmp_path, recipe, steps=steps, resume=True)
+        last = load_checkpoint(tmp_path / "last")
+        assert last.progress["precision"] == "bf16"
+        tensors = last.tensors("training")
+        memories = [tensor for name, tensor in tensors.items() if name.startswith(("state/keys", "state/values"))]
+        assert len(memories) == 4 * 2 * 3
+        assert {tensor.dtype for tensor in memories} == {torch.bfloat16}
 
 
 def test_a_model_of_another_family_is_no_start(corpus: Corpus, tmp_path: Path) -> None:

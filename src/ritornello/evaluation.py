@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ritornello.engines import Engine
 
+LANES = 8  # read side by side
 READ_TOKENS = 4096  # of a piece at once by an engine
 POSITION_EDGES_TOKENS = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # the last bin is open
 
@@ -79,7 +80,7 @@ def evaluate(
     split: str,
     *,
     legal: bool,
-    lanes: int = 8,
+    lanes: int = LANES,
     pieces: list[int] | None = None,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from ritornello.codec.grammar import NO_VELOCITY
 from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, SHIFT, VELOCITY
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
-from ritornello.feed import with_hints
 
 LEAD_TOKENS = 600  # before the passage
 PASSAGE_TOKENS = 160
@@ -101,6 +101,29 @@ def repeat_test(
     finally:
         model.train(was_training)
     return found
+
+
+def draw_repeats(recalls: list[Recall], path: Path) -> None:
+    """The gain against the gap, with its interval, as a picture (.png or .svg)."""
+    from ritornello.charts import COLOURS, new_figure, save
+
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    found = [recall.figures() for recall in recalls]
+    gaps = [row["gap_tokens"] for row in found]
+    axes.fill_between(gaps, [row["low"] for row in found], [row["high"] for row in found], color=COLOURS[1], alpha=0.2)
+    axes.plot(gaps, [row["gain"] for row in found], "o-", color=COLOURS[1])
+    gap_axis(axes)
+    save(figure, path)
+
+
+def gap_axis(axes: Any) -> None:
+    """Axes of a picture of gains against gaps."""
+    axes.axhline(0, lw=0.8, color="black")
+    axes.set_xscale("symlog", linthresh=50)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(title="The repeat test", xlabel="gap before the passage returns, tokens", ylabel="gain, nats/token")
 
 
 def played_again(passage: ArrayLike, *, velocity: int, current: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -196,7 +219,7 @@ def _read(
         targets[lane, : max(0, len(text) - start)] = text[start:]
         padded = np.concatenate([text, np.full(start + width - len(text), codec.END)])
         hints = codec.hints(padded, notes=model.config.motif_notes)[start:] if model.config.motif_notes else None
-        rows.append(with_hints(np.concatenate([[codec.START], padded[:-1]])[start:], hints))
+        rows.append(codec.with_hints(np.concatenate([[codec.START], padded[:-1]])[start:], hints))
         if legal:
             contexts.append([field[start:] for field in codec.contexts(padded)])
     context = codec.Context(*(np.stack(fields) for fields in zip(*contexts))) if legal else None

@@ -34,7 +34,7 @@ from ritornello.horizons.costs import mean_keys_seen
 from ritornello.horizons.study import study_texts
 from ritornello.likelihood import token_nats
 from ritornello.models.dsmr import DSMR, DSMRConfig
-from ritornello.training.fitting import check_fits
+from ritornello.training import fitting
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
@@ -176,12 +176,15 @@ def check_memory(schedule: HorizonSchedule, setting: Setting) -> None:
         RitornelloError: with the bytes needed and free; also for sizes that do not fit together.
     """
     last = setting.measured_segments(_full_tokens(schedule))[-1]
-    check_fits(
+    device = torch.device(setting.device)
+    memories = fitting.Memories(
         _config(schedule, setting),
         lanes=setting.lanes,
         piece_tokens=(last + 1) * setting.segment_tokens,
-        device=torch.device(setting.device),
+        device=device,
+        precision=setting.precision,
     )
+    memories.check_fit(fitting.free_bytes(device))
 
 
 def measure_schedule(schedule: HorizonSchedule, setting: Setting) -> Measurement:

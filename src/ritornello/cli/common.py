@@ -41,6 +41,8 @@ class PrecisionName(str, Enum):
     bf16 = "bf16"
 
 
+Lanes = Annotated[int | None, typer.Option(help="Pieces read side by side, instead of the recipe's.")]
+PieceTokens = Annotated[int | None, typer.Option(help="Train on so much of a piece at most.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data').")]
 

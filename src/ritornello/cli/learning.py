@@ -14,9 +14,12 @@ from ritornello.cli.common import (
     MAX_SEED,
     AsJson,
     DataFolder,
+    Lanes,
+    PieceTokens,
     PrecisionName,
     Split,
     app,
+    check_writable,
     console,
     count_bar,
     device_named,
@@ -33,6 +36,8 @@ def train(
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
+    lanes: Lanes = None,
+    piece_tokens: PieceTokens = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and sizes.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
@@ -53,7 +58,9 @@ def train(
 
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
-    chosen = recipe_named(recipe).changed(schedule=schedule, legal=False if free else None)
+    chosen = recipe_named(recipe).changed(
+        schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
+    )
     if schedule is not None and (change := requested(schedule, layers=chosen.streaming.schedule.layers).change):
         console.print(change)
     corpus = Corpus.open(data)
@@ -92,12 +99,16 @@ def evaluate(
     lanes: Annotated[int, typer.Option(help="Pieces read side by side; no figure depends on it.", min=1)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
     engine: Annotated[str | None, typer.Option(help="Read with an engine that plays, as it plays.")] = None,
+    repeats: Annotated[bool, typer.Option(help="The repeat test too: is a passage foreseen when it returns?")] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw the repeat test here (.png or .svg).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""
     if engine is not None:
         if schedule is not None or device is not None:
             raise RitornelloError("an engine plays a model as it is, on the CPU; leave --schedule and --device out")
+        if repeats or png is not None:
+            raise RitornelloError("the repeat test is not read by an engine; leave --engine out")
         _show(_read_by_engine(model, data, split, engine, free), as_json)
         return
     needs_torch()
@@ -107,7 +118,10 @@ def evaluate(
     from ritornello.horizons import HorizonSchedule
     from ritornello.models import describe_memory, from_checkpoint
     from ritornello.models.dsmr import DSMR
+    from ritornello.recall import draw_repeats, repeat_test
 
+    if png is not None:
+        check_writable(png)
     checkpoint, corpus = load_checkpoint(model), Corpus.open(data)
     network = from_checkpoint(checkpoint)
     if schedule is not None:
@@ -125,6 +139,17 @@ def evaluate(
             lanes=lanes,
             progress=lambda done, total: progress(done, total, "tokens"),
         )
+        recalls = []
+        if repeats or png is not None:
+            recalls = repeat_test(
+                network,
+                corpus,
+                split.value,
+                legal=legal,
+                progress=lambda done, total: progress(done, total, "gaps"),
+            )
+    if png is not None:
+        draw_repeats(recalls, png)
     figures = {
         "model": model,
         "data": corpus.name,
@@ -132,6 +157,7 @@ def evaluate(
         "schedule": str(network.config.schedule) if isinstance(network, DSMR) else None,
         "memory": describe_memory(network.config),
         **result.figures(),
+        "repeats": [recall.figures() for recall in recalls],
     }
     _show(figures, as_json)
 
@@ -173,3 +199,9 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         f"{figures['nats_per_second']:.2f} nats/second; {figures['memory']}",
         highlight=False,
     )
+    if figures.get("repeats"):
+        table = Table("gap, tokens", "pieces", "gain, nats/token", "95 %", title="The repeat test")
+        for row in figures["repeats"]:
+            interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
+            table.add_row(f"{row['gap_tokens']:,}", str(row["pieces"]), f"{row['gain']:+.3f}", interval)
+        console.print(table)

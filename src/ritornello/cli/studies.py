@@ -12,6 +12,8 @@ import typer
 from ritornello.cli.common import (
     AsJson,
     DataFolder,
+    Lanes,
+    PieceTokens,
     PrecisionName,
     app,
     check_writable,
@@ -32,9 +34,12 @@ class StudyName(str, Enum):
     dsmr = "dsmr"
     perceivers = "perceivers"
     training = "training"
+    recall = "recall"
 
 
-Name = Annotated[StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers or training.")]
+Name = Annotated[
+    StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers, training or recall.")
+]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
 Pieces = Annotated[int, typer.Option(help="Pieces of each set; what is there is kept.")]
 Tokens = Annotated[int, typer.Option(help="Length of a piece, unless the model ends it before.")]
@@ -52,6 +57,8 @@ def run(
         str | None, typer.Option(help="Size and training of every row: study, or perceivers_study.", show_default=False)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every run; the recipe's if not given.")] = None,
+    lanes: Lanes = None,
+    piece_tokens: PieceTokens = None,
     seeds: Annotated[int, typer.Option(help="Runs of every row.")] = 2,
     budget: Annotated[int | None, typer.Option(help="Horizons' sum of every row; the recipe's if not given.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given more than once.")] = None,
@@ -60,7 +67,10 @@ def run(
         bool | None,
         typer.Option("--legal/--free", help="Train and read under the grammar; the papers do not.", show_default=False),
     ] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Of matrix products.")] = PrecisionName.fp32,
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(help="Of products and memories; fp32 if not given, on CUDA the faster.", show_default=False),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; each has its share of the threads.")] = 1,
 ) -> None:
@@ -70,22 +80,27 @@ def run(
     from ritornello.studies.rows import STUDIES
     from ritornello.studies.runs import run_study
     from ritornello.studies.settings import StudySettings
+    from ritornello.training.precision import faster_precision
     from ritornello.training.recipes import recipe_named
 
     study = STUDIES[name.value]
     recipe = recipe or study.recipe
+    chosen, on = recipe_named(recipe), device_named(device)
+    faster = faster_precision(on, width=chosen.model.width) if on.type == "cuda" else "fp32"
     settings = StudySettings(
         study=name.value,
         recipe=recipe,
-        steps=recipe_named(recipe).steps if steps is None else steps,
+        lanes=lanes,
+        piece_tokens=piece_tokens,
+        steps=chosen.steps if steps is None else steps,
         seeds=seeds,
         budget_tokens=study.budget_tokens(recipe) if budget is None else budget,
         rows=tuple(row or ()),
         pieces=pieces,
         legal=study.legal if legal is None else legal,
-        precision=precision.value,
+        precision=faster if precision is None else precision.value,
     )
-    done = run_study(Corpus.open(data), out, settings, device=str(device_named(device)), jobs=jobs, say=console.print)
+    done = run_study(Corpus.open(data), out, settings, device=str(on), jobs=jobs, say=console.print)
     reached = "complete" if done else "stopped; the same command goes on"
     console.print(f"{out}: {reached}; see 'ritornello study table {name.value} --out {out}'")
 

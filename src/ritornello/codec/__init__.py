@@ -6,7 +6,7 @@ they finish), ``grammar`` (which event may come next), ``motifs`` (what followed
 
 from ritornello.codec.encoding import decode, encode, seconds_of, steps_of
 from ritornello.codec.grammar import Context, Grammar, contexts, legal_events
-from ritornello.codec.motifs import HINT_COLUMNS, N_HINTS, MotifMemory, hints
+from ritornello.codec.motifs import HINT_COLUMNS, N_HINTS, NOTHING, MotifMemory, hints, with_hints
 from ritornello.codec.streaming import Note, StreamDecoder
 from ritornello.codec.vocabulary import (
     END,
@@ -29,6 +29,7 @@ __all__ = [
     "HINT_COLUMNS",
     "NOTE_OFF",
     "NOTE_ON",
+    "NOTHING",
     "N_EVENTS",
     "N_HINTS",
     "PAD",
@@ -50,4 +51,5 @@ __all__ = [
     "legal_events",
     "seconds_of",
     "steps_of",
+    "with_hints",
 ]

@@ -6,7 +6,7 @@ The rules, with "step" for one 10 ms step of time:
 - within a step releases come before strikes, each in ascending pitch;
 - a velocity differs from the current one and is followed by a strike; no strike before the first velocity;
 - after a shift shorter than one second there is no further shift;
-- END only when no key sounds; START and PAD never.
+- END only when no key sounds, and not behind a shift: a piece ends with its last release; START and PAD never.
 
 What the rules need to know of the past is a `Context`. `contexts` computes it for a whole sequence at once, `Grammar`
 keeps it while tokens come one by one, and `legal_events` is the rules themselves, once, for NumPy arrays and torch
@@ -34,6 +34,7 @@ class Context(NamedTuple):
     velocity: Any  # (...,) int16: the current bin, or NO_VELOCITY before the first
     after_velocity: Any  # (...,) bool: the last event was a velocity
     may_shift: Any  # (...,) bool: the last event was not a shift shorter than one second
+    may_end: Any  # (...,) bool: the last event was no shift
 
 
 def legal_events(context: Context, xp: Any = np) -> Any:
@@ -47,7 +48,7 @@ def legal_events(context: Context, xp: Any = np) -> Any:
     releases = context.sounding & (pitches > context.floor_off[..., None]) & free
     shifts = xp.broadcast_to(context.may_shift[..., None] & free, (*free.shape[:-1], v.MAX_SHIFT_STEPS))
     velocities = (bins != context.velocity[..., None]) & strikable.any(-1)[..., None] & free
-    end = ~context.sounding.any(-1)[..., None] & free
+    end = ~context.sounding.any(-1)[..., None] & context.may_end[..., None] & free
     return xp.concatenate([strikes, releases, shifts, velocities, end], -1)
 
 
@@ -70,7 +71,8 @@ def contexts(tokens: ArrayLike) -> Context:
     floor_off = np.where(in_step < v.NOTE_OFF, v.N_PITCHES, np.where(in_step < v.SHIFT, in_step - v.NOTE_OFF, -1))
     last_velocity = _last(is_velocity)
     velocity = np.where(last_velocity > 0, padded[last_velocity] - v.VELOCITY, NO_VELOCITY)
-    previous = padded[_last(is_note | is_shift | is_velocity)]
+    last = _last(is_note | is_shift | is_velocity)
+    previous = padded[last]
     short = (previous >= v.SHIFT) & (previous < v.SHIFT + v.MAX_SHIFT_STEPS - 1)
     return Context(
         sounding=_sounding(tokens, is_note, is_on, n),
@@ -79,6 +81,7 @@ def contexts(tokens: ArrayLike) -> Context:
         velocity=velocity.astype(np.int16),
         after_velocity=(previous >= v.VELOCITY) & (previous < v.END),
         may_shift=~short,
+        may_end=(last == 0) | (previous < v.SHIFT) | (previous >= v.VELOCITY),
     )
 
 
@@ -99,7 +102,7 @@ class Grammar:
         self._floor_off = -1
         self._velocity = NO_VELOCITY
         self._after_velocity = False
-        self._may_shift = True
+        self._may_shift = self._may_end = True
 
     @property
     def sounding(self) -> NDArray[np.bool_]:
@@ -116,6 +119,7 @@ class Grammar:
                 np.array(self._velocity),
                 np.array(self._after_velocity),
                 np.array(self._may_shift),
+                np.array(self._may_end),
             )
         )
 
@@ -125,6 +129,7 @@ class Grammar:
             return
         self._after_velocity = token >= v.VELOCITY
         self._may_shift = not v.SHIFT <= token < v.SHIFT + v.MAX_SHIFT_STEPS - 1
+        self._may_end = not v.SHIFT <= token < v.VELOCITY
         if token < v.NOTE_OFF:
             self._sounding[token] = True
             self._floor_on, self._floor_off = token, v.N_PITCHES

@@ -36,7 +36,7 @@ MAX_FOLLOWED = 16
 N_HINTS = FOLLOWED + MAX_FOLLOWED + 1
 HINT_COLUMNS = 6
 
-_NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
+NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED)
 _NEVER = 1 << 30
 _NONE = (_NEVER, -1)
 _NUMBERS = (
@@ -133,10 +133,10 @@ class MotifMemory:
         """What the old passage goes on with: an id for every column."""
         there, second, wait, loudness = self._upcoming()
         if there < 0 and not self._due:
-            return _NOTHING
+            return NOTHING
         event = EVENT + self._event(there, wait, loudness)
         if there < 0:
-            return event, *_NOTHING[1:]
+            return event, *NOTHING[1:]
         told = (PITCH + there, WAIT + min(wait, v.MAX_SHIFT_STEPS), LOUDNESS + loudness)
         return event, *told, SECOND + second, FOLLOWED + min(self._followed, MAX_FOLLOWED)
 
@@ -258,3 +258,9 @@ def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
     """The hints of a stream read from its start, (T, HINT_COLUMNS): as in `contexts`, row i has seen ``tokens[:i]``."""
     tokens = np.asarray(tokens)
     return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)
+
+
+def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
+    rows = np.asarray(tokens, np.int64)
+    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)

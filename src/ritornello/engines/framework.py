@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
-from ritornello.feed import with_hints
 from ritornello.horizons import visible
 from ritornello.models import Model, from_checkpoint
 from ritornello.models.dsmr import DSMR, DSMRConfig
@@ -163,8 +162,6 @@ class DSMRSession:
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
         for block, cache, horizon in zip(model.layers(), self._caches, self._horizons):
-            if block.taps is not None:
-                raise NotImplementedError  # TODO
             q, k, v = block.project(x, rotation)
             keys, values = cache.add(k, v)
             seen = self._seen(position, cache.used, horizon)
@@ -260,7 +257,7 @@ def _by_segments(
     """Tokens (T,) as ids (1, T'), or as rows with hints (1, T', ...), cut where a segment begins."""
     if not len(tokens):
         raise ValueError("a session reads at least one token")
-    pending = torch.from_numpy(with_hints(tokens, motifs.read(tokens) if motifs else None))[None]
+    pending = torch.from_numpy(codec.with_hints(tokens, motifs.read(tokens) if motifs else None))[None]
     while pending.shape[1]:
         length = segment_tokens - position % segment_tokens
         yield pending[:, :length]

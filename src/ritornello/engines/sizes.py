@@ -27,7 +27,6 @@ class Sizes:
     mlp_width: int
     segment_tokens: int
     qk_bias: bool = False
-    taps: int = 0
     motif_notes: int = 0
 
     @classmethod
@@ -45,7 +44,7 @@ class Sizes:
         if family != "dsmr":
             raise RitornelloError(f"unknown model family {family!r}; there are dsmr and perceivers")
         names = ("width", "heads", "mlp_width", "segment_tokens")
-        later = ("qk_bias", "taps", "motif_notes")  # which older configs do not have
+        later = ("qk_bias", "motif_notes")  # which older configs do not have
         if wrong := (set(config) - set(later)) ^ {"schedule", "dropout", *names}:
             raise RitornelloError(f"its config does not describe a dsmr model ({', '.join(sorted(wrong))})")
         try:

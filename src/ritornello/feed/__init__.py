@@ -6,6 +6,6 @@ feed goes on exactly where it stopped. No torch here. Axes: B lanes, T = S token
 
 from ritornello.feed.augmentation import Augmentation, transposed
 from ritornello.feed.crops import SEGMENTATIONS, CropBatch, Crops
-from ritornello.feed.lanes import Batch, Lanes, with_hints
+from ritornello.feed.lanes import Batch, Lanes
 
-__all__ = ["SEGMENTATIONS", "Augmentation", "Batch", "CropBatch", "Crops", "Lanes", "transposed", "with_hints"]
+__all__ = ["SEGMENTATIONS", "Augmentation", "Batch", "CropBatch", "Crops", "Lanes", "transposed"]

@@ -1,9 +1,11 @@
 """Crops of pieces for Perceivers: a context and the last Q tokens of it, by three ways to choose where.
 
-``random_start`` is Perceiver AR's: a window of N tokens from anywhere. Only the last Q of a window are predicted, so no
-piece's beginning ever is. Effective segmentation (PerceiverS, arXiv 2411.08307, section V-A) chooses the end instead,
-and takes what there is before it: ``random_end`` draws it, ``sequential`` goes through all ends Q apart, so that
-prefixes grow until they are windows, and windows slide. Axes: B crops, M context tokens before the latents, Q latents.
+``random_start`` is what PerceiverS (arXiv 2411.08307, section IV-A) says of its baseline, Perceiver AR: a window of N
+tokens from anywhere. Only the last Q of a window are predicted, so no piece's beginning ever is. Effective segmentation
+(section V-A) chooses the end instead, and takes what there is before it: ``random_end`` draws it, from Q on, which is
+what Perceiver AR's own program does as well (google-research/perceiver-ar pads a piece on the left, then draws a
+window); ``sequential`` goes through all ends Q apart, so that prefixes grow until they are windows, and windows slide.
+Axes: B crops, M context tokens before the latents, Q latents.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import blank_context, with_hints
+from ritornello.feed.lanes import blank_context
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -44,6 +46,7 @@ class Crops:
         context_tokens: N, context and latents together.
         latents: Q.
         segmentation: one of `SEGMENTATIONS`.
+        piece_tokens: how far pieces are read, at most; None for to their ends.
         seed: of order, crops and augmentation.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
@@ -62,6 +65,7 @@ class Crops:
         context_tokens: int,
         latents: int,
         segmentation: str,
+        piece_tokens: int | None = None,
         seed: int = 0,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
@@ -78,7 +82,7 @@ class Crops:
         self.corpus = corpus
         self.records: list[PieceRecord] = corpus.pieces(split)
         self._lanes, self._context_tokens, self._latents = lanes, context_tokens, latents
-        self._segmentation, self._seed = segmentation, seed
+        self._segmentation, self._piece_tokens, self._seed = segmentation, piece_tokens, seed
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._corpus_tokens = sum(record.tokens for record in self.records)
         self._epoch, self._next, self._crop = 0, 0, 0
@@ -127,6 +131,7 @@ class Crops:
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, rng)
+        tokens = tokens[: self._piece_tokens]
         end = self._end(len(tokens), rng)
         # Where a piece ends is known once it is stretched.
         if self._segmentation == "sequential" and end < len(tokens):
@@ -149,7 +154,7 @@ class Crops:
         memories = -(-longest // latents) * latents  # in steps, for every length is a compilation of its own
         inputs = np.full((n, memories + latents), codec.PAD, np.int64)
         targets = np.full((n, latents), codec.PAD, np.int64)
-        hints = np.zeros((*inputs.shape, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
+        hints = np.full((*inputs.shape, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
         context = blank_context(n, latents) if self._grammar else None
         for i, (first, (_, tokens, begin, end)) in enumerate(zip(firsts, crops)):
             read = (
@@ -166,6 +171,5 @@ class Crops:
                 for field, source in zip(context, codec.contexts(tokens)):
                     field[i, : end - first] = source[first:end]
         before = np.array([first - begin for first, (_, _, begin, _) in zip(firsts, crops)])
-        return CropBatch(
-            with_hints(inputs, hints), targets, before, context, np.array([c[0] for c in crops]), np.array(firsts)
-        )
+        pieces = np.array([piece for piece, *_ in crops])
+        return CropBatch(codec.with_hints(inputs, hints), targets, before, context, pieces, np.array(firsts))

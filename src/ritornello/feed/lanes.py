@@ -18,7 +18,7 @@ from ritornello.feed.augmentation import Augmentation
 class Batch(NamedTuple):
     """One segment of every lane."""
 
-    inputs: NDArray[np.int64]  # (B, T) what the model reads: START, then each token's predecessor; or see `with_hints`
+    inputs: NDArray[np.int64]  # (B, T), or with hints (B, T, ...), what is read: START, then each token's predecessor
     targets: NDArray[np.int64]  # (B, T) what it is to predict; PAD behind a piece's end
     starts: NDArray[np.bool_]  # (B,) lanes that begin a piece with this segment
     context: codec.Context | None  # of the targets, (B, T, ...); None where the grammar is not asked for
@@ -54,6 +54,7 @@ class Lanes:
         shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
         by_title: an epoch reads one performance of each title, the next epoch another, so that what many have played
             is not heard more often. A piece without a title is one of its own.
+        piece_tokens: how far pieces are read, at most; None for to their ends.
         epochs: how often every piece is read; None for ever.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
@@ -72,6 +73,7 @@ class Lanes:
         seed: int = 0,
         shuffle: bool = True,
         by_title: bool = False,
+        piece_tokens: int | None = None,
         epochs: int | None = None,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
@@ -90,6 +92,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
+        self._piece_tokens = piece_tokens
         self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
@@ -175,6 +178,7 @@ class Lanes:
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
+        tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
         hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
         return _Lane(epoch, piece, position, tokens, context, hints)
@@ -185,7 +189,7 @@ class Lanes:
         n, width = len(lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
-        hints = np.zeros((n, width, codec.HINT_COLUMNS), np.int64) if self._motif_notes else None
+        hints = np.full((n, width, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(lanes):
@@ -202,13 +206,7 @@ class Lanes:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
-        return Batch(with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
-
-
-def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
-    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
-    rows = np.asarray(tokens, np.int64)
-    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)
+        return Batch(codec.with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
 
 
 def blank_context(n: int, width: int) -> codec.Context:

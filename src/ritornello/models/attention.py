@@ -131,7 +131,7 @@ def _block_mask(
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function compiled for the shapes that it meets, once for all blocks and models."""
-    torch._dynamo.config.recompile_limit = 64  # a study's horizons, growing memories, with gradients and without
+    torch._dynamo.config.recompile_limit = 128  # a study's horizons, growing memories, with gradients and without
     fast: Callable[..., Any] = torch.compile(function, dynamic=False)
     return fast
 

@@ -55,25 +55,9 @@ class Layer(nn.Module):
 class Block(Layer):
     """Self-attention: queries, keys and values of the same stream."""
 
-    def __init__(
-        self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False, taps: int = 0
-    ) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
         super().__init__(width, heads, mlp_width, dropout, qk_bias=qk_bias)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.taps = nn.Parameter(torch.zeros(taps, 1, width)) if taps else None  # the weight of each earlier token
-
-    def mixed(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """The stream (B, T, C) with the tokens before each mixed in, and its last tokens, (B, taps, C) like ``tail``.
-
-        A causal convolution, channel by channel: x_t + sum over i of w_i x_(t-i).
-        """
-        assert self.taps is not None
-        whole = torch.cat([tail, x], dim=1)
-        count, length = len(self.taps), x.shape[1]
-        mixed = x
-        for back, weight in enumerate(self.taps, 1):
-            mixed = torch.addcmul(mixed, whole[:, count - back : count - back + length], weight)
-        return mixed, whole[:, length:].clone()
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""

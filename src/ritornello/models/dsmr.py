@@ -21,6 +21,8 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, Sight, compiled, fastest, flex
 from ritornello.models.blocks import Block, embedded, hint_embedding, initialise, norm, remember, rotary
 
+STEP_TOKENS = 4096  # of an unlimited memory's growth where its shapes should change seldom
+
 
 @dataclass(frozen=True)
 class DSMRConfig:
@@ -40,15 +42,12 @@ class DSMRConfig:
     """share of each branch's output that training drops"""
     qk_bias: bool = False
     """queries and keys have learned biases, which start as a preference for what is near"""
-    taps: int = 0
-    """of a causal convolution of the stream before each attention: the segment's earlier tokens that are mixed in"""
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
         for name, low, high in (
             *((name, 1, 1_000_000) for name in ("width", "heads", "mlp_width", "segment_tokens")),
-            ("taps", 0, 64),
             ("motif_notes", 0, 1_000_000),
         ):
             value = getattr(self, name)
@@ -66,11 +65,10 @@ class State(NamedTuple):
     keys: tuple[Tensor, ...]  # per layer (B, H, M, D), rotated; M = the layer's horizon + the open segment's tokens
     values: tuple[Tensor, ...]  # per layer (B, H, M, D)
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
-    tails: tuple[Tensor, ...] = ()  # per layer (B, taps, C): the stream of the latest tokens, for convolutions
 
     def nbytes(self) -> int:
-        """Bytes of keys, values and tails, all lanes."""
-        return sum(t.numel() * t.element_size() for t in self.keys + self.values + self.tails)
+        """Bytes of keys and values, all lanes."""
+        return sum(t.numel() * t.element_size() for t in self.keys + self.values)
 
 
 class DSMR(nn.Module):
@@ -84,9 +82,7 @@ class DSMR(nn.Module):
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
         self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
-        self.blocks = nn.ModuleList(
-            Block(*sizes, qk_bias=config.qk_bias, taps=config.taps) for _ in config.schedule.horizons
-        )
+        self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, self.layers())
@@ -111,9 +107,7 @@ class DSMR(nn.Module):
         position = torch.zeros(batch, dtype=torch.int64)
         slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
         empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
-        taps, width = self.config.taps, self.config.width
-        tail = torch.zeros(batch, taps, width, device=self.device)
-        return State(empty, empty, position, (tail,) * len(slots) if taps else ())
+        return State(empty, empty, position)
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
@@ -150,20 +144,13 @@ class DSMR(nn.Module):
         schedule, length = self.config.schedule, tokens.shape[1]
         rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
-        keys, values, tails = [], [], []
+        keys, values = [], []
         sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
         project, update = Block.project, Block.update
         if tokens.is_cuda:
             project, update = compiled(project), compiled(update)
-        # A convolution begins anew with every segment, so that it reaches no further than attention does.
-        inside = (state.position % self.segment_tokens)[:, None] >= torch.arange(self.config.taps, 0, -1)
-        for layer, (block, horizon) in enumerate(zip(self.layers(), schedule.horizons)):
-            old_k, old_v = state.keys[layer], state.values[layer]
-            if block.taps is not None:
-                tail = state.tails[layer] * inside[..., None].to(x.device)
-                x, tail = block.mixed(x, tail.to(x.dtype))
-                tails.append(tail.detach() if detach else tail)
+        for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
             seen = min((h for h in (horizon, self.sight_tokens) if h is not None), default=None)
@@ -175,7 +162,7 @@ class DSMR(nn.Module):
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
-        return self.predict(x), State(tuple(keys), tuple(values), after, tuple(tails))
+        return self.predict(x), State(tuple(keys), tuple(values), after)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""
@@ -193,15 +180,26 @@ class DSMR(nn.Module):
         return self.attention or fastest(q)
 
     def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
-        """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
-
-        No more than the keys that are ``there``; but on CUDA, room for the whole horizon from the start, and doubled
-        for an unlimited one when it is full: each number of slots is a compilation of its own.
-        """
+        """`slots_of` this model, as it attends."""
         fixed = self.device.type == "cuda" or self.attention is flex
-        if horizon is None:
-            read = int(position.max())
-            return max(self.segment_tokens, 1 << (read - 1).bit_length()) if fixed and read else min(read, there)
-        phase = position % self.segment_tokens
-        needed = phase + horizon if self.config.schedule.rule == "segment" else phase.clamp(min=horizon)
-        return int(needed.max()) if fixed else min(int(torch.minimum(position, needed).max()), there)
+        return slots_of(self.config, position, horizon, there=None if fixed else there)
+
+
+def slots_of(config: DSMRConfig, position: Tensor, horizon: int | None, *, there: int | None) -> int:
+    """Slots that a layer keeps for queries at (B,) ``position`` and later: horizon and open segment, by lane.
+
+    No more than the keys that are ``there``. With None, as on CUDA, where each number of slots is a compilation of its
+    own: room for the whole horizon from the start, and for an unlimited one room that grows in steps. Steps double up
+    to `STEP_TOKENS`, are of as many from there on, and a sixteenth of the next power of two beyond 65,536: an eighth
+    too much at most, in some thirty sizes up to 131,072 tokens.
+    """
+    if horizon is None:
+        read = int(position.max())
+        if there is not None or not read:
+            return min(read, there or 0)
+        power = 1 << (read - 1).bit_length()
+        step = max(power // 16, min(power, STEP_TOKENS))
+        return max(config.segment_tokens, -(-read // step) * step)
+    phase = position % config.segment_tokens
+    needed = phase + horizon if config.schedule.rule == "segment" else phase.clamp(min=horizon)
+    return int(needed.max()) if there is None else min(int(torch.minimum(position, needed).max()), there)

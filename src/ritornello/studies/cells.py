@@ -34,3 +34,28 @@ def position_table(rows: list[Row]) -> str:
     bins = rows[0].by_position()
     lines = [[row.name, *(f"{nats.mean:.4f}" for _, _, nats in row.by_position())] for row in rows]
     return as_table(("row", *(f"{low:,} to {high:,}" if high else f"{low:,} on" for low, high, _ in bins)), lines)
+
+
+def repeat_tables(rows: list[Row]) -> list[str]:
+    """What hearing a passage again is worth by the gap before it, and nats/token by the age of what returns."""
+    parts = []
+    if gaps := rows[0].repeats():
+        lines = [[row.name, *(estimate(gain, "+.3f") for _, _, gain in row.repeats())] for row in rows]
+        parts += [
+            "The repeat test: by how many nats/token a passage of 160 tokens is foreseen better when it is played "
+            "again after a gap of so many tokens (pieces). ± is the standard error over pieces.",
+            as_table(("row", *(f"{gap:,} ({pieces})" for gap, pieces, _ in gaps)), lines),
+        ]
+    if ages := rows[0].by_age():
+        lines = [[row.name, *(estimate(nats, ".4f") for *_, nats in row.by_age())] for row in rows]
+        parts += [
+            "Nats/token by how many tokens ago a passage of eight notes was played last.",
+            as_table(("row", *(f"{_age(low, high)} ({count:,} tokens)" for low, high, count, _ in ages)), lines),
+        ]
+    return parts
+
+
+def _age(low: int | None, high: int | None) -> str:
+    if low is None:
+        return "never"
+    return f"{low:,} to {high:,}" if high else f"{low:,} on"

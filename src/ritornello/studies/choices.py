@@ -1,10 +1,10 @@
-"""The training study as Markdown: what each choice of a recipe is worth at equal tokens, alone."""
+"""The training and recall studies as Markdown: what each choice is worth at equal tokens, alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ritornello.studies.cells import as_table, estimate, interval, number
+from ritornello.studies.cells import as_table, estimate, interval, number, repeat_tables
 from ritornello.studies.conditions import choices_conditions
 from ritornello.studies.intervals import Interval, behind, behind_by_seed
 from ritornello.studies.results import Result
@@ -28,7 +28,8 @@ def rows_of(results: list[Result]) -> list[Row]:
 def markdown(results: list[Result]) -> str:
     """The whole report of the runs that there are."""
     rows = rows_of(results)
-    parts = ["## What each choice is worth", as_table(HEADER, cells(results)), choices_conditions(rows)]
+    parts = ["## What each choice is worth", as_table(HEADER, cells(results)), *repeat_tables(rows)]
+    parts.append(choices_conditions(rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The training study as pictures: its table, and how far each run is behind the unchanged recipe."""
+"""The training and recall studies as pictures: the table, and how far each run is behind the unchanged recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of the training study: what a recipe chooses, one thing at a time."""
+"""The rows of the training and recall studies: what a recipe or a model chooses, one thing at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.summary import UNCHANGED
-from ritornello.training.recipes import Recipe
+from ritornello.training.recipes import MOTIF_NOTES, Recipe
 
 
 def choices(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
@@ -30,6 +30,26 @@ def choices(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
         "dropout 0.1": replace(base, model=replace(base.streaming, dropout=0.1)),
         "trained without the grammar": replace(base, legal=False),
         **_shapes(base, budget_tokens),
+    }
+
+
+def recalls(recipe: Recipe, budget_tokens: int) -> dict[str, Recipe]:
+    """What a model is given to find and to remember passages by; unchanged has none of it.
+
+    Args:
+        recipe: of a model with horizons.
+        budget_tokens: not asked: every row has the recipe's horizons.
+    """
+    recipe = replace(recipe, by_title=False)
+
+    def with_(qk_bias: bool, motif_notes: int) -> Recipe:
+        return replace(recipe, model=replace(recipe.streaming, qk_bias=qk_bias, motif_notes=motif_notes))
+
+    return {
+        UNCHANGED: with_(qk_bias=False, motif_notes=0),
+        "biases": with_(qk_bias=True, motif_notes=0),
+        "biases, motif memory": with_(qk_bias=True, motif_notes=MOTIF_NOTES),
+        "biases, motif memory of 1,024 strikes": with_(qk_bias=True, motif_notes=1024),
     }
 
 

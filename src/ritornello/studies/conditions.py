@@ -12,10 +12,13 @@ from ritornello.studies.summary import GROWING, STATE_AFTER_TOKENS, UNCHANGED, R
 SEEDS = "± is the standard deviation over seeds"
 PAPER = {"N": 32_768, "Q": 1_024, "short scale": 1_024, "width": 1_024, "layers": 24}
 """of arXiv 2411.08307, section VI"""
-OWN_PROCESS = "Peak memory is that of training and its validations, beyond the idle process"
+OWN_PROCESS = (
+    "Peak memory is that of training and its validations beyond the idle process, counted alike in every row; an "
+    "unlimited memory counts as far as the pieces that were read had filled it"
+)
 DSMR_READING = (
     f"{SEEDS}; of nats/token behind another row it is the standard error over pieces, seeds and pieces paired.",
-    f"{OWN_PROCESS}; the state is one lane's after {STATE_AFTER_TOKENS:,} tokens.",
+    f"{OWN_PROCESS}. The state is one lane's after {STATE_AFTER_TOKENS:,} tokens, in the precision of training.",
 )
 
 
@@ -75,7 +78,7 @@ def perceivers_conditions(rows: list[Row]) -> str:
 
 
 def choices_conditions(rows: list[Row]) -> str:
-    """What held for the rows of the training study."""
+    """What held for the rows of the training and recall studies."""
     settings = _settings(rows)
     recipe = settings["recipe_settings"]
     tokens = _distinct(run["training"]["tokens"] for row in rows for run in row.runs)
@@ -149,15 +152,15 @@ def _unlike_perceivers_paper(rows: list[Row], cropped: list[Row]) -> list[str]:
 
 
 def _unchanged(rows: list[Row]) -> list[str]:
+    """In what the row that changes nothing differs from the recipe that the study was asked for."""
     unchanged = next((row for row in rows if row.name == UNCHANGED), None)
     if unchanged is None:
         return []
-    recipe = unchanged.runs[0]["recipe"]
-    return [
-        f"Unchanged: the recipe {recipe['name']} in {recipe.get('groups', 1)} groups of {recipe['lanes']} lanes, "
-        f"segments of {recipe['model']['segment_tokens']:,} tokens. A row says what it changes, and changes nothing "
-        "else."
-    ]
+    run = unchanged.runs[0]
+    asked, had = ({**recipe, **recipe["model"]} for recipe in (run["settings"]["recipe_settings"], run["recipe"]))
+    other = [f"{name} = {had[name]}" for name in asked.keys() & had.keys() - {"model"} if asked[name] != had[name]]
+    words = f" with {', '.join(sorted(other))}" if other else ""
+    return [f"Unchanged: the recipe {had['name']}{words}. A row says what it changes, and changes nothing else."]
 
 
 def _in_turn(groups: int) -> str:
@@ -212,7 +215,9 @@ def _training(rows: list[Row]) -> str:
         kind = "under the grammar" if settings["legal"] else "over all events, without the grammar"
         lanes, groups = settings["recipe_settings"]["lanes"], settings["recipe_settings"].get("groups", 1)
         read = f"{lanes} lanes" if groups == 1 else f"{groups} groups of {lanes} lanes that take turns"
-        return f"{settings['steps']:,} steps in {read}, {tokens} tokens, in {settings['precision']}, {kind}"
+        most = settings["recipe_settings"].get("piece_tokens")
+        whole = f" of the first {most:,} of each piece" if most else ""
+        return f"{settings['steps']:,} steps in {read}, {tokens} tokens{whole}, in {settings['precision']}, {kind}"
 
     return _held(rows, "training", words)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ritornello.charts import COLOURS, FAINT, new_figure, save
+from ritornello.recall import gap_axis
 from ritornello.studies.results import Result
 from ritornello.studies.summary import PUBLISHED, REFERENCE, Row, reference_of, rows_of
 from ritornello.studies.table import HEADER, main_cells
@@ -21,17 +22,17 @@ def draw_table(results: list[Result], path: Path) -> None:
 
 
 def draw_curves(results: list[Result], path: Path) -> None:
-    """Perplexity by row, training curves against tokens and seconds, cuts, positions, returning material."""
+    """Perplexity by row, training curves against tokens and seconds, cuts, positions, the repeat test."""
     rows = rows_of(results)
     colours = {row.name: COLOURS[i % len(COLOURS)] for i, row in enumerate(rows)}
     figure = new_figure(15, 9.5)
-    ((dots, tokens, seconds), (cuts, position, material)) = figure.subplots(2, 3)
+    ((dots, tokens, seconds), (cuts, position, repeats)) = figure.subplots(2, 3)
     _perplexities(dots, rows, colours)
     _training(tokens, rows, colours, against="tokens", scale=1e-6, unit="million tokens")
     _training(seconds, rows, colours, against="seconds", scale=1 / 60, unit="minutes, validations included")
     _cuts(cuts, rows, colours)
     _positions(position, rows, colours)
-    _material(material, rows, colours)
+    _repeats(repeats, rows, colours)
     figure.legend(*tokens.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     save(figure, path)
 
@@ -86,16 +87,12 @@ def _positions(axes: Any, rows: list[Row], colours: Colours) -> None:
     axes.set(title="By position in the piece", xlabel="from token", ylabel=f"nats/token more than {reference.name}")
 
 
-def _material(axes: Any, rows: list[Row], colours: Colours) -> None:
-    reference = reference_of(rows) or rows[0]
-    for height, row in enumerate(reversed(rows)):
-        for kind, marker in (("returning", "o"), ("new", "x")):
-            ours, theirs = row.on_material(kind), reference.on_material(kind)
-            if ours and theirs:
-                axes.plot([ours.mean - theirs.mean], [height], marker, color=colours[row.name])
-    name_heights(axes, rows)
-    axes.locator_params(axis="x", nbins=5)
-    axes.set(title="Returning (o) and new (x) material", xlabel=f"nats/token more than {reference.name}")
+def _repeats(axes: Any, rows: list[Row], colours: Colours) -> None:
+    for row in rows:
+        gaps = [(gap, gain.mean) for gap, _, gain in row.repeats()]
+        if gaps:
+            axes.plot(*zip(*gaps), "o-", ms=3, lw=1, color=colours[row.name])
+    gap_axis(axes)
 
 
 def name_heights(axes: Any, rows: list[Row]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
@@ -23,7 +24,8 @@ from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import Model, describe_model, from_checkpoint
 from ritornello.models.dsmr import DSMR
-from ritornello.studies.material import APART_TOKENS, PASSAGE_NOTES, returning
+from ritornello.recall import repeat_test
+from ritornello.studies.material import AGE_EDGES_TOKENS, APART_TOKENS, NEVER, PASSAGE_NOTES, ages, returning
 from ritornello.studies.results import BEGINNING_TOKENS, BLOCK_TOKENS, result_path, training_path
 from ritornello.studies.rows import STUDIES
 from ritornello.studies.settings import StudySettings
@@ -143,7 +145,14 @@ def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, An
         "by_piece": _by_piece(whole),
         "beginnings": _by_piece(beginnings),
         "material": _by_material(corpus, whole),
+        "repeats": _repeats(model, corpus, settings),
     }
+
+
+def _repeats(model: Model, corpus: Corpus, settings: StudySettings) -> list[dict[str, Any]]:
+    """The repeat test, with every piece's gains."""
+    read = repeat_test(model, corpus, "validation", legal=settings.legal, most_pieces=settings.pieces)
+    return [{**recall.figures(), "gains": recall.gains} for recall in read]
 
 
 def _whole(model: Model, corpus: Corpus, settings: StudySettings) -> Evaluation:
@@ -215,15 +224,25 @@ def _play(model: Model, corpus: Corpus) -> dict[str, Any]:
 def _by_material(corpus: Corpus, read: Evaluation) -> dict[str, Any]:
     """Nats of tokens in returning passages and of all others, where something can have returned."""
     nats: dict[str, list[Any]] = {"returning": [], "new": []}
+    every_age, every_nat = [], []
     for record, piece in zip(read.records, read.nats):
-        back = returning(corpus.tokens(record))
+        tokens = corpus.tokens(record)
+        back = returning(tokens)
         nats["returning"].append(piece[APART_TOKENS:][back[APART_TOKENS:]])
         nats["new"].append(piece[APART_TOKENS:][~back[APART_TOKENS:]])
+        every_age.append(ages(tokens))
+        every_nat.append(piece)
     means: dict[str, Any] = {"passage_notes": PASSAGE_NOTES, "apart_tokens": APART_TOKENS}
-    for kind, parts in nats.items():
-        joined = np.concatenate(parts).astype(np.float64)
-        means[kind] = {"tokens": len(joined), "nats_per_token": float(joined.mean()) if len(joined) else None}
+    means |= {kind: _mean(np.concatenate(parts)) for kind, parts in nats.items()}
+    age, nat = np.concatenate(every_age), np.concatenate(every_nat)
+    bins = zip(AGE_EDGES_TOKENS, (*AGE_EDGES_TOKENS[1:], None))
+    of_ages = [{"from": low, "to": high, **_mean(nat[(age >= low) & (age < (high or np.inf))])} for low, high in bins]
+    means["by_age"] = [{"from": None, "to": None, **_mean(nat[age == NEVER])}, *of_ages]
     return means
+
+
+def _mean(nats: NDArray[np.floating]) -> dict[str, Any]:
+    return {"tokens": len(nats), "nats_per_token": float(nats.mean(dtype=np.float64)) if len(nats) else None}
 
 
 def _chosen_pieces(corpus: Corpus, count: int) -> list[int] | None:

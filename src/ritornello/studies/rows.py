@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
+from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
-from ritornello.studies.choosing import choices
+from ritornello.studies.choosing import choices, recalls
 from ritornello.studies.summary import GROWING, REFERENCE
-from ritornello.training.recipes import Recipe, recipe_named
+from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 Rows = dict[str, Recipe]
 GROWING_SHARE = 0.5  # of the run
@@ -46,11 +48,11 @@ def _schedules(recipe: Recipe, budget_tokens: int) -> Rows:
 
 
 def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:
-    """The two experiments of arXiv 2411.08307 (section VI-B), and DSMR: each look more is a layer of latents less."""
+    """The two experiments of arXiv 2411.08307 (section VI-B), and DSMR. The recipe says what rows of one look keep."""
     if not isinstance(recipe.model, PerceiverConfig):
         raise RitornelloError(f"the recipe {recipe.name} is of a model without latents; name one of PerceiverS")
     multi = replace(recipe, segmentation="random_end")
-    layers = recipe.model.layers + len(recipe.model.scales) - 1
+    layers = recipe.model.layers + (len(recipe.model.scales) - 1 if recipe.equal == "parameters" else 0)
     one = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
     return {
         "Perceiver AR": replace(one, segmentation="random_start"),
@@ -61,12 +63,28 @@ def _steps_to_perceivers(recipe: Recipe, budget_tokens: int) -> Rows:
 
 
 def _of_dsmr(recipe: Recipe) -> Recipe:
-    """DSMR's recipe of the size of one of PerceiverS."""
-    return recipe_named(recipe.name.removeprefix("perceivers_"))
+    """DSMR's recipe of the size of one of PerceiverS: its namesake with as many times its lanes, else one made from it.
+
+    In that a look is a layer more, which has as many weights, a segment is as long as the latents, and the sum of the
+    horizons is the context.
+    """
+    model, name = recipe.model, recipe.name.removeprefix("perceivers_")
+    if name in RECIPES or not isinstance(model, PerceiverConfig):
+        twin = recipe_named(name)
+        lanes = max(1, twin.lanes * recipe.lanes // recipe_named(recipe.name).lanes)
+        return replace(twin, lanes=lanes, piece_tokens=recipe.piece_tokens, legal=recipe.legal)
+    layers = model.layers + len(model.scales)
+    text = study_texts(layers=layers, budget_tokens=model.context_tokens)["two-scale"]
+    sizes = {
+        size: getattr(model, size) for size in ("width", "heads", "mlp_width", "dropout", "qk_bias", "motif_notes")
+    }
+    schedule = HorizonSchedule.parse(text, layers=layers)
+    return replace(recipe, model=DSMRConfig(schedule, segment_tokens=model.latents, **sizes))
 
 
 STUDIES = {
     "dsmr": Study("study", _schedules, lambda recipe: recipe),
     "perceivers": Study("perceivers_study", _steps_to_perceivers, _of_dsmr),
     "training": Study("study", choices, lambda recipe: recipe, of_memory=False, legal=True),
+    "recall": Study("study", recalls, lambda recipe: recipe, of_memory=False),
 }

@@ -21,7 +21,8 @@ from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.measuring import one_run
 from ritornello.studies.results import result_path
 from ritornello.studies.settings import StudySettings, claim
-from ritornello.training.fitting import check_fits, check_fits_at_once, memory_bytes
+from ritornello.training import fitting
+from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
 ASK_EVERY_S = 0.2  # whether to stop
@@ -58,7 +59,7 @@ def run_study(
     recipes = settings.recipes()
     runs = [(row, seed) for seed in range(settings.seeds) for row in recipes]
     left = [(row, seed) for row, seed in runs if not result_path(out, row, seed).exists()]
-    _check_fits(corpus, [recipes[row] for row, _ in left], jobs, torch.device(device))
+    _check_fit(corpus, [recipes[row] for row, _ in left], jobs, torch.device(device), settings.precision)
     claim(out, settings.as_json(corpus))
     threads = max(1, torch.get_num_threads() // jobs)
     with _requests_to_stop() as asked, ThreadPoolExecutor(jobs) as pool:
@@ -81,15 +82,14 @@ def run_study(
     return all(done)
 
 
-def _check_fits(corpus: Corpus, recipes: list[Recipe], jobs: int, device: torch.device) -> None:
-    longest = max(piece.tokens for split in ("train", "validation") for piece in corpus.pieces(split))
-    needed = []
+def _check_fit(corpus: Corpus, recipes: list[Recipe], jobs: int, device: torch.device, precision: Precision) -> None:
+    free, needed = fitting.free_bytes(device), []
     for recipe in recipes:
         if isinstance(recipe.model, DSMRConfig):  # the others remember no more than their context
-            sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
-            check_fits(recipe.model, device=device, **sizes)
-            needed.append(memory_bytes(recipe.model, **sizes))
-    check_fits_at_once(needed, jobs, device)
+            memories = fitting.memories_of(recipe.model, recipe, corpus, device=device, precision=precision)
+            memories.check_fit(free)
+            needed.append(memories.nbytes)
+    fitting.check_fit_at_once(needed, jobs, free)
 
 
 def _in_a_process(asked: list[int], threads: int, run: tuple[Any, ...]) -> bool | None:

@@ -26,6 +26,10 @@ class StudySettings:
     """one of `STUDIES`"""
     recipe: str = "study"
     """that the rows are made from"""
+    lanes: int | None = None
+    """in place of the recipe's, in every row"""
+    piece_tokens: int | None = None
+    """how far pieces are read in training, in every row; None as the recipe has it"""
     steps: int = 1200
     """optimiser steps of each run; fewer, or more, where a row's steps have more tokens, or fewer"""
     seeds: int = 2
@@ -56,18 +60,21 @@ class StudySettings:
 
     def steps_of(self, recipe: Recipe) -> int:
         """Of a row's runs: as many tokens as ``steps`` steps of the recipe that rows are made from."""
-        return self.steps * recipe_named(self.recipe).step_tokens // recipe.step_tokens
+        return self.steps * self._recipe().step_tokens // recipe.step_tokens
 
     def as_json(self, corpus: Corpus) -> dict[str, Any]:
         """What must be the same when a study goes on; rows and seeds may be added."""
         names = ("study", "recipe", "steps", "budget_tokens", "pieces", "legal", "precision")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
-        settings["recipe_settings"] = recipe_named(self.recipe).settings()
+        settings["recipe_settings"] = self._recipe().settings()
         tokens = {split: sum(r.tokens for r in corpus.pieces(split)) for split in ("train", "validation")}
         return {**settings, "corpus": corpus.name, "corpus_tokens": tokens}
 
+    def _recipe(self) -> Recipe:
+        return recipe_named(self.recipe).changed(lanes=self.lanes, piece_tokens=self.piece_tokens)
+
     def _rows(self) -> dict[str, Recipe]:
-        return STUDIES[self.study].rows(recipe_named(self.recipe).changed(legal=self.legal), self.budget_tokens)
+        return STUDIES[self.study].rows(self._recipe().changed(legal=self.legal), self.budget_tokens)
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

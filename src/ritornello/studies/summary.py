@@ -83,10 +83,11 @@ class Row:
 
     @property
     def state_bytes(self) -> int:
-        """float32 keys and values of one lane after `STATE_AFTER_TOKENS`."""
-        model = self.runs[0]["settings"]["recipe_settings"]["model"]
-        sizes = {name: model[name] for name in ("width", "segment_tokens")}
-        return costs_of(self.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes).state_bytes["fp32"]
+        """Keys and values of one lane after `STATE_AFTER_TOKENS`, in the precision of the run."""
+        settings = self.runs[0]["settings"]
+        sizes = {name: settings["recipe_settings"]["model"][name] for name in ("width", "segment_tokens")}
+        costs = costs_of(self.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes)
+        return costs.state_bytes[settings["precision"]]
 
     def over_seeds(self, figure: Callable[[Result], float]) -> Estimate:
         """Mean and standard deviation of a figure of each run."""
@@ -101,6 +102,25 @@ class Row:
         """Nats/token of ``returning`` or ``new`` material; None where the pieces have none."""
         values = [run["material"][kind]["nats_per_token"] for run in self.runs]
         return None if None in values else over_seeds(values)
+
+    def by_age(self) -> list[tuple[int | None, int | None, int, Estimate | None]]:
+        """Age from and to (None and None: what never returned; None: open end), tokens, and nats/token there."""
+        bins = zip(*(run["material"].get("by_age", []) for run in self.runs))
+        found = []
+        for of_runs in bins:
+            values = [one["nats_per_token"] for one in of_runs]
+            first = of_runs[0]
+            found.append((first["from"], first["to"], first["tokens"], None if None in values else over_seeds(values)))
+        return found
+
+    def repeats(self) -> list[tuple[int, int, Estimate]]:
+        """The repeat test: gap in tokens, pieces, and the gain with its standard error over pieces, seeds averaged."""
+        found = []
+        for of_runs in zip(*(run.get("repeats", []) for run in self.runs)):
+            gains = [statistics.fmean(piece) for piece in zip(*(one["gains"] for one in of_runs))]
+            spread = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+            found.append((of_runs[0]["gap_tokens"], len(gains), Estimate(statistics.fmean(gains), spread)))
+        return found
 
     def when_cut(self) -> list[tuple[int, int, Estimate]]:
         """The most tokens that a layer was left, the budget that was left, and nats/token."""

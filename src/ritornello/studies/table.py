@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ritornello.studies.cells import as_table, estimate, number, position_table
+from ritornello.studies.cells import as_table, estimate, number, position_table, repeat_tables
 from ritornello.studies.conditions import dsmr_conditions
 from ritornello.studies.results import Result
 from ritornello.studies.summary import Estimate, Row, figures_of, reference_of, rows_of
@@ -40,6 +40,7 @@ def markdown(results: list[Result]) -> str:
         "Nats/token inside passages that returned, and of all other tokens; both from the first token of a piece on "
         "that can be a return.",
         _material_table(rows),
+        *repeat_tables(rows),
         "Nats/token by position in the piece.",
         position_table(rows),
         "Nats/token when no layer of the trained model is left more tokens than so many (empty: none had more).",

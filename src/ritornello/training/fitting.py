@@ -1,63 +1,108 @@
-"""Whether the memories of a schedule fit a machine, said before training starts."""
+"""Whether the memories of a training fit a machine, said before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
-from ritornello.models.dsmr import DSMRConfig
-
-COPIES = 2  # a step holds the state before it, for the backward pass, and the one after
-
-
-def check_fits(model: DSMRConfig, *, lanes: int, piece_tokens: int, device: torch.device, groups: int = 1) -> None:
-    """Refuses memories that are larger than what is free.
-
-    Args:
-        model: sizes and schedule; numbers are counted in float32.
-        lanes: pieces read side by side.
-        groups: of as many lanes, which take turns.
-        piece_tokens: length of the longest piece, which unlimited layers remember whole.
-        device: where the memories will be.
-
-    Raises:
-        RitornelloError: with the bytes that are needed and those that are free.
-    """
-    needed, free = memory_bytes(model, lanes=lanes, piece_tokens=piece_tokens, groups=groups), free_bytes(device)
-    if free is not None and needed > free:
-        raise RitornelloError(
-            f"schedule {model.schedule}: its memories would take {_size(needed)} for pieces of up to "
-            f"{piece_tokens:,} tokens in {lanes * groups} lanes, {_size(free)} are free; shorten horizons or take "
-            "fewer lanes"
-        )
+from ritornello.evaluation import LANES
+from ritornello.models.dsmr import DSMRConfig, slots_of
+from ritornello.training.precision import Precision
+from ritornello.training.recipes import Recipe
 
 
-def check_fits_at_once(needed: Sequence[int], jobs: int, device: torch.device) -> None:
+@dataclass(frozen=True)
+class Memories:
+    """What a training remembers; weights, activations and optimisers are not counted."""
+
+    model: DSMRConfig
+    lanes: int
+    """pieces read side by side"""
+    piece_tokens: int
+    """length of the longest piece, which unlimited layers remember whole"""
+    device: torch.device
+    groups: int = 1
+    """of as many lanes, which take turns"""
+    validation_tokens: int = 0
+    """length of the longest validation piece, read whole while all groups rest; 0 for none"""
+    precision: Precision = "fp32"
+    """of keys and values, as of matrix products"""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes at their fullest, in a step or in a validation.
+
+        A step holds the state before it and the one after. Only the CPU's way in full precision attends to a memory
+        where it lies: the others join it with the segment's keys, and keep that for the backward pass.
+        """
+        in_place = self.device.type == "cpu" and self.precision == "fp32"
+        copies, resting = 2 if in_place else 3, self.state_bytes(self.lanes, self.piece_tokens)
+        step = (self.groups - 1 + copies) * resting
+        return max(step, self.groups * resting + copies * self.state_bytes(LANES, self.validation_tokens))
+
+    def state_bytes(self, lanes: int, tokens: int) -> int:
+        """Bytes of the state of lanes that have read pieces of so many tokens, in whole segments."""
+        model = self.model
+        read = -(-tokens // model.segment_tokens) * model.segment_tokens
+        there = None if self.device.type == "cuda" else read
+        slots = sum(slots_of(model, torch.tensor([read]), h, there=there) for h in model.schedule.horizons)
+        return lanes * slots * 2 * model.width * (4 if self.precision == "fp32" else 2)
+
+    def check_fit(self, free: int | None) -> None:
+        """Refuses memories that are larger than what is free.
+
+        Args:
+            free: `free_bytes` of the device; None where the system does not say.
+
+        Raises:
+            RitornelloError: with the bytes that are needed and those that are free.
+        """
+        if free is not None and self.nbytes > free:
+            raise RitornelloError(
+                f"schedule {self.model.schedule}: its memories would take {_size(self.nbytes)} in {self.precision} for "
+                f"pieces of up to {self.piece_tokens:,} tokens in {self.lanes * self.groups} lanes, {_size(free)} are "
+                "free; shorten horizons, or take fewer lanes or shorter pieces"
+            )
+
+
+def memories_of(
+    model: DSMRConfig, recipe: Recipe, corpus: Corpus, *, device: torch.device, precision: Precision
+) -> Memories:
+    """Those of a recipe's training of a model, which is the recipe's own unless it began as another."""
+    train, validation = (max(piece.tokens for piece in corpus.pieces(split)) for split in ("train", "validation"))
+    return Memories(
+        model,
+        lanes=recipe.lanes,
+        piece_tokens=min(train, recipe.piece_tokens or train),
+        device=device,
+        groups=recipe.groups,
+        validation_tokens=validation,
+        precision=precision,
+    )
+
+
+def check_fit_at_once(needed: Sequence[int], jobs: int, free: int | None) -> None:
     """Refuses runs side by side whose memories are together larger than what is free.
 
     Args:
-        needed: each run's `memory_bytes`; whichever ``jobs`` of them are largest may meet.
+        needed: bytes of each run's memories; whichever ``jobs`` of them are largest may meet.
         jobs: runs at a time.
-        device: where the memories will be.
+        free: `free_bytes` of the device; None where the system does not say.
 
     Raises:
         RitornelloError: with the bytes that are needed and those that are free.
     """
-    largest, free = sum(sorted(needed)[-jobs:]), free_bytes(device)
+    largest = sum(sorted(needed)[-jobs:])
     if free is not None and largest > free:
         raise RitornelloError(
             f"jobs is {jobs}: the memories of as many runs would take up to {_size(largest)}, {_size(free)} are "
             "free; run fewer at a time"
         )
-
-
-def memory_bytes(model: DSMRConfig, *, lanes: int, piece_tokens: int, groups: int = 1) -> int:
-    """What the memories of a training take at their fullest; arguments as of `check_fits`."""
-    slots = sum(piece_tokens if h is None else min(h, piece_tokens) for h in model.schedule.horizons)
-    return (COPIES + groups - 1) * slots * 2 * model.width * 4 * lanes
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -114,10 +114,10 @@ def train(
     model = from_checkpoint(start) if start else build(family, recipe.settings()["model"])
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
-    reader = reader_of(model, corpus, recipe, seed)
+    precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
+    reader = reader_of(model, corpus, recipe, seed, precision)
     feed = reader.feed
     validation_pieces = _validation_pieces(corpus, recipe)
-    precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
     autocast = torch.bfloat16 if precision == "bf16" else None
     losses: list[Tensor] = []
     if last:

@@ -1,7 +1,8 @@
-"""Muon or AdamW for the matrices of the layers, AdamW for the rest; learning rates over a run, state as tensors."""
+"""Muon or AdamW for the matrices of the layers, AdamW for the rest, or Adam; learning rates, state as tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ class Optimisers:
         matrices = {n: p for n, p in named.items() if n.startswith(("blocks.", "looks.")) and p.ndim == 2}
         others = {n: p for n, p in named.items() if n not in matrices}
         fused = next(iter(named.values())).is_cuda
+        # Plain Adam (arXiv 1412.6980) is AdamW without decay, with the constants of its paper.
+        betas, eps = ((0.9, 0.999), 1e-8) if recipe.optimiser == "adam" else ((0.9, 0.95), 1e-10)
 
         def adamw(parameters: Iterable[nn.Parameter], lr: float, decay: float) -> AdamW:
-            return AdamW(parameters, lr=lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=decay, fused=fused)
+            return AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=decay, fused=fused)
 
         first: Optimizer  # the gains and the embedding are not pulled towards zero; the matrices are
         if recipe.optimiser == "muon":
@@ -64,7 +67,9 @@ class Optimisers:
 
 
 def learning_rate_factor(recipe: Recipe, *, step: int, progress: float) -> float:
-    """Share of the peak learning rate: a linear rise over the warm-up, a plateau, a linear fall to zero.
+    """Share of the peak learning rate: a linear rise over the warm-up, then a plateau and a linear fall to zero.
+
+    Or a fall with the inverse square root of the steps, from the end of the warm-up on.
 
     Args:
         recipe: warm-up and decay.
@@ -72,5 +77,7 @@ def learning_rate_factor(recipe: Recipe, *, step: int, progress: float) -> float
         progress: share of the whole run that is done, 0 to 1.
     """
     rise = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    if recipe.decay == "inverse_sqrt":
+        return min(rise, math.sqrt(max(1, recipe.warmup_steps) / (step + 1)))
     fall = min(1.0, (1.0 - progress) / recipe.decay_share) if recipe.decay_share else 1.0
     return rise * max(fall, 0.0)

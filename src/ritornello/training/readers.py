@@ -13,7 +13,8 @@ from ritornello.feed import Batch, CropBatch, Crops, Lanes
 from ritornello.models import Model
 from ritornello.models.dsmr import DSMR, State
 from ritornello.models.perceivers import Perceiver
-from ritornello.training.fitting import check_fits
+from ritornello.training import fitting
+from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
 
@@ -43,7 +44,7 @@ class Reader(Protocol):
 class Streaming:
     """DSMR: lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
-    def __init__(self, model: DSMR, corpus: Corpus, recipe: Recipe, seed: int) -> None:
+    def __init__(self, model: DSMR, corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
         self._model = model
         self.feed: Lanes = Lanes(
             corpus,
@@ -52,17 +53,18 @@ class Streaming:
             segment_tokens=model.segment_tokens,
             groups=recipe.groups,
             by_title=recipe.by_title,
+            piece_tokens=recipe.piece_tokens,
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
             motif_notes=model.config.motif_notes,
         )
-        longest = max(record.tokens for record in self.feed.records)
-        sizes = {"lanes": recipe.lanes, "groups": recipe.groups, "piece_tokens": longest}
-        check_fits(model.config, device=model.device, **sizes)
+        memories = fitting.memories_of(model.config, recipe, corpus, device=model.device, precision=precision)
+        memories.check_fit(fitting.free_bytes(model.device))
         self._growing = recipe.growing
-        self._furthest_tokens = max(longest if h is None else h for h in model.config.schedule.horizons)
-        self._states = [model.initial_state(recipe.lanes) for _ in range(recipe.groups)]
+        horizons = model.config.schedule.horizons
+        self._furthest_tokens = max(memories.piece_tokens if h is None else h for h in horizons)
+        self._states = [_in(precision, model.initial_state(recipe.lanes)) for _ in range(recipe.groups)]
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
@@ -83,20 +85,20 @@ class Streaming:
         """Each group's keys, values and positions; the first group's names are those of a run without groups."""
         found: dict[str, Tensor] = {}
         for group, state in enumerate(self._states):
-            for kind, tensors in (("keys", state.keys), ("values", state.values), ("tails", state.tails)):
+            for kind, tensors in (("keys", state.keys), ("values", state.values)):
                 found |= {f"{kind}/{layer}{_of(group)}": tensor for layer, tensor in enumerate(tensors)}
             found[f"position{_of(group)}"] = state.position
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back states."""
-        device = self._model.device
-        for group, now in enumerate(self._states):
-            keys, values, tails = (
-                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in range(len(old)))
-                for kind, old in (("keys", now.keys), ("values", now.values), ("tails", now.tails))
+        depth, device = range(self._model.config.schedule.layers), self._model.device
+        for group in range(len(self._states)):
+            keys, values = (
+                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in depth)
+                for kind in ("keys", "values")
             )
-            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"], tails)
+            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"])
 
 
 class Cropping:
@@ -111,6 +113,7 @@ class Cropping:
             context_tokens=model.config.context_tokens,
             latents=model.config.latents,
             segmentation=recipe.segmentation,
+            piece_tokens=recipe.piece_tokens,
             seed=seed,
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
@@ -129,12 +132,20 @@ class Cropping:
         """Nothing is carried."""
 
 
+def _in(precision: Precision, state: State) -> State:
+    """A state whose room takes no more than what will fill it."""
+    if precision == "fp32":
+        return state
+    keys, values = (tuple(t.bfloat16() for t in tensors) for tensors in (state.keys, state.values))
+    return state._replace(keys=keys, values=values)
+
+
 def _of(group: int) -> str:
     return f"/group {group}" if group else ""
 
 
-def reader_of(model: Model, corpus: Corpus, recipe: Recipe, seed: int) -> Reader:
-    """The way that a model's family reads."""
+def reader_of(model: Model, corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
+    """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
     if isinstance(model, Perceiver):
         return Cropping(model, corpus, recipe, seed)
-    return Streaming(model, corpus, recipe, seed)
+    return Streaming(model, corpus, recipe, seed, precision)

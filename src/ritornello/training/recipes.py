@@ -18,7 +18,10 @@ from ritornello.models import Config, describe_config
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 
-OPTIMISERS = ("muon", "adamw")
+OPTIMISERS = ("muon", "adamw", "adam")
+DECAYS = ("linear", "inverse_sqrt")
+EQUAL = ("parameters", "layers")
+MOTIF_NOTES = 16_384  # as many strikes as the longest performances have
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Recipe:
     """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
     by_title: bool = False
     """an epoch reads one performance of each title, not every performance. DSMR only"""
+    piece_tokens: int | None = None
+    """how far a piece is read in training; None for to its end. Validations read whole pieces"""
     growing: float = 0.0
     """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
     on the way see as much. DSMR only"""
@@ -43,18 +48,23 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     segmentation: str = "random_end"
     """how crops are chosen for a Perceiver: random_start, random_end or sequential; DSMR reads whole pieces"""
+    equal: str = "parameters"
+    """between Perceivers of more looks and of fewer in a study: parameters (a look less is a layer more) or layers"""
     optimiser: str = "muon"
-    """of the matrices of the layers: muon or adamw; AdamW has embedding, head and gains"""
+    """of the matrices of the layers: muon or adamw; AdamW has embedding, head and gains. Or adam, for all"""
     matrix_lr: float = 0.02
     """peak learning rate for the matrices of the layers"""
     other_lr: float = 0.008
     """peak learning rate for embedding, head and gains"""
     weight_decay: float = 0.01
-    """decoupled, times the learning rate"""
+    """decoupled, times the learning rate; Adam has none"""
     warmup_steps: int = 100
     """steps over which the learning rates rise from zero"""
+    decay: str = "linear"
+    """how the learning rates fall: linear, to zero at the end, or inverse_sqrt, with the root of the steps from the
+    warm-up on (arXiv 1706.03762, section 5.3)"""
     decay_share: float = 0.6
-    """last share of the run over which the learning rates fall linearly to zero"""
+    """last share of the run over which they fall linearly"""
     clip_norm: float = 1.0
     """greatest norm of the whole gradient"""
     validate_every_steps: int = 500
@@ -69,6 +79,7 @@ class Recipe:
             ("lanes", 1, 65536),
             ("steps", 1, 10**9),
             ("groups", 1, 1024),
+            ("piece_tokens", 1, 10**9),
             ("matrix_lr", 0, 10),
             ("other_lr", 0, 10),
             ("weight_decay", 0, 10),
@@ -82,8 +93,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
-        if self.optimiser not in OPTIMISERS:
-            raise RitornelloError(f"unknown optimiser {self.optimiser!r}; there are {', '.join(OPTIMISERS)}")
+        for name, known in (("optimiser", OPTIMISERS), ("decay", DECAYS), ("equal", EQUAL)):
+            if getattr(self, name) not in known:
+                raise RitornelloError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        if self.optimiser == "adam" and self.weight_decay:
+            raise RitornelloError(f"weight_decay is {self.weight_decay}; with the optimiser adam it is 0")
         if not isinstance(self.model, DSMRConfig):
             for name, neutral in (("groups", 1), ("by_title", False), ("growing", 0)):
                 if getattr(self, name) != neutral:
@@ -91,13 +105,24 @@ class Recipe:
                         f"{name} is {getattr(self, name)}; for a model without horizons it is {neutral}"
                     )
 
-    def changed(self, *, schedule: str | None = None, legal: bool | None = None) -> Recipe:
+    def changed(
+        self,
+        *,
+        schedule: str | None = None,
+        legal: bool | None = None,
+        lanes: int | None = None,
+        piece_tokens: int | None = None,
+    ) -> Recipe:
         """The recipe with what is given in place of its own.
 
         Raises:
-            RitornelloError: for a schedule that does not fit the depth.
+            RitornelloError: for a schedule that does not fit the depth, or a number outside its limits.
         """
-        recipe = self
+        recipe = replace(
+            self,
+            lanes=self.lanes if lanes is None else lanes,
+            piece_tokens=self.piece_tokens if piece_tokens is None else piece_tokens,
+        )
         if schedule is not None:
             parsed = HorizonSchedule.parse(schedule, layers=self.streaming.schedule.layers)
             recipe = replace(recipe, model=replace(self.streaming, schedule=parsed))
@@ -154,7 +179,12 @@ def small() -> Recipe:
     """Some hours on two CPU cores: 6.6 M parameters."""
     return Recipe(
         name="small",
-        model=DSMRConfig(HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256), segment_tokens=128),
+        model=DSMRConfig(
+            HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256),
+            segment_tokens=128,
+            qk_bias=True,
+            motif_notes=MOTIF_NOTES,
+        ),
         lanes=16,
         groups=4,
         by_title=True,
@@ -198,6 +228,8 @@ def base() -> Recipe:
         mlp_width=768,
         segment_tokens=128,
         dropout=0.1,
+        qk_bias=True,
+        motif_notes=MOTIF_NOTES,
     )
     return replace(
         small(),
@@ -220,6 +252,8 @@ def large() -> Recipe:
         mlp_width=1792,
         segment_tokens=1024,
         dropout=0.1,
+        qk_bias=True,
+        motif_notes=MOTIF_NOTES,
     )
     return replace(base(), name="large", model=model, lanes=32, steps=60_000)
 
@@ -243,13 +277,16 @@ def perceivers_study() -> Recipe:
         latents=256,
         scales=(None, 256),
         stride_tokens=128,
+        qk_bias=True,
     )
     return replace(study(), name="perceivers_study", model=model, groups=1)
 
 
 def perceivers_small() -> Recipe:
     """An hour or two on two CPU cores: PerceiverS of the size of ``small``, 6.8 M parameters."""
-    model = PerceiverConfig(layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256)
+    model = PerceiverConfig(
+        layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256, qk_bias=True
+    )
     return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1, by_title=False)
 
 
@@ -265,12 +302,23 @@ def perceivers_base() -> Recipe:
         scales=(None, 1024),
         stride_tokens=512,
         dropout=0.1,
+        qk_bias=True,
     )
     return replace(base(), name="perceivers_base", model=model, lanes=16, by_title=False)
 
 
 def perceivers_paper() -> Recipe:
-    """The paper's size (arXiv 2411.08307, section VI): a large GPU and days."""
+    """The paper's size and training (arXiv 2411.08307, section VI-A): a large GPU and days.
+
+    The paper has "Adam" with "an initial learning rate set to 0.03125". That is 1024^-0.5, the factor of the
+    inverse-square-root schedule with warm-up at this width (arXiv 1706.03762, section 5.3), and is read as such: **an
+    inference**. So is the length of the warm-up, the 10,000 steps of Perceiver AR's program, after which the rate is
+    0.03125 / 100, about the 0.0003 of that program (google-research/perceiver-ar, perceiver_ar/experiment.py). Neither
+    lanes, steps and clipping nor the layers' insides (normalised queries and keys, a gated MLP) are the paper's, which
+    does not tell them.
+    """
+    warmup_steps = 10_000
+    peak_lr = (1024 * warmup_steps) ** -0.5
     model = PerceiverConfig(
         layers=24,
         width=1024,
@@ -280,9 +328,21 @@ def perceivers_paper() -> Recipe:
         latents=1024,
         scales=(None, 1024),
         stride_tokens=512,
-        dropout=0.1,
     )
-    return replace(perceivers_base(), name="perceivers_paper", model=model, lanes=8, legal=False, steps=100_000)
+    return Recipe(
+        name="perceivers_paper",
+        model=model,
+        lanes=8,
+        steps=100_000,
+        legal=False,
+        equal="layers",
+        optimiser="adam",
+        matrix_lr=peak_lr,
+        other_lr=peak_lr,
+        weight_decay=0.0,
+        warmup_steps=warmup_steps,
+        decay="inverse_sqrt",
+    )
 
 
 _ALL = (
