@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "metrics": "errors notes",
     "codec": "errors notes",
     "corpus": "errors notes midi codec",
-    "reports": "errors notes midi rendering charts metrics corpus",
+    "reports": "errors notes midi rendering charts metrics codec corpus",
     "feed": "errors codec corpus",
     "horizons": "errors charts",
     "sampling": "errors codec",

@@ -18,7 +18,9 @@ import pytest
 from command import Outcome, Run
 from conftest import made_up_piece
 from PIL import Image
+from short_studies import assert_drawn, table_below
 
+from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.metrics import FEATURES, STANDARD, compare, extract, repetition_band, repetition_curve
 from ritornello.midi import read_midi
@@ -169,6 +171,55 @@ def test_a_row_says_how_many_windows_repeat_more_than_the_references(folders, co
             above = [value > top for curve in of_side for value, top in zip(getattr(curve, kind), limit)]
             assert found[side][kind] == pytest.approx(np.mean(above))
     assert found["generated"]["near"] > 0
+
+
+def autocorrelations(folder: Path, lag: int) -> list[float]:
+    """Of each piece's tokens by plain loops (PerceiverS, equation 9)."""
+    found = []
+    for path in sorted(folder.glob("*.mid")):
+        x = [float(token) for token in codec.encode(read_midi(path))]
+        mean = sum(x) / len(x)
+        products = sum((x[t] - mean) * (x[t + lag] - mean) for t in range(len(x) - lag))
+        found.append(products / sum((value - mean) ** 2 for value in x))
+    return found
+
+
+def test_repetition_is_printed_for_each_set_beside_the_reference_and_drawn(tmp_path, run):
+    """A scale up and down again each 2 s, for 80 s and 130 s, beside random notes for 60 s."""
+    rng = np.random.default_rng(4)
+    scale = [60 + step for step in (0, 2, 4, 5, 7, 5, 4, 2)]
+    looped = [
+        Piece.from_notes([(i / 4, i / 4 + 0.2, scale[i % 8] + n, 64) for i in range(notes)])
+        for n, notes in enumerate((320, 320, 320, 320, 520))
+    ]
+    human = write_all(tmp_path / "human", [made_up_piece(rng) for _ in range(5)])
+    loops = write_all(tmp_path / "loops", looped)
+    picture = tmp_path / "repetition.png"
+    options = ("--features", "near_repetition", "--jobs", 1, "--repetition", picture)
+    outcome = run(human, loops, human, *options)
+    assert outcome.code == 0, outcome.err
+    assert_drawn(picture)
+    table = table_below(outcome.out, "token autocorrelation at lag")
+    figures = json.loads(run(human, loops, *options, "--json").out)
+    assert figures["token_autocorrelation"]["lags"][4] == 8
+    for name, folder, side in ((f"{human} (reference)", human, "reference"), (str(loops), loops, "generated")):
+        expected = autocorrelations(folder, 8)
+        assert table[name][4] == f"{np.mean(expected):.3f}"
+        assert figures["token_autocorrelation"][side]["mean"][4] == pytest.approx(np.mean(expected))
+        assert table[name][-1] == f"{figures['token_autocorrelation'][side]['mean_size']:.4f}"
+    low, high = np.quantile(autocorrelations(human, 8), (0.05, 0.95))
+    assert table["its pieces, 90%"][4] == f"{low:.3f} to {high:.3f}"
+    # All of it repeats but what first ends a group of four: 8 + 3 notes of the 40 in the first 10 s.
+    over_time = figures["repetition_over_time"]
+    assert over_time["generated"]["near"] == pytest.approx([29 / 40, *[1.0] * 7])
+    table = table_below(outcome.out, "near / far repetition")
+    assert table[str(loops)][:2] == [f"{(29 / 40 + 5) / 6:.3f} / 0.000", "1.000 / 0.000"]
+    assert len(table[str(loops)]) == 2  # beyond two minutes one piece is left
+    assert table[f"{human} (reference)"][1] == ""
+    assert (
+        f"{figures['token_autocorrelation']['generated']['mean_size']:.4f}, of the ref"
+        in run(human, loops, *options).err
+    )
 
 
 def test_a_page_for_several_sets_is_refused(folders, tmp_path, run):

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from command import Run, assert_refused
+from conftest import made_up_piece
 from short_studies import assert_drawn, play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
-from ritornello import codec, read_midi
+from ritornello import codec, metrics, read_midi
 from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation
 from ritornello.files import write_whole
@@ -26,7 +27,9 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, describe_config, family_of
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
-from ritornello.studies import measuring, runs
+from ritornello.reports import compare_pieces
+from ritornello.sampling import Sampling
+from ritornello.studies import measuring, playing, runs, table_one
 from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
 from ritornello.studies.perceivers import ORDER, markdown, rows_of
 from ritornello.studies.results import result_path
@@ -43,6 +46,7 @@ CONTEXT, LATENTS = 64, 16
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     pieces = {"train": made_up_tokens(0, 60, 80, 70, 90), "validation": made_up_tokens(1, 50, 300)}
+    pieces["test"] = made_up_tokens(2, *range(40, 48))  # the first two are of the titles of the validation pieces
     return write_corpus(tmp_path_factory.mktemp("study") / "corpus", pieces)
 
 
@@ -240,9 +244,11 @@ def result(
         {"composition": name, "nats": n, "tokens": 100, "blocks": [n]} for name, n in zip(("Air", "Air", "Gigue"), nats)
     ]
     one_look = row in ORDER[:2]
-    perceiver = {"family": "perceivers", "layers": 7, "context_tokens": 4096, "scales": [None]}
+    alike = {"width": 96, "heads": 3}
+    sizes = {"context_tokens": 4096, "latents": 256, "stride_tokens": 128}
+    perceiver = {"family": "perceivers", "layers": 7, "scales": [None], **alike, **sizes}
     multi = {**perceiver, "layers": 6, "scales": [None, 256]}
-    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128"}
+    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128", **alike}
     per_token = sum(nats) / 300
     return {
         "row": row,
@@ -255,10 +261,7 @@ def result(
             "steps": 60,
             "legal": False,
             "precision": "fp32",
-            "recipe_settings": {
-                "model": {"width": 96, "heads": 3, "context_tokens": 4096, "latents": 256, "stride_tokens": 128},
-                "lanes": 4,
-            },
+            "recipe_settings": {"model": multi, "lanes": 4},
             "corpus": "Etudes",
             "corpus_tokens": {"train": 123456, "validation": 300},
         },
@@ -379,7 +382,9 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
         "the first 1,024 tokens of all 3 validation pieces, performances of 2 compositions",
         "Not equal: which tokens training predicts",
         "Seeds: 0, 1; multi-scale only 0.",
-        "its N 32,768",
+        "its data are MAESTRO, N 32,768 (here 4,096)",
+        "layers 24 (here 6), short scale 1,024 (here 256).",
+        "looks and layers: Perceiver AR 1 + 7, effective segmentation 1 + 7, multi-scale 2 + 6.",
     ):
         assert words in report
     assert "in turn" not in report
@@ -387,19 +392,41 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
     assert "50% of an epoch, 3 groups of lanes in turn, and carries its memory" in markdown(larger)
 
 
+def test_what_was_equal_is_said_of_the_runs_that_there_are() -> None:
+    found = [result(row) for row in ORDER[1:]]
+    for run in found:
+        run["settings"]["corpus"] = "MAESTRO v3.0.0"
+        if run["row"] == "multi-scale":
+            run["model"] |= {"context_tokens": 32_768, "latents": 1024, "width": 1024, "layers": 24}
+            run["model"]["scales"] = [None, 1024]
+    report = markdown(found)
+    assert "its data are" not in report
+    assert "Not equal to the paper" not in report
+    assert "the same weights at the start" not in report  # of the first experiment one row is there
+    assert "width 96 to 1,024" in report
+    found[0]["settings"] = found[0]["settings"] | {"corpus": "Etudes", "steps": 59}
+    report = markdown(found)
+    assert "Not equal, data: Etudes; 123,456 tokens to train on; MAESTRO v3.0.0; 123,456 tokens to train on." in report
+    assert "Not equal, training: 59 steps in 4 lanes" in report
+    assert "Not equal to the paper: its data are MAESTRO." in report
+    assert "which tokens training predicts" not in markdown(found[:2])
+    assert "among the Perceivers" not in markdown(found[-1:])
+
+
 def test_the_report_of_the_paper_s_size_says_what_it_has_equal() -> None:
     found = results()
-    model = {"width": 1024, "heads": 16, "layers": 24, "context_tokens": 32_768, "latents": 1024, "stride_tokens": 512}
+    sizes = {"width": 1024, "layers": 24, "context_tokens": 32_768, "latents": 1024}
     for run in found:
-        run["settings"] |= {"recipe_settings": {"model": model, "lanes": 8, "equal": "layers", "piece_tokens": 5000}}
+        run["settings"] |= {"recipe_settings": {"lanes": 8, "piece_tokens": 5000}}
+        if run["row"] != "DSMR two-scale":
+            run["model"] |= sizes | {"scales": [None, 1024] if run["row"] == "multi-scale" else [None]}
     report = markdown(found)
     for words in (
-        "multi-scale has one look more and as many layers.",
-        "Not equal to the paper: its data are MAESTRO. It",
+        "Perceiver AR 1 + 24, effective segmentation 1 + 24, multi-scale 2 + 24.",
+        "Not equal to the paper: its data are MAESTRO.",
         "tokens of the first 5,000 of each piece, in fp32",
     ):
         assert words in report
-    assert "one look more and one layer less" in markdown(results())
 
 
 def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:
@@ -500,3 +527,190 @@ def test_sets_that_cannot_be_played_are_one_line(study: Run, trained: Path, fini
     assert_refused(study("play", "perceivers", "--out", finished, "--pieces", 1), "no checkpoint there")
     assert study(*options, "--tokens", 20).code == 0
     assert_refused(study(*options, "--tokens", 30), "tokens = 20, not 30")
+
+
+# Table I.
+
+TABLE_I = ("PC", "NC", "PCH", "PCTM", "PR", "PI", "IOI", "NLH", "NLTM", "PC/seg", "NC/seg", "PCH/seg", "IOI/seg")
+PLAYED = {row: f"{row.lower().replace(' ', '-')}-seed-0" for row in TRAINED}
+
+
+def music(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.mid"))}
+
+
+@pytest.fixture(scope="module")
+def options(corpus: Corpus) -> tuple[object, ...]:
+    return ("table", "perceivers", "--sets", "--data", corpus.path, "--pieces", 4, "--tokens", 90, "--jobs", 1)
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "study")
+
+
+def test_one_command_makes_the_sets_and_table_i(
+    study: Run, copied: Path, options: tuple[object, ...], tmp_path: Path
+) -> None:
+    picture = tmp_path / "repetition.png"
+    outcome = study(*options, "--out", copied, "--json", "--repetition", picture)
+    assert outcome.code == 0, outcome.err
+    assert_drawn(picture)
+    made = music(copied / "sets")
+    assert {name.split("/")[0] for name in made} == {"human", "human-2", *PLAYED.values()}
+    assert len(made) == 5 * 4
+    assert [path.name for path in (copied / "sets").rglob(".*")] == []
+    found = json.loads(outcome.out)["sets"]
+    assert list(found["rows"]) == ["other people", *TRAINED]
+    assert {key: found[key] for key in ("corpus", "pieces", "tokens", "temperature", "top_p", "baseline")} == {
+        **{"corpus": "made up", "pieces": 4, "tokens": 90, "temperature": 1.0, "top_p": 0.95},
+        "baseline": "Perceiver AR",
+    }
+    # The same scores from the files, read one by one.
+    read = {
+        folder.name: [metrics.extract(read_midi(path), TABLE_I) for path in sorted(folder.glob("*.mid"))]
+        for folder in (copied / "sets").iterdir()
+        if folder.is_dir()
+    }
+    rows = found["rows"]
+    for row, folder in {"other people": "human-2", **PLAYED}.items():
+        scores = metrics.compare(read["human"], read[folder], rng=np.random.default_rng(0))
+        assert tuple(rows[row]) == TABLE_I
+        for feature in TABLE_I:
+            for name, score in (("oa", "oa_reference"), ("kld", "kld"), ("kld_mgeval", "kld_mgeval")):
+                assert rows[row][feature][name] == pytest.approx(scores[feature][score]["score"], rel=1e-6, abs=1e-9)
+    areas = {row: [rows[row][name]["oa"] for name in TABLE_I] for row in ("multi-scale", "Perceiver AR")}
+    more = [ours / theirs - 1 for ours, theirs in zip(*areas.values()) if theirs > 0.001]
+    found_more = [rows["multi-scale"][name]["oa_more"] for name in TABLE_I]
+    assert [value for value in found_more if value is not None] == pytest.approx(more)
+    assert found_more.count(None) == sum(area <= 0.001 for area in areas["Perceiver AR"])
+    assert found["mean_oa_more"]["multi-scale"] == pytest.approx(np.mean(more))
+    assert [entry["generated"]["folder"] for entry in found["sets"]] == ["human-2", *PLAYED.values()]
+    # And as Markdown, from the sets that are there.
+    report = study(*options, "--out", copied).out
+    assert music(copied / "sets") == made
+    assert report.startswith("## Perplexity")
+    table = table_below(report, "| OA / KLD / KLD of mgeval |")
+    assert tuple(table) == (*TABLE_I, "mean")
+    assert table["mean"][0].split(" / ")[0] == f"{np.mean([rows['other people'][name]['oa'] for name in TABLE_I]):.3f}"
+    for number, row in enumerate(rows):
+        score = rows[row]["IOI"]
+        assert table["IOI"][number].strip("*") == f"{score['oa']:.3f} / {score['kld']:.3f} / {score['kld_mgeval']:.3f}"
+    table = table_below(report, "| OA more than the baseline's |")
+    assert table["mean"] == [f"{np.mean(more):+.1%}", "+40%", f"{found['mean_oa_more']['DSMR two-scale']:+.1%}"]
+    assert [name for name in TABLE_I if table[name][1]] == ["PCH", "IOI", "NLH", "NLTM", "PCH/seg", "IOI/seg"]
+    lags = table_below(report, "token autocorrelation at lag")
+    assert list(lags) == ["human (reference)", "its pieces, 90%", "human-2", *PLAYED.values()]
+    assert lags["multi-scale-seed-0"][0] == f"{found['sets'][2]['token_autocorrelation']['generated']['mean'][0]:.3f}"
+    assert list(table_below(report, "near / far repetition"))[2:] == [*PLAYED.values()]
+    for words in (
+        "4 pieces of the validation and test splits of made up, one performance of a title, each cut to 90 tokens",
+        "other people are 4 more",
+        "piece n with seed n, temperature 1, top-p 0.95",
+        "its pieces have 8,192 tokens",
+    ):
+        assert words in report
+
+
+def test_people_s_pieces_are_held_out_titles_cut_alike(corpus: Corpus) -> None:
+    first, second = playing._held_out(corpus, 4)
+    titles = [record.title for record in (*first, *second)]
+    assert sorted(titles) == list("01234567")
+    assert {record.split for record in (*first, *second)} <= {"validation", "test"}
+    fewer = playing._held_out(corpus, 3)
+    assert (fewer[0], fewer[1]) == (first[:3], second[:3])
+    assert playing._held_out(corpus, 5)[0][:4] == first
+    assert len(playing._held_out(corpus, 5)) == 1
+
+
+def test_people_s_pieces_are_the_corpus_s_tokens(
+    study: Run, corpus: Corpus, copied: Path, options: tuple[object, ...]
+) -> None:
+    assert study(*options, "--out", copied, "--row", "multi-scale").code == 0
+    folders = sorted(path.name for path in (copied / "sets").iterdir() if path.is_dir())
+    assert folders == ["human", "human-2", "multi-scale-seed-0"]
+    for folder, records in zip(folders, playing._held_out(corpus, 4)):
+        for number, record in enumerate(records):
+            tokens = corpus.tokens(record)[:90]
+            found = codec.encode(read_midi(copied / f"sets/{folder}/{number:03}.mid"))
+            strikes = [events[events < codec.NOTE_OFF].tolist() for events in (tokens, found)]
+            assert strikes[0] == strikes[1]
+
+
+def test_an_interrupted_command_goes_on(
+    study: Run, copied: Path, options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*options, "--row", "multi-scale", "--row", "DSMR two-scale")
+    whole = shutil.copytree(copied, tmp_path / "whole")
+    assert study(*options, "--out", whole).code == 0
+    played, left = playing._played, [1] * 6
+
+    def stopped(*arguments: Any, **named: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return played(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(playing, "_played", stopped)
+        assert study(*options, "--out", copied).code != 0
+    before = music(copied / "sets")
+    assert len(before) == 8 + 6
+    assert [path for path in (copied / "sets").rglob("*") if path.suffix not in (".mid", ".json", "")] == []
+    (copied / "sets/human/001.mid").unlink()
+    (copied / "sets/human/000.mid").write_bytes(before["human/002.mid"])
+    assert study(*options, "--out", copied).code == 0
+    after, expected = music(copied / "sets"), music(whole / "sets")
+    assert after.pop("human/000.mid") == before["human/002.mid"]  # what is there is kept
+    del expected["human/000.mid"]
+    assert after == expected
+
+
+def test_sets_that_cannot_be_compared_are_one_line(
+    study: Run, corpus: Corpus, copied: Path, options: tuple[object, ...], tmp_path: Path
+) -> None:
+    assert_refused(study(*options, "--out", tmp_path / "nothing"), "no run of a study is finished here")
+    here = (*options, "--out", copied)
+    assert_refused(study(*here, "--pieces", 3), "pieces is 3", "between 4 and")
+    assert_refused(study(*here, "--pieces", 9), corpus.path, "8 titles, too few for 9 pieces")
+    assert_refused(study(*here, "--row", "effective segmentation"), "'effective segmentation'")
+    other = write_corpus(tmp_path / "other", {"train": made_up_tokens(3, 9), "validation": made_up_tokens(4, *[9] * 8)})
+    assert_refused(study(*here, "--data", other.path), other.path, "is not what", "made up")
+    for wrong in (["--sets"], ["--data", corpus.path], ["--repetition", tmp_path / "a.png"]):
+        assert_refused(study("table", "perceivers", "--out", copied, *wrong), "--sets needs --data")
+    assert not (copied / "sets").exists()
+    assert study(*here).code == 0
+    assert_refused(study(*here, "--tokens", 80), "tokens = 90, not 80")
+    shutil.copy(copied / "sets/human/000.mid", copied / "sets/multi-scale-seed-0/004.mid")
+    assert_refused(study(*here), copied / "sets/multi-scale-seed-0", "holds 5 pieces, not 4")
+
+
+def test_a_corpus_of_few_titles_gives_one_set_of_people(study: Run, copied: Path, options: tuple[object, ...]) -> None:
+    outcome = study(*options, "--out", copied, "--pieces", 5, "--row", "DSMR two-scale")
+    assert outcome.code == 0, outcome.err
+    assert not (copied / "sets/human-2").exists()
+    assert "too few titles for a second such set" in outcome.out
+    assert "No set of Perceiver AR beside another" in outcome.out
+    assert "other people" not in outcome.out
+
+
+def test_scores_of_a_row_are_means_over_its_seeds() -> None:
+    rng = np.random.default_rng(8)
+    human, near, far = ([made_up_piece(rng, notes=n).without_pedal() for _ in range(6)] for n in (60, 60, 20))
+    features = (*TABLE_I, "near_repetition", "far_repetition")
+    one, other = (compare_pieces(human, pieces, features) for pieces in (near, far))
+    sets = playing.Sets([Path("human")], {}, "MAESTRO", 6, 8192, Sampling())
+    compared = {"Perceiver AR": [one, other], "multi-scale": [one]}
+    found = table_one.figures(sets, compared, "Perceiver AR")["rows"]
+    for feature in TABLE_I:
+        areas = [side.results[feature].figures["oa_reference"]["score"] for side in (one, other)]
+        assert found["Perceiver AR"][feature]["oa"] == pytest.approx(np.mean(areas))
+        assert found["multi-scale"][feature]["oa_more"] == pytest.approx(areas[0] / np.mean(areas) - 1)
+        assert found["Perceiver AR"][feature]["oa_more"] is None
+        inside = [side.results[feature].inside for side in (one, other)]
+        assert found["Perceiver AR"][feature]["outside"] == (inside == [False, False])
+    report = table_one.markdown(sets, compared, "Perceiver AR")
+    assert "Not equal to the paper" not in report
+    assert [cell.startswith("**") for cell in table_below(report, "| OA / KLD /")["NC"]] == [
+        found[row]["NC"]["outside"] for row in compared
+    ]

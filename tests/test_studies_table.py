@@ -171,7 +171,17 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
         "its data are MAESTRO",
     ):
         assert words in report
-    assert "Not equal, machines" not in markdown([result("full memory"), result("two-scale")])
+    alike = [result("full memory"), result("two-scale")]
+    assert "Not equal, machines" not in markdown(alike)
+    for run in alike:
+        run["settings"]["corpus"] = "MAESTRO v3.0.0"
+    report = markdown(alike)
+    assert "Equal, data: MAESTRO v3.0.0; 123,456 tokens" in report
+    assert "its data are" not in report
+    assert "Not equal to the paper: its model, training and GPU are its own." in report
+    for run in alike:
+        run["settings"]["corpus"] = "ASAP, MAESTRO-consistent split"
+    assert "its data are MAESTRO" in markdown(alike)
 
 
 def test_groups_and_memories_that_grow_are_said() -> None:

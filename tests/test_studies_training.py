@@ -119,6 +119,14 @@ def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: 
     assert free["best"] > 0.5 + found[RUN[1]]["evaluation"]["nats_per_token"]  # of all events, and few are legal
 
 
+def test_what_unchanged_is_comes_from_its_run(trained: Path) -> None:
+    found = [json.loads(result_path(trained, row, 0).read_text()) for row in RUN]
+    line = next(line for line in markdown(found).splitlines() if line.startswith("- Unchanged"))
+    changed = line.split(" with ")[1].split(". ")[0]
+    assert changed == "groups = 4, lanes = 4, segment_tokens = 16"  # of the recipe's 1, 2 and 32
+    assert "- Unchanged" not in markdown(found[1:])
+
+
 def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
     last = load_checkpoint(training_path(trained, RUN[2], 0) / "last").progress
     assert last["step"] == 8 * (2 * 32) // (8 * 16)

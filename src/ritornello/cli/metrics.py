@@ -32,6 +32,9 @@ def metrics(
     features: Annotated[str | None, typer.Option(help="Names of features, between commas.")] = None,
     seed: Annotated[int, typer.Option(help="Of intervals and nulls.", min=0, max=MAX_SEED)] = 0,
     html: Annotated[Path | None, typer.Option(help="Write the report with pictures here, one file.")] = None,
+    repetition: Annotated[
+        Path | None, typer.Option(help="Draw repetition over time, of the reference and all sets, here (.png or .svg).")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; one for each processor if not given.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,12 +44,12 @@ def metrics(
     """
     from ritornello.files import write_whole
     from ritornello.metrics import PRESETS
-    from ritornello.reports import compare_folders, markdown, page
+    from ritornello.reports import compare_folders, draw_repetition, markdown, page
 
-    if html is not None:
-        check_writable(html)
-        if len(generated) > 1:
-            raise RitornelloError(f"--html shows one generated set and not {len(generated)}; give one, or leave it out")
+    for path in filter(None, (html, repetition)):
+        check_writable(path)
+    if html is not None and len(generated) > 1:
+        raise RitornelloError(f"--html shows one generated set and not {len(generated)}; give one, or leave it out")
     for name in preset or ():
         if name not in PRESETS:
             raise RitornelloError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
@@ -58,6 +61,9 @@ def metrics(
         comparisons = compare_folders(reference, generated, wanted, seed=seed, jobs=jobs, progress=progress)
     if html is not None:
         write_whole(html, page(comparisons[0]))
+    if repetition is not None:
+        sets = [comparisons[0].reference, *(comparison.generated for comparison in comparisons)]
+        draw_repetition({str(side.folder): side for side in sets}, repetition)
     if as_json:
         figures = [comparison.figures() for comparison in comparisons]
         print(json.dumps(figures if len(figures) > 1 else figures[0], indent=1))
@@ -68,11 +74,13 @@ def metrics(
         print(markdown(comparisons), end="")
     else:
         _show(comparisons[0])
-    if html is not None and not as_json:
-        console.print(f"{html}: written")
+    for path in filter(None, (html, repetition)):
+        if not as_json:
+            console.print(f"{path}: written")
 
 
 def _show(comparison: Comparison) -> None:
+    from ritornello.reports.sets import LONGEST_LAG
     from ritornello.reports.words import figure, widths
 
     for side in (comparison.reference, comparison.generated):
@@ -104,6 +112,12 @@ def _show(comparison: Comparison) -> None:
         "(with the reference's distances or the generated pieces' own, whichever is lower in its band), energy how "
         "much further pieces of different sets are from each other than pieces of one. A band holds 95% of what random "
         "halves of the reference score: OA must not be below it, energy not above."
+    )
+    sizes = (side.autocorrelation_size.mean() for side in (comparison.generated, comparison.reference))
+    console.print(
+        "token autocorrelation, mean size at lags 1 to {:,}: {:.4f}, of the reference {:.4f}".format(
+            LONGEST_LAG, *sizes
+        )
     )
     furthest = comparison.atypical()[0]
     console.print(

@@ -8,7 +8,13 @@ Reading order: ``registry`` (every feature by name; extraction), ``pitches``, ``
 from ritornello.metrics.comparison import Resampling, compare, compare_feature
 from ritornello.metrics.densities import kld, kld_mgeval, overlap_area
 from ritornello.metrics.registry import FEATURES, PRESETS, STANDARD, Feature, extract, select
-from ritornello.metrics.repetition import autocorrelation, repetition_band, repetition_curve, shares_above
+from ritornello.metrics.repetition import (
+    autocorrelation,
+    repetition_band,
+    repetition_curve,
+    repetition_mean,
+    shares_above,
+)
 from ritornello.metrics.structure import DURATIONS_S, self_similarity, structure_curve
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "overlap_area",
     "repetition_band",
     "repetition_curve",
+    "repetition_mean",
     "select",
     "self_similarity",
     "shares_above",

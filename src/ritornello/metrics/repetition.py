@@ -104,6 +104,16 @@ def repetition_band(curves: Sequence[RepetitionCurve]) -> RepetitionBand:
     return RepetitionBand(near, far, (lengths[:, None] > np.arange(reached)).sum(axis=0))
 
 
+def repetition_mean(curves: Sequence[RepetitionCurve]) -> RepetitionCurve:
+    """Mean over the pieces that reach a window, as far as at least 5 of them do (or all, of fewer)."""
+    lengths = np.sort([len(curve.near) for curve in curves])[::-1]
+    reached = int(lengths[min(BAND_PIECES, len(lengths)) - 1])
+    rows = np.full((2, len(curves), reached), np.nan)
+    for i, curve in enumerate(curves):
+        rows[:, i, : len(curve.near)] = np.stack(curve)[:, :reached]
+    return RepetitionCurve(*np.nanmean(rows, axis=1))
+
+
 def shares_above(curves: Sequence[RepetitionCurve], band: RepetitionBand) -> tuple[float, float]:
     """Near and far: the share of all windows, as far as the band reaches, in which a piece repeats more than the band.
 

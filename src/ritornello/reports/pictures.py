@@ -6,14 +6,14 @@ The reference is always the class ``reference``, the generated set ``generated``
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.metrics import DURATIONS_S, repetition_band
+from ritornello.metrics import DURATIONS_S, repetition_band, repetition_mean
 from ritornello.metrics.durations import LENGTH_CLASSES, UNITS_PER_S
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US, RepetitionCurve
 from ritornello.notes import Piece
@@ -156,7 +156,7 @@ def _maps(result: Result) -> str:
 def repetition_curves(comparison: Comparison) -> dict[str, str]:
     """Near and far -> shares of notes that repeat over time; the band holds 90% of the reference's pieces."""
     sides = [[m.repetition for m in side.measured] for side in (comparison.reference, comparison.generated)]
-    means = [_mean_curve(curves) for curves in sides]
+    means = [repetition_mean(curves) for curves in sides]
     band = repetition_band(sides[0]) if len(sides[0]) >= BAND_PIECES else None
     panels = {}
     for kind, name in enumerate(RepetitionCurve._fields):
@@ -183,16 +183,6 @@ def repetition_curves(comparison: Comparison) -> dict[str, str]:
 def _minutes(windows: int) -> Floats:
     """The middle of each window."""
     return (np.arange(windows, dtype=np.float64) + 0.5) * (WINDOW_US / 6e7)
-
-
-def _mean_curve(curves: Sequence[RepetitionCurve]) -> RepetitionCurve:
-    """Mean over the pieces that reach a window, as far as 5 of them do (or all, of fewer)."""
-    lengths = np.sort([len(curve.near) for curve in curves])[::-1]
-    reached = int(lengths[min(BAND_PIECES, len(lengths)) - 1])
-    rows = np.full((2, len(curves), reached), np.nan)
-    for i, curve in enumerate(curves):
-        rows[:, i, : len(curve.near)] = np.stack(curve)[:, :reached]
-    return RepetitionCurve(*np.nanmean(rows, axis=1))
 
 
 def structure_curves(result: Result) -> str:

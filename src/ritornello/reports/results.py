@@ -7,6 +7,7 @@ each other, whatever a feature's unit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.metrics import Feature, repetition_band, shares_above
-from ritornello.metrics.repetition import BAND_PIECES
+from ritornello.metrics import Feature, repetition_band, repetition_mean, shares_above
+from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US
 from ritornello.reports.sets import KEY_LENGTH_FEATURES, MusicSet
 
 Floats = NDArray[np.float64]
 MOST_SHOWN = 3
+LAGS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""of tokens, whose autocorrelation is shown"""
 
 
 class DistanceCurves(NamedTuple):
@@ -134,6 +137,9 @@ class Comparison:
     def _shown(self) -> int:
         return min(MOST_SHOWN, len(self.generated.names) // 2)
 
+    def _of_sides(self, figures: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {"reference": figures(self.reference), "generated": figures(self.generated)}
+
     def warnings(self) -> list[str]:
         """What a reader must know before believing the figures, a line each."""
         lines = [
@@ -172,6 +178,8 @@ class Comparison:
             "features_compared": len(self.results),
             "features": features,
             "windows_above_repetition_band": _above(self.above),
+            "repetition_over_time": {"window_s": WINDOW_US / 1e6, **self._of_sides(_over_time)},
+            "token_autocorrelation": {"lags": LAGS, **self._of_sides(_autocorrelation)},
             "typical": [_standing(standing) for standing in self.typical()],
             "atypical": [_standing(standing) for standing in self.atypical()],
         }
@@ -180,6 +188,17 @@ class Comparison:
 def _about(side: MusicSet) -> dict[str, Any]:
     skipped = [{"file": name, "reason": reason} for name, reason in side.skipped]
     return {"folder": str(side.folder), "pieces": len(side.names), "skipped": skipped}
+
+
+def _over_time(side: MusicSet) -> dict[str, Any]:
+    near, far = repetition_mean([measured.repetition for measured in side.measured])
+    return {"near": near.tolist(), "far": far.tolist()}
+
+
+def _autocorrelation(side: MusicSet) -> dict[str, Any]:
+    """Means over the pieces: at each of `LAGS`, and of its size."""
+    by_lag, size = side.autocorrelation[:, LAGS].mean(axis=0), side.autocorrelation_size.mean()
+    return {"mean": by_lag.tolist(), "mean_size": float(size)}
 
 
 def _standing(standing: Standing) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ritornello import codec
 from ritornello.corpus.sources import MIDI_SUFFIXES
 from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
-from ritornello.metrics import extract, repetition_curve
+from ritornello.metrics import autocorrelation, extract, repetition_curve
 from ritornello.metrics.repetition import RepetitionCurve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
@@ -28,6 +29,7 @@ from ritornello.notes import Piece
 Progress = Callable[[int, int, str], None]
 Values = dict[str, NDArray[np.float64]]
 
+LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
 FILE_TIMEOUT_S = 300.0
 KEY_LENGTH_FEATURES = (
@@ -48,6 +50,7 @@ class Measured(NamedTuple):
     values: Values
     plain: Values
     repetition: RepetitionCurve
+    autocorrelation: NDArray[np.float64]  # (1 + LONGEST_LAG,) of its tokens
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class MusicSet:
         """(N, D) of a feature; ``plain`` is whether pedals count as note lengths."""
         rows = [m.plain if plain and feature in m.plain else m.values for m in self.measured]
         return np.stack([row[feature] for row in rows])
+
+    @property
+    def autocorrelation(self) -> NDArray[np.float64]:
+        """(N, 1 + LONGEST_LAG) of each piece's tokens by lag (PerceiverS, equation 9)."""
+        return np.stack([measured.autocorrelation for measured in self.measured])
+
+    @property
+    def autocorrelation_size(self) -> NDArray[np.float64]:
+        """(N,) of each piece the mean without signs over all lags from 1 on."""
+        size: NDArray[np.float64] = np.abs(self.autocorrelation[:, 1:]).mean(axis=1)
+        return size
 
 
 def read_sets(
@@ -148,7 +162,8 @@ def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured:
     values = _arrays(extract(piece, wanted))
     of_keys = [name for name in wanted if name in KEY_LENGTH_FEATURES]
     plain = _arrays(extract(piece.without_pedal(), of_keys)) if len(piece.pedals) else {}
-    return Measured(piece, _digest(piece), values, plain, repetition_curve(piece))
+    tokens = autocorrelation(codec.encode(piece), LONGEST_LAG)
+    return Measured(piece, _digest(piece), values, plain, repetition_curve(piece), tokens)
 
 
 def _arrays(features: Mapping[str, ArrayLike]) -> Values:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ritornello.studies import choices, choices_figures, figures, perceivers, perceivers_figures, summary, table
 from ritornello.studies.results import Result
+from ritornello.studies.summary import Row
 
 Results = list[Result]
 
@@ -20,13 +21,36 @@ class Report(NamedTuple):
     """one JSON-able dictionary for each row"""
     draw_table: Callable[[Results, Path], None]
     draw_curves: Callable[[Results, Path], None]
+    rows: Callable[[Results], list[Row]]
+    """in the report's order"""
+    baseline: str
+    """the row that others are measured against"""
 
 
-CHOICES = Report(choices.markdown, choices.figures, choices_figures.draw_table, choices_figures.draw_curves)
+CHOICES = Report(
+    choices.markdown,
+    choices.figures,
+    choices_figures.draw_table,
+    choices_figures.draw_curves,
+    choices.rows_of,
+    summary.UNCHANGED,
+)
 REPORTS = {
-    "dsmr": Report(table.markdown, summary.figures_of_rows, figures.draw_table, figures.draw_curves),
+    "dsmr": Report(
+        table.markdown,
+        summary.figures_of_rows,
+        figures.draw_table,
+        figures.draw_curves,
+        summary.rows_of,
+        summary.REFERENCE,
+    ),
     "perceivers": Report(
-        perceivers.markdown, perceivers.figures, perceivers_figures.draw_table, perceivers_figures.draw_curves
+        perceivers.markdown,
+        perceivers.figures,
+        perceivers_figures.draw_table,
+        perceivers_figures.draw_curves,
+        perceivers.rows_of,
+        perceivers.BASELINE,
     ),
     "training": CHOICES,
     "recall": CHOICES,
