@@ -18,6 +18,7 @@ import typer
 from command import SIZES, Outcome, assert_empty, assert_refused, song, tokens_of
 from PIL import Image
 from scripted import an_ending_engine
+from tiny import made_up_tokens, write_corpus
 
 import ritornello
 from ritornello import cli, codec
@@ -275,6 +276,20 @@ def test_evaluate_takes_another_schedule_and_any_number_of_lanes(command, model,
     assert same["nats_per_token"] == pytest.approx(plain["nats_per_token"], rel=1e-5)
     assert other["nats_per_token"] != pytest.approx(plain["nats_per_token"], rel=1e-3)
     assert (plain["schedule"], other["schedule"]) == ("32, 2x8", "3x0")
+
+
+def test_evaluate_reads_passages_again_and_draws_what_that_gains(command, model, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", {"validation": made_up_tokens(0, 200, 300)}).path
+    found = command("evaluate", model, "--data", corpus, "--repeats", "--png", tmp_path / "gains.svg", "--json")
+    assert found.code == 0, found
+    rows = found.figures["repeats"]
+    assert [(row["gap_tokens"], row["pieces"]) for row in rows[:2]] == [(0, 2), (64, 2)]
+    assert all(row["low"] <= row["gain"] <= row["high"] for row in rows)
+    assert "repeat test" in (tmp_path / "gains.svg").read_text()
+    shown = command("evaluate", model, "--data", corpus, "--repeats")
+    assert f"{rows[0]['gain']:+.3f}" in shown.err
+    assert "repeats" not in command("evaluate", model, "--data", corpus, "--json").figures
+    assert command("evaluate", model, "--data", corpus, "--repeats", "--engine", "onnx").code == 2
 
 
 def test_evaluate_without_json_is_a_table_beside_the_output(command, model, corpus):

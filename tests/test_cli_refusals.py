@@ -119,6 +119,8 @@ BAD_EVALUATION = [
     (["--schedule", "9x16"], ["9x16", "3"]),
     (["--device", "abacus"], ["'abacus'", "cpu"]),
     (["--data", "nowhere"], ["nowhere", "no corpus here", "data prepare"]),
+    (["--png", "no/such/folder/repeats.png"], ["repeats.png", "folder does not exist"]),
+    (["--png", "repeats.png"], ["validation", "760", "repeat test"]),
 ]
 
 

@@ -67,8 +67,9 @@ def test_a_run_stopped_anywhere_goes_on_to_the_bit(
     assert_same_run(run, uninterrupted)
 
 
-def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, groups=3, growing=0.7)
+@pytest.mark.parametrize("extras", [{}, {"qk_bias": True, "motif_notes": 32}], ids=["plain", "biases and hints"])
+def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path, extras: dict[str, Any]) -> None:
+    recipe = replace(RECIPE, groups=3, growing=0.7, model=replace(RECIPE.streaming, **extras))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(corpus, whole, recipe, seed=11)
     train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
@@ -76,7 +77,7 @@ def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> Non
         train(corpus, stopped, recipe, resume=True, report=stopping_at(13))
     assert_same_run(whole, stopped)
     with one_line(whole, "groups = 3, not 1"):
-        train(corpus, whole, RECIPE, resume=True)
+        train(corpus, whole, replace(recipe, groups=1), resume=True)
 
 
 def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, tmp_path: Path) -> None:

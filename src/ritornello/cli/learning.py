@@ -157,7 +157,7 @@ def evaluate(
         "schedule": str(network.config.schedule) if isinstance(network, DSMR) else None,
         "memory": describe_memory(network.config),
         **result.figures(),
-        "repeats": [recall.figures() for recall in recalls],
+        **({"repeats": [recall.figures() for recall in recalls]} if recalls else {}),
     }
     _show(figures, as_json)
 
