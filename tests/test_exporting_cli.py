@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_info_of_a_model_says_its_bytes_before_anything_is_played(command: Run, 
     gains = 3 * (2 * WIDTH + 2) + WIDTH
     assert figures["parameters"] == matrices + codec.VOCABULARY_SIZE * WIDTH + gains
     assert figures["licence_of_the_weights"] == "CC0"
-    assert "state" in command("info", model).err
+    shown = command("info", model).err
+    assert "state" in shown
+    assert re.search(r"qk bias +no\b", shown)
 
 
 def test_info_of_an_export_a_corpus_and_a_piece(command: Run, model, tmp_path):

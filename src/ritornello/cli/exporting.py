@@ -158,6 +158,8 @@ def _of_piece(path: Path) -> dict[str, Any]:
 def _spelt(name: str, value: Any) -> str:
     if name.endswith("_bytes") or (isinstance(value, int) and name in ("int8", "fp32")):
         return value if isinstance(value, str) else f"{_megabytes(value)} ({value:,} bytes)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
