@@ -84,16 +84,7 @@ def test_the_next_strike_is_told_with_its_time_and_loudness():
         "age": 5,
     }
     assert strikes[len(MELODY) + 4]["followed"] == 4
-    assert [s["wait"] for s in strikes[: len(MELODY) + 3]] == [None] * (len(MELODY) + 3)
-
-
-def test_where_nothing_is_followed_the_beginning_is_told():
-    """After eight strikes; and nothing of when it would come, or how."""
-    strikes = after_each_strike(tokens_of(piece((*MELODY, 50, 43))))
-    assert [(s["pitch"], s["second"]) for s in strikes] == [(None, None)] * 8 + [(60, 64)] * 2
-    assert {(s["event"], s["wait"], s["velocity"], s["followed"], s["age"]) for s in strikes} == {
-        (None,) * 3 + (0, None)
-    }
+    assert [s["pitch"] for s in strikes[: len(MELODY) + 3]] == [None] * (len(MELODY) + 3)
 
 
 def test_the_wait_shrinks_as_time_goes_by():

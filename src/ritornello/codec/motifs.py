@@ -4,8 +4,7 @@ A score follower over the piece's own past. Where four strikes in a row have the
 transposition, a pointer is set behind those and follows what was played then: each new strike is looked for among the
 next few old ones, in any order, so that chords may be spread otherwise, notes added and left out. What the old passage
 would go on with is told after every token: the event, and the next strike's pitch, how long until it and how loud; how
-many strikes have been followed, and how long ago they were played. Where nothing is followed the piece's first two
-strikes are told, which are what returns most.
+many strikes have been followed, and how long ago they were played.
 
 It is a pure function of the tokens so far, like the grammar, in memory that is allocated once: strikes in a ring and a
 table of where intervals stood last, the oldest forgotten. Finding an earlier place by a hash of what stands there is
@@ -25,7 +24,6 @@ INTERVALS = 3  # that must be as they were for a pointer to be set: four strikes
 LOOK_AHEAD = 4  # old strikes among which a new one is looked for
 LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
 MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
-OPENING_STRIKES = 8  # after so many the beginning is told where nothing else is
 MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
 
 # Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
@@ -46,7 +44,7 @@ _NEVER = 1 << 30
 _NONE = (_NEVER, -1)
 _NUMBERS = (
     *("count", "now", "velocity", "last", "struck", "released"),
-    *("next", "used", "followed", "missed", "shift", "old", "new", "first", "second"),
+    *("next", "used", "followed", "missed", "shift", "old", "new"),
 )
 
 
@@ -79,7 +77,6 @@ class MotifMemory:
         self._followed = self._missed = 0
         self._shift = 0  # semitones from the old passage to this
         self._old = self._new = 0  # when the strike that was followed last was struck then and now
-        self._first = self._second = v.N_PITCHES  # keys that the piece began with
 
     @property
     def nbytes(self) -> int:
@@ -140,9 +137,7 @@ class MotifMemory:
         pitch, second, wait, loudness = self._upcoming()
         event = EVENT + self._event(pitch, wait, loudness)
         if pitch < 0:
-            began = self._count > OPENING_STRIKES
-            first, second = (self._first, self._second) if began else (v.N_PITCHES, v.N_PITCHES)
-            return event, PITCH + first, *NOTHING[2:4], SECOND + second, *NOTHING[5:]
+            return event, *NOTHING[1:]
         age = (self._now - self._onsets[self._next % self.notes]) // AGE_STEPS
         return (
             event,
@@ -156,10 +151,6 @@ class MotifMemory:
 
     def _strike(self, pitch: int) -> None:
         n = self._count
-        if n == 0:
-            self._first = pitch
-        elif n == 1:
-            self._second = pitch
         self._count += 1
         self._onsets[n % self.notes] = self._now
         self._strikes[n % self.notes] = self._velocity << 7 | pitch

@@ -81,11 +81,12 @@ class DSMR(nn.Module):
         self.sight_tokens: int | None = None  # of their memories, all layers see so much at most; None: all
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
         self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in config.schedule.horizons)
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, self.layers())
+        # Drawn last: a seed's other weights are those of a model without.
+        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
 
     def layers(self) -> list[Block]:
         """The blocks, lowest first."""

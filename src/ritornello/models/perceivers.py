@@ -117,12 +117,12 @@ class Perceiver(nn.Module):
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
         self.looks = nn.ModuleList(Look(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
         self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in range(config.layers))
         self.final_gain = nn.Parameter(torch.ones(config.width))
         self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, [*self.cross_attentions(), *self.layers()])
+        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
 
     def cross_attentions(self) -> list[Look]:
         """The looks at the context, in cascade."""
