@@ -1,4 +1,4 @@
-"""The law of design.md, as claims about any `RecurrentModel` under any schedule.
+"""The law of design.md, as claims about any `Model` under any schedule.
 
 A test module binds a model by describing it as a `Subject` and running every claim of ``CLAIMS`` on it, and those of
 ``GRADIENT_CLAIMS`` where the model has gradients. A claim is a function of a subject and of a generator; it raises
@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Generator, Tensor
 
 from ritornello.horizons import HorizonSchedule, Rule
-from ritornello.models.protocol import RecurrentModel
+from ritornello.models.protocol import Model
 
 FAR = 1_000_000
 
@@ -32,7 +32,7 @@ Forward = Callable[[Tensor, Any], tuple[Tensor, Any]]
 class Subject(Generic[State]):
     """A model and what is declared about it."""
 
-    model: RecurrentModel[State]
+    model: Model[State]
     """in evaluation mode, with weights under which memory matters (branches that start silent prove nothing)"""
     schedule: HorizonSchedule
     vocabulary: int

@@ -22,7 +22,7 @@ from ritornello import checkpoint as module
 from ritornello import codec
 from ritornello.checkpoint import MANIFEST, half_precision, load_checkpoint, save_checkpoint
 from ritornello.errors import RitornelloError
-from ritornello.models import describe_model, from_checkpoint
+from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -30,7 +30,7 @@ DATA = {"name": "made up", "licence": "CC0"}
 
 
 def save(folder: Path, model: DSMR, *, progress: Mapping[str, Any] = {}, tensors: Tensors | None = None) -> None:
-    family, config = describe_model(model)
+    family, config = model.config.family, model.config.to_json()
     save_checkpoint(
         folder,
         family=family,

@@ -13,14 +13,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from test_law import CASES, SCHEDULES, SEGMENT_TOKENS, awaken
-from torch import Tensor, nn
+from torch import Tensor
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import build, describe_model
+from ritornello.models import build
 from ritornello.models.attention import flex, plain, tiled
 from ritornello.models.blocks import remember
+from ritornello.models.config import ModelConfig, read_config
 from ritornello.models.dsmr import DSMR, DSMRConfig, State
 
 Array = NDArray[np.float64]
@@ -393,8 +394,8 @@ def test_sizes_that_do_not_fit_are_refused_by_field_value_and_limit(changes: dic
 )
 def test_a_described_model_is_built_again_from_json(schedule: HorizonSchedule) -> None:
     model = DSMR(small(schedule, dropout=0.25))
-    family, config = describe_model(model)
-    again = build(family, json.loads(json.dumps(config)))
+    assert model.config.family == "dsmr"
+    again = build(read_config("dsmr", json.loads(json.dumps(model.config.to_json()))))
     assert again.config == model.config
     assert {name: weight.shape for name, weight in again.state_dict().items()} == {
         name: weight.shape for name, weight in model.state_dict().items()
@@ -402,7 +403,7 @@ def test_a_described_model_is_built_again_from_json(schedule: HorizonSchedule) -
 
 
 def test_what_cannot_be_built_is_refused_in_one_line() -> None:
-    config = describe_model(DSMR(small()))[1]
+    config = small().to_json()
     without_schedule = {name: value for name, value in config.items() if name != "schedule"}
     for family, given, message in [
         ("lstm", config, "unknown model family 'lstm'"),
@@ -413,10 +414,10 @@ def test_what_cannot_be_built_is_refused_in_one_line() -> None:
         ("dsmr", {**config, "width": 7}, "width 7"),
     ]:
         with pytest.raises(RitornelloError, match=message) as caught:
-            build(family, given)
+            read_config(family, given)
         assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(TypeError, match="Linear is of no known family"):
-        describe_model(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="ModelConfig is of no known family"):
+        _ = ModelConfig().family
 
 
 def test_a_config_cannot_be_changed_once_checked() -> None:

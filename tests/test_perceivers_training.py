@@ -34,8 +34,9 @@ from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, CropBatch
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import build, describe_memory, from_checkpoint
+from ritornello.models import build, from_checkpoint
 from ritornello.models.attention import Attention, plain, tiled
+from ritornello.models.config import read_config
 from ritornello.models.perceivers import Perceiver, PerceiverConfig
 from ritornello.training.loop import train
 from ritornello.training.readers import reader_of
@@ -331,9 +332,9 @@ def test_a_schedule_is_refused_in_one_line(
 
 def test_the_recipes_build_what_they_say() -> None:
     tiny = recipe_named("perceivers_tiny")
-    model = build("perceivers", tiny.settings()["model"])
+    model = build(read_config("perceivers", tiny.settings()["model"]))
     assert model.config == tiny.model
-    assert describe_memory(tiny.model) == "context 256, 128 tokens, 64 latents"
+    assert tiny.model.describe() == "context 256, 128 tokens, 64 latents"
     assert json.loads(json.dumps(tiny.settings()["model"]))["scales"] == [None, 128]
     paper = recipe_named("perceivers_paper").model
     assert isinstance(paper, PerceiverConfig)

@@ -130,9 +130,9 @@ def test_a_session_holds_what_its_sizes_say_with_everything(engine_of):
     engine = engine_of(tiny_model("40, 5", **EXTRAS))
     session, keys = engine.begin(), (40 + 5 + 2 * SEGMENT_TOKENS) * 2 * WIDTH * 4
     strikes = 4 * (3 * 64 + 2 * 128 + 13)
-    assert session.nbytes == engine.sizes.state_bytes == keys + strikes
+    assert session.nbytes == engine.config.state_bytes == keys + strikes
     session.read(returning_text(500))
-    assert session.nbytes == engine.sizes.state_bytes
+    assert session.nbytes == engine.config.state_bytes
 
 
 # ---- int8 ----
@@ -218,7 +218,7 @@ def test_memory_is_what_is_declared_before_the_first_token_and_never_grows(engin
     model = tiny_model(schedule)
     declared = sum((h + SEGMENT_TOKENS) * 2 * WIDTH * 4 for h in model.config.schedule.horizons)
     engine = engine_of(model)
-    assert engine.sizes.state_bytes == declared
+    assert engine.config.state_bytes == declared
     session = engine.begin()
     assert session.nbytes == declared
     session.read(text(200))
@@ -413,8 +413,8 @@ def test_a_damaged_file_of_an_export_is_named(saved, tmp_path, name, damage):
     [
         ("vocabulary", "0000", "another vocabulary"),
         ("format", 99, "update ritornello"),
-        ("family", "perceivers", "--engine torch"),
-        ("config", {"schedule": "8, 8"}, "does not describe"),
+        ("family", "perceivers", "the family perceivers"),
+        ("config", {"schedule": "8, 8"}, "does not fit the family dsmr"),
         ("config", 3, "not an export's manifest"),
         ("files", {}, "not an export's manifest"),
     ],
@@ -500,10 +500,8 @@ def test_threads_are_chosen_sensibly_and_can_be_set(saved, monkeypatch):
 
 
 def test_weights_of_a_type_that_is_none_of_weights_are_named(tmp_path):
-    from ritornello.models import describe_model
-
     model = tiny_model()
-    family, config = describe_model(model)
+    family, config = model.config.family, model.config.to_json()
     weights = model.state_dict() | {"final_gain": torch.ones(WIDTH, dtype=torch.int64)}
     save_checkpoint(tmp_path, family=family, config=config, data={}, progress={}, tensors={"weights": weights})
     assert "final_gain is of the type I64" in refused(str(tmp_path), "onnx")

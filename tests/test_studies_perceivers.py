@@ -24,7 +24,7 @@ from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import build, describe_config, family_of
+from ritornello.models import build
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 from ritornello.reports import compare_pieces
@@ -81,7 +81,7 @@ def of_the_paper() -> dict[str, Recipe]:
 
 
 def parameters(recipe: Recipe) -> int:
-    return sum(p.numel() for p in build(family_of(recipe.model), describe_config(recipe.model)).parameters())
+    return sum(p.numel() for p in build(recipe.model).parameters())
 
 
 def predicted_tokens(recipe: Recipe) -> int:
@@ -184,7 +184,7 @@ def test_dsmr_stands_in_both_studies_with_one_recipe() -> None:
 def test_the_baseline_alone_never_predicts_a_beginning(corpus: Corpus, mini: StudySettings) -> None:
     first_predicted = {}
     for row, recipe in mini.recipes().items():
-        reader = reader_of(build(family_of(recipe.model), describe_config(recipe.model)), corpus, recipe, 0)
+        reader = reader_of(build(recipe.model), corpus, recipe, 0)
         if isinstance(reader, Cropping):
             first_predicted[row] = min(int(batch.position.min()) for batch in islice(reader.feed, 60))
     # All pieces are longer than a window.

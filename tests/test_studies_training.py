@@ -19,7 +19,7 @@ from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import build, describe_config
+from ritornello.models import build
 from ritornello.studies import measuring
 from ritornello.studies.choices import markdown
 from ritornello.studies.results import result_path, training_path
@@ -38,7 +38,7 @@ def rows() -> dict[str, Recipe]:
 def changes(recipe: Recipe, other: Recipe) -> set[str]:
     """Names of what differs; sizes of the model by their own names."""
     found = {f.name for f in fields(Recipe) if f.name != "model" and getattr(recipe, f.name) != getattr(other, f.name)}
-    ours, theirs = describe_config(recipe.model), describe_config(other.model)
+    ours, theirs = recipe.model.to_json(), other.model.to_json()
     return found | {name for name in ours if ours[name] != theirs[name]}
 
 
@@ -77,7 +77,7 @@ def test_other_shapes_have_as_many_weights_and_as_long_memories() -> None:
     unchanged, *others = [recipe.streaming for recipe in rows().values()]
     shapes = [model for model in others if model.schedule.layers != unchanged.schedule.layers]
     assert [(model.schedule.layers, model.width) for model in shapes] == [(16, 64), (4, 128)]
-    weights = [sum(p.numel() for p in build("dsmr", describe_config(m)).blocks.parameters()) for m in shapes]
+    weights = [sum(p.numel() for p in build(m).blocks.parameters()) for m in shapes]
     assert weights == pytest.approx([885_000] * 2, rel=0.01)
     assert {model.schedule.budget_tokens for model in shapes} == {unchanged.schedule.budget_tokens}
 
@@ -138,7 +138,7 @@ def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> N
 
 
 def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
-    with pytest.raises(RitornelloError, match="groups is 2; for a model without horizons it is 1"):
+    with pytest.raises(RitornelloError, match="groups is 2; for a model that is trained on crops it is 1"):
         replace(recipes.perceivers_tiny(), groups=2)
     with pytest.raises(RitornelloError, match=r"growing is 0\.5"):
         replace(recipes.perceivers_tiny(), growing=0.5)

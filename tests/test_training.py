@@ -33,7 +33,8 @@ from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
-from ritornello.models import Config, build, describe_config, describe_model, family_of, from_checkpoint
+from ritornello.models import build, from_checkpoint
+from ritornello.models.config import ModelConfig
 from ritornello.models.dsmr import DSMR, State
 from ritornello.notes import Piece
 from ritornello.training import loop, precision
@@ -70,9 +71,9 @@ def test_a_recipe_says_whether_titles_or_performances_are_read_as_often(corpus: 
 
 
 @pytest.mark.parametrize("model", [recipe_named(name).model for name in ("tiny", "perceivers_tiny")])
-def test_a_recipe_says_how_far_pieces_are_read(corpus: Corpus, model: Config) -> None:
+def test_a_recipe_says_how_far_pieces_are_read(corpus: Corpus, model: ModelConfig) -> None:
     recipe = replace(RECIPE, model=model, growing=0.0, groups=1, by_title=False, piece_tokens=40)
-    reader = reader_of(build(family_of(model), describe_config(model)), corpus, recipe, seed=3)
+    reader = reader_of(build(model), corpus, recipe, seed=3)
     batches = [next(reader.feed) for _ in range(8)]
     assert max((batch.targets != codec.PAD).sum(1).max() for batch in batches) == 40
     assert max(batch.position.max() for batch in batches) == 0
@@ -328,7 +329,7 @@ def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: 
     for _ in range(2):
         last = load_checkpoint(tmp_path / "run" / "last")
         assert equal(last.tensors(), model.state_dict())
-        assert last.config == describe_model(model)[1]
+        assert last.config == model.config.to_json()
         train(corpus, tmp_path / "run", recipe, resume=True)
     assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 4
 

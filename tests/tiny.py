@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from ritornello.checkpoint import save_checkpoint
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.corpus.shards import shard_name, write_manifest, write_shard
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import Model, describe_model
-from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models.config import DSMRConfig
+from ritornello.models.dsmr import DSMR
+from ritornello.models.protocol import Model
 
 SEGMENT_TOKENS = 16
 
@@ -72,8 +74,8 @@ def random_model(seed: int, **changes: object) -> DSMR:
     return model.eval()
 
 
-def save_model(model: Model, folder: Path) -> Path:
-    family, config = describe_model(model)
+def save_model(model: Model[Any], folder: Path) -> Path:
+    family, config = model.config.family, model.config.to_json()
     save_checkpoint(
         folder,
         family=family,

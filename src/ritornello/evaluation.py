@@ -88,7 +88,7 @@ def evaluate(
     """Reads whole pieces of a split in ``lanes`` lanes; the figures do not depend on how many.
 
     Args:
-        model: a `RecurrentModel`; its training mode is restored afterwards.
+        model: a `Model`; its training mode is restored afterwards.
         corpus: the packed corpus.
         split: train, validation or test.
         legal: mask illegal events before the softmax.

@@ -63,7 +63,7 @@ def repeat_test(
     """What hearing a passage of 160 tokens again is worth, for every gap.
 
     Args:
-        model: a `RecurrentModel`; its training mode is restored afterwards.
+        model: a `Model`; its training mode is restored afterwards.
         corpus: the packed corpus.
         split: train, validation or test.
         legal: mask illegal events before the softmax.

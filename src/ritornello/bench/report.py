@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ritornello.bench.training import Measurement, Setting, declared_state_bytes, flops_per_token, reference_of
+from ritornello.bench.training import Measurement, Setting, config_of, declared_state_bytes, reference_of
 from ritornello.charts import COLOURS, FAINT, new_figure, save
 from ritornello.horizons import HorizonSchedule
 
@@ -72,7 +72,7 @@ def compared(
             declared_state_bytes(schedule, setting, one.steps[-1].position_tokens),
             speed_ratio=one.tokens_per_s / reference.tokens_per_s,
             peak_ratio=one.peak_bytes / reference.peak_bytes,
-            flops_per_token=flops_per_token(schedule, setting),
+            flops_per_token=config_of(schedule, setting).training_flops_per_token(setting.piece_tokens),
         )
     return rows
 

@@ -30,16 +30,16 @@ from ritornello import codec
 from ritornello.bench.meter import Meter, answer, in_fresh_process
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.costs import mean_keys_seen
+from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.horizons.study import study_texts
 from ritornello.likelihood import token_nats
-from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models.config import DSMRConfig
+from ritornello.models.dsmr import DSMR
 from ritornello.training import fitting
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
-BYTES_PER_NUMBER: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 CLIP_NORM = 1.0
 PRODUCT_ROWS = {"cpu": 1024, "cuda": 8192}
 PRODUCTS = 20
@@ -163,10 +163,8 @@ def reference_of(schedules: dict[str, HorizonSchedule]) -> str:
 
 def declared_state_bytes(schedule: HorizonSchedule, setting: Setting, position_tokens: int) -> int:
     """Per lane, at a segment's start: what the schedule says; unlimited horizons hold all that was read."""
-    held = HorizonSchedule(tuple(position_tokens if h is None else h for h in schedule.horizons))
-    size = held.state_bytes(width=setting.width, bytes_per_number=BYTES_PER_NUMBER[setting.precision])
-    assert size is not None
-    return size
+    held, size = schedule.after(position_tokens).budget_tokens or 0, BYTES_PER_NUMBER[setting.precision]
+    return config_of(schedule, setting).key_value_bytes(held, size)
 
 
 def check_memory(schedule: HorizonSchedule, setting: Setting) -> None:
@@ -178,7 +176,7 @@ def check_memory(schedule: HorizonSchedule, setting: Setting) -> None:
     last = setting.measured_segments(_full_tokens(schedule))[-1]
     device = torch.device(setting.device)
     memories = fitting.Memories(
-        _config(schedule, setting),
+        config_of(schedule, setting),
         lanes=setting.lanes,
         piece_tokens=(last + 1) * setting.segment_tokens,
         device=device,
@@ -260,28 +258,9 @@ def matrix_flops_per_s(device: torch.device, precision: Precision) -> float:
     return 2 * rows**3 / min(seconds)
 
 
-def flops_per_token(schedule: HorizonSchedule, setting: Setting) -> float:
-    """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.
-
-    6 for each weight of a matrix, and for each key seen three times the forward pass's (arXiv 2204.02311, appendix B).
-    Remembered keys are detached and take no gradient, which is half of the backward pass: they count twice.
-    """
-    config, keys = _config(schedule, setting), 4 * setting.width
-    layer = 4 * config.width**2 + 3 * config.width * config.mlp_width
-    weights = schedule.layers * layer + config.width * codec.N_EVENTS
-    piece_tokens = None if _full_tokens(schedule) is not None else setting.piece_tokens
-    segment_tokens, rule = setting.segment_tokens, schedule.rule
-    seen = sum(
-        mean_keys_seen(horizon, rule=rule, segment_tokens=segment_tokens, piece_tokens=piece_tokens)
-        for horizon in schedule.horizons
-    )
-    own = schedule.layers * (segment_tokens + 1) / 2
-    return 6 * weights + keys * (2 * (seen - own) + 3 * own)
-
-
 def dsmr(schedule: HorizonSchedule, setting: Setting) -> Trainee:
     """This project's model with its own optimisers."""
-    config = _config(schedule, setting)
+    config = config_of(schedule, setting)
     model = DSMR(config).to(setting.device).train()
     recipe = Recipe("bench", config, lanes=setting.lanes, steps=setting.steps)
     optimisers = Optimisers(model, recipe)
@@ -294,7 +273,8 @@ def dsmr(schedule: HorizonSchedule, setting: Setting) -> Trainee:
     )
 
 
-def _config(schedule: HorizonSchedule, setting: Setting) -> DSMRConfig:
+def config_of(schedule: HorizonSchedule, setting: Setting) -> DSMRConfig:
+    """The sizes of this project's model in a setting."""
     return DSMRConfig(
         schedule,
         width=setting.width,

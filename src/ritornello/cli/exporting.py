@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -13,6 +13,10 @@ from rich.text import Text
 
 from ritornello.cli.common import AsJson, app, clock, console
 from ritornello.errors import RitornelloError
+
+if TYPE_CHECKING:
+    from ritornello.engines.sizes import Precision
+    from ritornello.models.config import DSMRConfig
 
 
 @app.command(epilog="Example: ritornello export small small-onnx --int8")
@@ -78,7 +82,8 @@ def _described(thing: str) -> dict[str, Any]:
 
 def _of_model(model: str) -> dict[str, Any]:
     from ritornello.checkpoint import load_checkpoint
-    from ritornello.engines.sizes import Sizes
+    from ritornello.engines.sizes import exportable
+    from ritornello.models.config import read_config
 
     checkpoint = load_checkpoint(model)
     figures: dict[str, Any] = {
@@ -93,14 +98,16 @@ def _of_model(model: str) -> dict[str, Any]:
         "likelihood": "legal" if checkpoint.progress.get("legal") else "free",
     }
     try:
-        return figures | _played(Sizes.of(checkpoint.family, checkpoint.config), ("int8", "fp32"))
+        if (state_bytes := read_config(checkpoint.family, checkpoint.config).state_bytes) is not None:
+            figures["state_bytes"] = state_bytes
+        return figures | _played(exportable(checkpoint.family, checkpoint.config), ("int8", "fp32"))
     except RitornelloError as error:
         return figures | {"small_engine": f"cannot play it: {error}"}
 
 
 def _of_export(folder: Path) -> dict[str, Any]:
     from ritornello.engines.exported import read_manifest
-    from ritornello.engines.sizes import Sizes
+    from ritornello.engines.sizes import exportable
 
     manifest = read_manifest(folder)
     return {
@@ -111,15 +118,17 @@ def _of_export(folder: Path) -> dict[str, Any]:
         "file_bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
         "trained_on": manifest["data"].get("name", ""),
         "licence_of_the_weights": manifest["data"].get("licence", ""),
-        **_played(Sizes.of(manifest["family"], manifest["config"]), (manifest["precision"],)),
+        **_played(exportable(manifest["family"], manifest["config"]), (manifest["precision"],)),
     }
 
 
-def _played(sizes: Any, precisions: tuple[str, ...]) -> dict[str, Any]:
+def _played(sizes: DSMRConfig, precisions: tuple[Precision, ...]) -> dict[str, Any]:
+    from ritornello.engines.sizes import weight_bytes
+
     return {
         "horizons_tokens": ", ".join(f"{h:,}" for h in sizes.horizons),
         "state_bytes": sizes.state_bytes,
-        "matrix_bytes": {precision: sizes.weight_bytes(precision) for precision in precisions},
+        "matrix_bytes": {precision: weight_bytes(sizes, precision) for precision in precisions},
         "grows_with_the_piece": "no",
     }
 

@@ -61,8 +61,10 @@ def train(
     chosen = recipe_named(recipe).changed(
         schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
     )
-    if schedule is not None and (change := requested(schedule, layers=chosen.streaming.schedule.layers).change):
-        console.print(change)
+    if schedule is not None and chosen.model.schedule is not None:
+        change = requested(schedule, layers=chosen.model.schedule.layers).change
+        if change:
+            console.print(change)
     corpus = Corpus.open(data)
     with watch(console) as report:
         best = run_training(
@@ -116,8 +118,7 @@ def evaluate(
     from ritornello.corpus import Corpus
     from ritornello.evaluation import evaluate as read_pieces
     from ritornello.horizons import HorizonSchedule
-    from ritornello.models import describe_memory, from_checkpoint
-    from ritornello.models.dsmr import DSMR
+    from ritornello.models import from_checkpoint
     from ritornello.recall import draw_repeats, repeat_test
 
     if png is not None:
@@ -125,7 +126,7 @@ def evaluate(
     checkpoint, corpus = load_checkpoint(model), Corpus.open(data)
     network = from_checkpoint(checkpoint)
     if schedule is not None:
-        if not isinstance(network, DSMR):
+        if network.config.schedule is None:
             raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
     network.to(device_named(device))
@@ -154,8 +155,8 @@ def evaluate(
         "model": model,
         "data": corpus.name,
         "split": split.value,
-        "schedule": str(network.config.schedule) if isinstance(network, DSMR) else None,
-        "memory": describe_memory(network.config),
+        "schedule": network.config.to_json().get("schedule"),
+        "memory": network.config.describe(),
         **result.figures(),
         **({"repeats": [recall.figures() for recall in recalls]} if recalls else {}),
     }

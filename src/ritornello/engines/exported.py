@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.checkpoint import Checkpoint, checked_content, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
-from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, Sizes
+from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
+from ritornello.models.config import FAMILIES, DSMRConfig
+from ritornello.models.config import load as load_place
 
 FORMAT = 1
 MANIFEST = "export.json"
@@ -42,15 +44,15 @@ def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEn
     folder = Path(model)
     if (folder / MANIFEST).is_file():
         return _open_export(folder, precision, threads)
-    checkpoint, sizes, given = _prepared(model, precision)
+    checkpoint, config, given = _prepared(model, precision)
 
     def graph(tokens: int, threads: int) -> Any:
-        content = _graph_of(checkpoint, sizes, tokens, precision, given)
-        return open_graph(content, sizes, tokens, precision=precision, given=given, threads=threads)
+        content = _graph_of(checkpoint, config, tokens, precision, given)
+        return open_graph(content, config, tokens, precision=precision, given=given, threads=threads)
 
     legal = bool(checkpoint.progress.get("legal", False))
     return OnnxEngine(
-        sizes, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal, threads=threads
+        config, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal, threads=threads
     )
 
 
@@ -62,23 +64,23 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RitornelloError(f"{folder}: is there and no export; name a new folder")
-    checkpoint, sizes, weights = _prepared(model, precision)
+    checkpoint, config, weights = _prepared(model, precision)
     from safetensors.numpy import save
 
     content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
     spans = _spans(content)
     files = {WEIGHTS_FILE: content}
     for tokens, name in GRAPHS.items():
-        files[name] = _built(sizes, tokens, precision, weights, spans)
+        files[name] = _built(config, tokens, precision, weights, spans)
     manifest = {
         "format": FORMAT,
         "vocabulary": codec.FINGERPRINT,
         "family": checkpoint.family,
         "config": checkpoint.config,
-        "schedule": str(sizes.schedule),
+        "schedule": str(config.schedule),
         "precision": precision,
         "chunk_tokens": CHUNK_TOKENS,
-        "state_bytes": sizes.state_bytes,
+        "state_bytes": config.state_bytes,
         "data": checkpoint.data,
         "legal": bool(checkpoint.progress.get("legal", False)),
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
@@ -91,10 +93,10 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
 def write_graphs(folder: Path) -> None:
     """Puts the graphs of a checkpoint of fixed weights beside it, so that playing it does not need to build them."""
     for precision in PRECISIONS:
-        _, sizes, weights = _prepared(str(folder), precision)
+        _, config, weights = _prepared(str(folder), precision)
         for tokens, name in GRAPHS.items():
             (folder / precision).mkdir(exist_ok=True)
-            (folder / precision / name).write_bytes(_built(sizes, tokens, precision, weights, {}))
+            (folder / precision / name).write_bytes(_built(config, tokens, precision, weights, {}))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -119,11 +121,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _prepared(model: str, precision: Precision) -> tuple[Checkpoint, Sizes, Initialisers]:
+def _prepared(model: str, precision: Precision) -> tuple[Checkpoint, DSMRConfig, Initialisers]:
     checkpoint = load_checkpoint(model)
     try:
-        sizes = Sizes.of(checkpoint.family, checkpoint.config)
-        return checkpoint, sizes, initialisers(checkpoint.arrays(), sizes, precision)
+        config = exportable(checkpoint.family, checkpoint.config)
+        return checkpoint, config, initialisers(checkpoint.arrays(), config, precision)
     except RitornelloError as error:
         raise RitornelloError(f"{model}: {error}") from None
 
@@ -136,39 +138,42 @@ def _open_export(folder: Path, precision: Precision, threads: int | None) -> Onn
             f"{'with' if precision == 'int8' else 'without'} --int8, or choose the other engine"
         )
     try:
-        sizes = Sizes.of(str(manifest["family"]), manifest["config"])
+        config = exportable(str(manifest["family"]), manifest["config"])
     except RitornelloError as error:
         raise RitornelloError(f"{folder}: {error}") from None
     for name in (WEIGHTS_FILE, *GRAPHS.values()):
         checked_content(folder / name, manifest["files"][name], AGAIN)
 
     def graph(tokens: int, threads: int) -> Any:
-        return open_graph(str(folder / GRAPHS[tokens]), sizes, tokens, precision=precision, given={}, threads=threads)
+        return open_graph(str(folder / GRAPHS[tokens]), config, tokens, precision=precision, given={}, threads=threads)
 
     legal = bool(manifest.get("legal", False))
     return OnnxEngine(
-        sizes, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal, threads=threads
+        config, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal, threads=threads
     )
 
 
-def _graph_of(checkpoint: Checkpoint, sizes: Sizes, tokens: int, precision: Precision, given: Initialisers) -> bytes:
+def _graph_of(
+    checkpoint: Checkpoint, config: DSMRConfig, tokens: int, precision: Precision, given: Initialisers
+) -> bytes:
     beside = checkpoint.folder / precision / GRAPHS[tokens]
     if beside.is_file():
         return beside.read_bytes()
-    return _built(sizes, tokens, precision, given, {})
+    return _built(config, tokens, precision, given, {})
 
 
 def _built(
-    sizes: Sizes, tokens: int, precision: Precision, weights: Initialisers, spans: Mapping[str, tuple[int, int]]
+    config: DSMRConfig, tokens: int, precision: Precision, weights: Initialisers, spans: Mapping[str, tuple[int, int]]
 ) -> bytes:
     try:
-        from ritornello.engines.graph import build_graph
+        build_graph = load_place(FAMILIES[config.family].exporter or "")
     except ModuleNotFoundError as missing:
         raise RitornelloError(
             f"this model has no graph yet, and making one needs the package {missing.name}; install it with: "
             "pip install 'ritornello[export]'"
         ) from None
-    return build_graph(sizes, tokens=tokens, precision=precision, initialisers=weights, spans=spans)
+    graph: bytes = build_graph(config, tokens=tokens, precision=precision, initialisers=weights, spans=spans)
+    return graph
 
 
 def _spans(content: bytes) -> dict[str, tuple[int, int]]:

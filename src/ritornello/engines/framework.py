@@ -7,8 +7,8 @@ a Perceiver the segment is the stride, and its window's latents are computed aga
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
 from ritornello.horizons import visible
-from ritornello.models import Model, from_checkpoint
-from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models import from_checkpoint
+from ritornello.models.dsmr import DSMR
 from ritornello.models.perceivers import Perceiver
+from ritornello.models.protocol import Model, named_tensors, with_tensors
 
 
 class TorchEngine:
     """See `ritornello.engines.Engine`."""
 
     def __init__(
-        self, model: Model, *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
+        self, model: Model[Any], *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
     ) -> None:
         self.model = model.eval()
         for module in model.modules():
@@ -46,16 +47,13 @@ class TorchEngine:
     @property
     def weight_bytes(self) -> int:
         """See `ritornello.engines.Engine`."""
-        matrices = (module.weight for module in self.model.modules() if isinstance(module, nn.Linear))
-        return sum(weight.numel() * weight.element_size() for weight in matrices)
+        matrices, _ = self.model.parameter_groups()
+        return sum(weight.numel() * weight.element_size() for weight in (*matrices.values(), self.model.head.weight))
 
     @property
     def memory_tokens(self) -> int:
         """See `ritornello.engines.Engine`; unlimited layers are taken to remember a segment."""
-        config = self.model.config
-        if isinstance(config, DSMRConfig):
-            return max(h or 0 for h in config.schedule.horizons) + config.segment_tokens
-        return config.context_tokens + config.stride_tokens
+        return self.model.config.memory_tokens
 
     @classmethod
     def load(cls, model: str, *, threads: int | None = None) -> TorchEngine:
@@ -67,8 +65,10 @@ class TorchEngine:
         return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data, legal=legal)
 
     def begin(self) -> TorchSession:
-        """A session at the start of a piece."""
-        return DSMRSession(self.model) if isinstance(self.model, DSMR) else PerceiverSession(self.model)
+        """A session at the start of a piece, in the fastest way that there is for the family."""
+        if isinstance(self.model, DSMR):
+            return DSMRSession(self.model)
+        return PerceiverSession(self.model) if isinstance(self.model, Perceiver) else TorchSession(self.model)
 
 
 class Cache:
@@ -104,41 +104,19 @@ class Cache:
             self.used = slots
 
 
-class TorchSession(Protocol):
-    """See `ritornello.engines.Session`."""
+class TorchSession:
+    """One lane of any model, by its own `forward`; see `ritornello.engines.Session`."""
 
-    position: int
-    """tokens read so far"""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all that is remembered, allocated."""
-
-    def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
-
-    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
-
-
-class DSMRSession:
-    """One lane of a DSMR in fixed memory."""
-
-    def __init__(self, model: DSMR) -> None:
-        self.position = 0
+    def __init__(self, model: Model[Any]) -> None:
+        self.position = 0  # tokens read so far; whoever sets it takes so many as read
         self._model = model
-        heads, size = model.config.heads, model.config.width // model.config.heads
-        self._caches = [Cache(heads, size, slots=(h or 0) + model.segment_tokens) for h in self._horizons]
-        self._motifs = _motif_memory(model)
+        self._motifs = codec.MotifMemory(model.config.motif_notes) if model.config.motif_notes else None
+        self._state = self._begun()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and motif memory, allocated."""
-        return sum(cache.nbytes for cache in self._caches) + (self._motifs.nbytes if self._motifs else 0)
-
-    @property
-    def _horizons(self) -> tuple[int | None, ...]:
-        return self._model.config.schedule.horizons
+        """Bytes of all that is remembered, motif memory included, allocated."""
+        return sum(part.nbytes for part in self._parts()) + (self._motifs.nbytes if self._motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
@@ -147,27 +125,63 @@ class DSMRSession:
     @torch.inference_mode()
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
-        found = []
-        for piece in _by_segments(tokens, self._motifs, self.position, self._model.segment_tokens):
-            if self.position % self._model.segment_tokens == 0:
-                for cache, horizon in zip(self._caches, self._horizons):
-                    if horizon is not None:
-                        cache.keep(horizon)
-            found.append(self._model.predict(self._within_segment(piece))[0])
-        return np.concatenate([logits.numpy() for logits in found])
+        if not len(tokens):
+            raise ValueError("a session reads at least one token")
+        rows = torch.from_numpy(codec.with_hints(tokens, self._motifs.read(tokens) if self._motifs else None))[None]
+        found, segment_tokens = [], self._model.segment_tokens
+        while rows.shape[1]:
+            length = segment_tokens - self.position % segment_tokens
+            found.append(self._within_segment(rows[:, :length])[0])
+            self.position += len(found[-1])
+            rows = rows[:, length:]
+        return torch.cat(found).numpy()
+
+    def _begun(self) -> Any:
+        """What is remembered before the first token."""
+        return self._model.initial_state(1)
+
+    def _parts(self) -> Iterable[Tensor | Cache]:
+        """All that it is made of."""
+        return named_tensors(self._state).values()
 
     def _within_segment(self, tokens: Tensor) -> Tensor:
-        model, length = self._model, tokens.shape[1]
-        position = torch.arange(self.position, self.position + length)
+        """Logits (1, T, V) of ids or rows (1, T, ...) that stand in one segment, from ``position`` on."""
+        tensors = named_tensors(self._state)
+        if "position" in tensors:
+            place = torch.full_like(tensors["position"], self.position)
+            self._state = with_tensors(self._state, tensors | {"position": place})
+        logits, self._state = self._model(tokens, self._state)
+        return logits
+
+
+class DSMRSession(TorchSession):
+    """One lane of a DSMR in fixed memory."""
+
+    _model: DSMR
+    _state: list[Cache]
+
+    def _begun(self) -> list[Cache]:
+        config = self._model.config
+        return [Cache(config.heads, config.head_size, slots=config.room(h or 0)) for h in config.schedule.horizons]
+
+    def _parts(self) -> Iterable[Cache]:
+        return self._state
+
+    def _within_segment(self, tokens: Tensor) -> Tensor:
+        model, horizons = self._model, self._model.config.schedule.horizons
+        if self.position % model.segment_tokens == 0:
+            for cache, horizon in zip(self._state, horizons):
+                if horizon is not None:
+                    cache.keep(horizon)
+        position = torch.arange(self.position, self.position + tokens.shape[1])
         rotation = model.rotation(position[None])
         x = model.embed(tokens)
-        for block, cache, horizon in zip(model.layers(), self._caches, self._horizons):
+        for block, cache, horizon in zip(model.layers(), self._state, horizons):
             q, k, v = block.project(x, rotation)
             keys, values = cache.add(k, v)
             seen = self._seen(position, cache.used, horizon)
             x = block.update(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen))
-        self.position += length
-        return x
+        return model.predict(x)
 
     def _seen(self, position: Tensor, used: int, horizon: int | None) -> Tensor | None:
         rule = self._model.config.schedule.rule
@@ -179,46 +193,35 @@ class DSMRSession:
         ]
 
 
-class PerceiverSession:
+class PerceiverSession(TorchSession):
     """One lane of a Perceiver in fixed memory."""
 
-    def __init__(self, model: Perceiver) -> None:
-        self.position = 0
-        self._model = model
-        config = model.config
-        heads, size = config.heads, config.width // config.heads
-        self._context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
-        self._latents = [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
-        self._motifs = _motif_memory(model)
-        self._tokens: Tensor | None = None  # of the window, or rows with hints, the oldest first
+    _model: Perceiver
+    _tokens: Tensor | None = None  # of the window, or rows with hints, the oldest first
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys, values and motif memory, allocated."""
-        caches = sum(cache.nbytes for cache in self._context + self._latents)
-        return caches + (self._motifs.nbytes if self._motifs else 0)
+    def _begun(self) -> tuple[list[Cache], list[Cache]]:
+        """Of the context, per cross-attention, and of latents, per layer."""
+        config = self._model.config
+        heads, size = config.heads, config.head_size
+        context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
+        return context, [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
 
-    def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
-        return self.score(tokens)[-1]
+    def _parts(self) -> Iterable[Cache]:
+        return (*self._state[0], *self._state[1])
 
-    @torch.inference_mode()
-    def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
-        found = []
-        for piece in _by_segments(tokens, self._motifs, self.position, self._model.segment_tokens):
-            if self.position % self._model.segment_tokens == 0:
-                self._move()
-            found.append(self._model.predict(self._latents_of(piece, self.position, add_context=True))[0])
-            self._tokens = piece if self._tokens is None else torch.cat([self._tokens, piece], dim=1)
-            self.position += piece.shape[1]
-        return np.concatenate([logits.numpy() for logits in found])
+    def _within_segment(self, tokens: Tensor) -> Tensor:
+        if self.position % self._model.segment_tokens == 0:
+            self._move()
+        x = self._latents_of(tokens, self.position, add_context=True)
+        self._tokens = tokens if self._tokens is None else torch.cat([self._tokens, tokens], dim=1)
+        return self._model.predict(x)
 
     def _move(self) -> None:
         """The window moves: contexts shrink to what it will see, its latents are computed again."""
-        for cache, reach in zip(self._context, self._model.config.reaches):
+        context, latents = self._state
+        for cache, reach in zip(context, self._model.config.reaches):
             cache.keep(reach)
-        for cache in self._latents:
+        for cache in latents:
             cache.keep(0)
         count = min(self.position, self._model.config.before_stride)
         if self._tokens is not None and count:
@@ -227,14 +230,14 @@ class PerceiverSession:
 
     def _latents_of(self, tokens: Tensor, first: int, *, add_context: bool) -> Tensor:
         """Latents (1, T, C) of tokens from position ``first`` on, the latest of the context."""
-        model = self._model
+        model, (context, latents) = self._model, self._state
         rotation = model.rotation(torch.arange(first, first + tokens.shape[1])[None])
         x = embedded = model.embed(tokens)
-        for look, cache in zip(model.cross_attentions(), self._context):
+        for look, cache in zip(model.cross_attentions(), context):
             if add_context:
                 cache.add(*look.context(embedded, rotation))
             x = look.update(x, _latest_see(look.queries(x, rotation), *cache.held))
-        for block, cache in zip(model.layers(), self._latents):
+        for block, cache in zip(model.layers(), latents):
             q, k, v = block.project(x, rotation)
             x = block.update(x, _latest_see(q, *cache.add(k, v)))
         return x
@@ -245,20 +248,3 @@ def _latest_see(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     length, used = q.shape[2], keys.shape[2]
     seen = None if length == 1 else torch.ones(length, used, dtype=torch.bool).tril(used - length)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
-
-
-def _motif_memory(model: Model) -> codec.MotifMemory | None:
-    return codec.MotifMemory(model.config.motif_notes) if model.config.motif_notes else None
-
-
-def _by_segments(
-    tokens: NDArray[np.integer], motifs: codec.MotifMemory | None, position: int, segment_tokens: int
-) -> Iterator[Tensor]:
-    """Tokens (T,) as ids (1, T'), or as rows with hints (1, T', ...), cut where a segment begins."""
-    if not len(tokens):
-        raise ValueError("a session reads at least one token")
-    pending = torch.from_numpy(codec.with_hints(tokens, motifs.read(tokens) if motifs else None))[None]
-    while pending.shape[1]:
-        length = segment_tokens - position % segment_tokens
-        yield pending[:, :length]
-        pending, position = pending[:, length:], position + length

@@ -20,14 +20,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ritornello.engines.sizes import WEIGHTS_FILE, Precision, Sizes, block_of
+from ritornello.engines.sizes import WEIGHTS_FILE, Precision, block_of, input_shapes, output_shapes
+from ritornello.models.config import DSMRConfig
 
 OPSET, IR_VERSION = 23, 10
 Spans = Mapping[str, tuple[int, int]]  # where in the file each initialiser lies: first byte and number of bytes
 
 
 def build_graph(
-    sizes: Sizes,
+    config: DSMRConfig,
     *,
     tokens: int,
     precision: Precision,
@@ -35,24 +36,24 @@ def build_graph(
     spans: Spans | None = None,
 ) -> bytes:
     """The graph that reads ``tokens`` tokens at once, serialised; its weights are named, not held."""
-    return _Graph(sizes, tokens, precision).build(initialisers, spans or {})
+    return _Graph(config, tokens, precision).build(initialisers, spans or {})
 
 
 class _Graph:
-    def __init__(self, sizes: Sizes, tokens: int, precision: Precision) -> None:
-        self.sizes, self.tokens, self.precision = sizes, tokens, precision
+    def __init__(self, config: DSMRConfig, tokens: int, precision: Precision) -> None:
+        self.config, self.tokens, self.precision = config, tokens, precision
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[np.generic]] = {}
 
     def build(self, initialisers: Mapping[str, NDArray[np.generic]], spans: Spans) -> bytes:
-        sizes, length = self.sizes, self.tokens
+        config, length = self.config, self.tokens
         x = self.node("Gather", "embedding", "tokens")
-        if sizes.motif_notes:
+        if config.motif_notes:
             columns = self.constant("columns", np.array([1], np.int64))
             told = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
             x = self.node("Add", x, told)
         new_keys, new_values = [], []
-        for layer, horizon in enumerate(sizes.horizons):
+        for layer, horizon in enumerate(config.horizons):
             x, k, v = self.block(x, layer, horizon)
             new_keys.append(k)
             new_values.append(v)
@@ -63,8 +64,8 @@ class _Graph:
         graph = helper.make_graph(
             self.nodes,
             "ritornello",
-            [_described(name, shape) for name, shape in sizes.input_shapes(length).items()],
-            [_described(name, shape) for name, shape in sizes.output_shapes(length).items()],
+            [_described(name, shape) for name, shape in input_shapes(config, length).items()],
+            [_described(name, shape) for name, shape in output_shapes(config, length).items()],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
             + [_external(name, value, spans.get(name)) for name, value in initialisers.items()],
         )
@@ -77,12 +78,12 @@ class _Graph:
 
     def block(self, x: str, layer: int, horizon: int) -> tuple[str, str, str]:
         """One layer: the stream after it, its new keys (1, H, D, T) and values (1, H, T, D)."""
-        sizes, name = self.sizes, f"blocks.{layer}"
-        heads, length = sizes.heads, self.tokens
+        config, name = self.config, f"blocks.{layer}"
+        heads, length = config.heads, self.tokens
         qkv = self.matrix(self.norm(x, f"{name}.attention_gain"), f"{name}.qkv")
-        qk, v = self.split(qkv, (2 * sizes.width, sizes.width), axis=1)
+        qk, v = self.split(qkv, (2 * config.width, config.width), axis=1)
         qk = self.by_heads(qk, 2 * heads)
-        if sizes.qk_bias:
+        if config.qk_bias:
             qk = self.node("Add", qk, f"{name}.qk_bias")
         turned = self.node("RotaryEmbedding", self.norm(qk, "ones"), "cos", "sin")
         q, k = self.split(turned, (heads, heads), axis=1)
@@ -95,19 +96,19 @@ class _Graph:
             causal = np.where(np.tri(length, dtype=bool), 0, -np.inf).astype(np.float32)
             own = self.node("Add", own, self.constant("causal", causal))
         shares = self.node("Softmax", self.node("Concat", remembered, own, axis=3), axis=3)
-        of_memory, of_own = self.split(shares, (sizes.slots(horizon), length), axis=3)
+        of_memory, of_own = self.split(shares, (config.room(horizon), length), axis=3)
         found = self.node("Add", self.node("MatMul", of_memory, f"values.{layer}"), self.node("MatMul", of_own, v))
         found = self.node("Transpose", found, perm=[0, 2, 1, 3])
-        x = self.node("Add", x, self.matrix(self.reshaped(found, length, sizes.width), f"{name}.out"))
+        x = self.node("Add", x, self.matrix(self.reshaped(found, length, config.width), f"{name}.out"))
         wide = self.matrix(self.norm(x, f"{name}.mlp_gain"), f"{name}.gate_up")
-        gate, up = self.split(wide, (sizes.mlp_width, sizes.mlp_width), axis=1)
+        gate, up = self.split(wide, (config.mlp_width, config.mlp_width), axis=1)
         silu = self.node("Mul", gate, self.node("Sigmoid", gate))
         return self.node("Add", x, self.matrix(self.node("Mul", silu, up), f"{name}.down")), k, v
 
     def matrix(self, x: str, name: str) -> str:
         if self.precision == "fp32":
             return self.node("MatMul", x, name)
-        inputs, outputs = self.sizes.matrices[name]
+        inputs, outputs = self.config.matrices[name]
         # accuracy_level 4: activations become int8 too, each block of a row with a scale of its own, so that what a
         # token computes does not depend on which others are read with it.
         sized: dict[str, Any] = {
@@ -121,12 +122,12 @@ class _Graph:
 
     def norm(self, x: str, gain: str) -> str:
         if gain == "ones":
-            gain = self.constant("ones", np.ones(self.sizes.head_size, np.float32))
+            gain = self.constant("ones", np.ones(self.config.head_size, np.float32))
         return self.node("RMSNormalization", x, gain, axis=-1, epsilon=1e-6)
 
     def by_heads(self, x: str, heads: int) -> str:
         """(T, heads x D) -> (1, heads, T, D)."""
-        split = self.reshaped(x, 1, self.tokens, heads, self.sizes.head_size)
+        split = self.reshaped(x, 1, self.tokens, heads, self.config.head_size)
         return self.node("Transpose", split, perm=[0, 2, 1, 3])
 
     def reshaped(self, x: str, *shape: int) -> str:

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.engines.sizes import Sizes
 from ritornello.horizons import visible
+from ritornello.models.config import DSMRConfig
 
 
 class Rings:
     """What one performance remembers; axes as in ``graph``."""
 
-    def __init__(self, sizes: Sizes) -> None:
-        self._sizes = sizes
-        self._rings = [_Ring(sizes, h) for h in dict.fromkeys(sizes.horizons)]
+    def __init__(self, config: DSMRConfig) -> None:
+        self._config = config
+        self._rings = [_Ring(config, h) for h in dict.fromkeys(config.horizons)]
         self._start = -1  # of the segment that the rings' marks of visibility hold for
 
     @property
@@ -34,13 +34,13 @@ class Rings:
             for n, layer in enumerate(ring.layers):
                 yield f"keys.{layer}", ring.keys[n : n + 1]
                 yield f"values.{layer}", ring.values[n : n + 1]
-            if self._sizes.schedule.rule == "segment":
+            if self._config.schedule.rule == "segment":
                 yield f"seen.{ring.horizon}", ring.seen
 
     def before_reading(self, position: int) -> None:
         """Marks what the segment of ``position`` sees (segment rule; under the sliding rule see `sliding`)."""
-        start = position // self._sizes.segment_tokens * self._sizes.segment_tokens
-        if start != self._start and self._sizes.schedule.rule == "segment":
+        start = position // self._config.segment_tokens * self._config.segment_tokens
+        if start != self._start and self._config.schedule.rule == "segment":
             self._start = start
             for ring in self._rings:
                 ring.mark(np.array([[position]]), ring.seen)
@@ -59,23 +59,23 @@ class Rings:
 class _Ring:
     """The memories of all layers of one horizon, which hold the same tokens."""
 
-    def __init__(self, sizes: Sizes, horizon: int) -> None:
-        slots, heads, size = sizes.slots(horizon), sizes.heads, sizes.head_size
+    def __init__(self, config: DSMRConfig, horizon: int) -> None:
+        slots, heads, size = config.room(horizon), config.heads, config.head_size
         self.horizon = horizon
-        self.layers = [layer for layer, own in enumerate(sizes.horizons) if own == horizon]
+        self.layers = [layer for layer, own in enumerate(config.horizons) if own == horizon]
         self.keys = np.zeros((len(self.layers), heads, size, slots), np.float32)
         self.values = np.zeros((len(self.layers), heads, slots, size), np.float32)
         self.seen = np.full((1, slots), -np.inf, np.float32)
         self._held = np.full(slots, -1)  # the position of the token in each slot
-        self._sizes = sizes
+        self._config = config
         first, last = self.layers[0], self.layers[-1]
         neighbours = len(self.layers) == last - first + 1
         self._own: slice | list[int] = slice(first, last + 1) if neighbours else self.layers  # a slice copies nothing
 
     def mark(self, query: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        sizes = self._sizes
+        config = self._config
         seen = visible(
-            query, self._held, horizon=self.horizon, segment_tokens=sizes.segment_tokens, rule=sizes.schedule.rule
+            query, self._held, horizon=self.horizon, segment_tokens=config.segment_tokens, rule=config.schedule.rule
         )
         out[:] = np.where(seen, np.float32(0), np.float32(-np.inf))
 

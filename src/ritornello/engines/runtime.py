@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.engines.rings import Rings
-from ritornello.engines.sizes import Precision, Sizes
+from ritornello.engines.sizes import Precision, input_shapes, output_shapes, weight_bytes
 from ritornello.errors import RitornelloError
+from ritornello.models.config import DSMRConfig
 
 OLDEST = (1, 23)
 ROTARY_BASE = 10_000.0
@@ -31,7 +32,7 @@ class OnnxEngine:
 
     def __init__(
         self,
-        sizes: Sizes,
+        config: DSMRConfig,
         graph: Graph,
         *,
         precision: Precision,
@@ -40,7 +41,7 @@ class OnnxEngine:
         legal: bool = False,
         threads: int | None = None,
     ) -> None:
-        self.sizes = sizes
+        self.config = config
         self.precision = precision
         self.name = name
         self.data = data or {}
@@ -52,12 +53,12 @@ class OnnxEngine:
     @property
     def weight_bytes(self) -> int:
         """See `ritornello.engines.Engine`."""
-        return self.sizes.weight_bytes(self.precision)
+        return weight_bytes(self.config, self.precision)
 
     @property
     def memory_tokens(self) -> int:
         """See `ritornello.engines.Engine`."""
-        return max(self.sizes.horizons) + self.sizes.segment_tokens
+        return self.config.memory_tokens
 
     def begin(self) -> OnnxSession:
         """A session at the start of a piece."""
@@ -76,9 +77,9 @@ class OnnxSession:
     def __init__(self, engine: OnnxEngine) -> None:
         self.position = 0
         self._engine = engine
-        self._rings = Rings(engine.sizes)
-        self._motifs = codec.MotifMemory(engine.sizes.motif_notes) if engine.sizes.motif_notes else None
-        self._step = _Bound(engine.graph(1), engine.sizes, self._rings, 1)
+        self._rings = Rings(engine.config)
+        self._motifs = codec.MotifMemory(engine.config.motif_notes) if engine.config.motif_notes else None
+        self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
         self._chunk: _Bound | None = None
 
     @property
@@ -98,13 +99,13 @@ class OnnxSession:
             raise ValueError("a session reads at least one token")
         found = []
         while len(tokens):
-            segment_tokens = self._engine.sizes.segment_tokens
+            segment_tokens = self._engine.config.segment_tokens
             length = min(len(tokens), segment_tokens - self.position % segment_tokens, CHUNK_TOKENS)
             if length < CHUNK_TOKENS // 8:  # a chunk costs about as much as so many steps
                 length, bound = 1, self._step
             else:
                 self._chunk = self._chunk or _Bound(
-                    self._engine.graph(CHUNK_TOKENS), self._engine.sizes, self._rings, CHUNK_TOKENS
+                    self._engine.graph(CHUNK_TOKENS), self._engine.config, self._rings, CHUNK_TOKENS
                 )
                 bound = self._chunk
             found.append(self._run(bound, tokens[:length]).copy())
@@ -120,16 +121,16 @@ class OnnxSession:
 class _Bound:
     """A graph with its inputs and outputs in memory of their own, and the rings."""
 
-    def __init__(self, graph: Any, sizes: Sizes, rings: Rings, tokens: int) -> None:
+    def __init__(self, graph: Any, config: DSMRConfig, rings: Rings, tokens: int) -> None:
         self._graph, self._rings = graph, rings
         of_rings = dict(rings.inputs())
         self._inputs = {
             name: np.zeros(shape, np.int64 if name in ("tokens", "hints") else np.float32)
-            for name, shape in sizes.input_shapes(tokens).items()
+            for name, shape in input_shapes(config, tokens).items()
             if name not in of_rings
         }
-        self._outputs = {name: np.zeros(shape, np.float32) for name, shape in sizes.output_shapes(tokens).items()}
-        self._rates = ROTARY_BASE ** (-np.arange(sizes.head_size // 2) / (sizes.head_size // 2))
+        self._outputs = {name: np.zeros(shape, np.float32) for name, shape in output_shapes(config, tokens).items()}
+        self._rates = ROTARY_BASE ** (-np.arange(config.head_size // 2) / (config.head_size // 2))
         self._sliding = {name: int(name.split(".")[1]) for name in self._inputs if name.startswith("seen.")}
         self._binding = graph.io_binding()
         for name, array in (self._inputs | of_rings).items():
@@ -157,7 +158,7 @@ class _Bound:
 
 def open_graph(
     graph: bytes | str,
-    sizes: Sizes,
+    config: DSMRConfig,
     tokens: int,
     *,
     precision: Precision,
@@ -168,7 +169,7 @@ def open_graph(
 
     Args:
         graph: its content, or the path of its file beside its weights.
-        sizes: what its shapes must be.
+        config: what its shapes must be.
         tokens: how many it must read at once.
         precision: of its matrices.
         given: its weights by name, where they are not in a file. They are used where they are, not copied.
@@ -193,7 +194,7 @@ def open_graph(
         raise RitornelloError(f"onnxruntime cannot load the graph ({first}); export the model again") from None
     inputs = {value.name: tuple(value.shape) for value in session.get_inputs()}
     outputs = {value.name: tuple(value.shape) for value in session.get_outputs()}
-    if inputs != sizes.input_shapes(tokens) or outputs != sizes.output_shapes(tokens):
+    if inputs != input_shapes(config, tokens) or outputs != output_shapes(config, tokens):
         raise RitornelloError("the graph's shapes are not those of this model; export the model again")
     return session
 

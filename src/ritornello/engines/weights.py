@@ -8,37 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.codec import N_HINTS, VOCABULARY_SIZE
-from ritornello.engines.sizes import Precision, Sizes, block_of
+from ritornello.engines.sizes import Precision, block_of
 from ritornello.errors import RitornelloError
+from ritornello.models.config import DSMRConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
-def initialisers(weights: Arrays, sizes: Sizes, precision: Precision) -> dict[str, NDArray[np.generic]]:
+def initialisers(weights: Arrays, config: DSMRConfig, precision: Precision) -> dict[str, NDArray[np.generic]]:
     """All that a graph is given at its start, by name.
 
     The embedding is normalised already, and a head's sharpness holds the scale D ** -0.5 of scores too.
 
     Raises:
-        RitornelloError: if a weight is missing or has another shape than ``sizes`` say.
+        RitornelloError: if a weight is missing or has another shape than ``config`` says.
     """
-    layers = range(len(sizes.horizons))
-    embedding = _taken(weights, "embedding.weight", (VOCABULARY_SIZE, sizes.width))
+    layers = range(config.schedule.layers)
+    embedding = _taken(weights, "embedding.weight", (VOCABULARY_SIZE, config.width))
     found: dict[str, NDArray[np.generic]] = {
         "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
-        "final_gain": _taken(weights, "final_gain", (sizes.width,)),
+        "final_gain": _taken(weights, "final_gain", (config.width,)),
     }
-    if sizes.motif_notes:
-        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, sizes.width))
+    if config.motif_notes:
+        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, config.width))
     for layer in layers:
-        if sizes.qk_bias:
-            bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, sizes.heads, 1, sizes.head_size))
-            found[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * sizes.heads, 1, sizes.head_size)
+        if config.qk_bias:
+            bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, config.heads, 1, config.head_size))
+            found[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * config.heads, 1, config.head_size)
         for gain in ("attention_gain", "mlp_gain"):
-            found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (sizes.width,))
-        sharpness = _taken(weights, f"blocks.{layer}.sharpness", (sizes.heads, 1, 1))
-        found[f"blocks.{layer}.sharpness"] = sharpness * np.float32(sizes.head_size**-0.5)
-    for name, (inputs, outputs) in sizes.matrices.items():
+            found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (config.width,))
+        sharpness = _taken(weights, f"blocks.{layer}.sharpness", (config.heads, 1, 1))
+        found[f"blocks.{layer}.sharpness"] = sharpness * np.float32(config.head_size**-0.5)
+    for name, (inputs, outputs) in config.matrices.items():
         matrix = _taken(weights, f"{name}.weight", (outputs, inputs))
         if precision == "fp32":
             found[name] = np.ascontiguousarray(matrix.T)

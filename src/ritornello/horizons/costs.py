@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ritornello.horizons.schedule import HorizonSchedule
+from ritornello.horizons.schedule import HorizonSchedule, key_value_bytes
 from ritornello.horizons.visibility import Rule
 
 BYTES_PER_NUMBER = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -35,22 +35,29 @@ class Costs:
 
 def costs_of(schedule: HorizonSchedule, *, width: int, segment_tokens: int, piece_tokens: int) -> Costs:
     """The costs of a schedule in a model of ``width`` that reads pieces of ``piece_tokens``."""
-    slots = sum(piece_tokens if horizon is None else horizon for horizon in schedule.horizons)
+    held = schedule.after(piece_tokens).budget_tokens or 0
 
     def flops(length: int | None) -> float:
         seen = {
             h: mean_keys_seen(h, rule=schedule.rule, segment_tokens=segment_tokens, piece_tokens=length)
             for h in set(schedule.horizons)
         }
-        return 4 * width * sum(seen[horizon] for horizon in schedule.horizons)
+        return key_flops(sum(seen[horizon] for horizon in schedule.horizons), width=width)
 
     return Costs(
         budget_tokens=schedule.budget_tokens,
-        state_bytes={name: slots * 2 * width * size for name, size in BYTES_PER_NUMBER.items()},
+        state_bytes={
+            name: key_value_bytes(held, width=width, bytes_per_number=size) for name, size in BYTES_PER_NUMBER.items()
+        },
         attention_flops_per_token=flops(piece_tokens),
         full_attention_flops_per_token=None if None in schedule.horizons else flops(None),
         reach_tokens=schedule.reach_tokens(segment_tokens=segment_tokens),
     )
+
+
+def key_flops(keys: float, *, width: int) -> float:
+    """Of the forward pass of one query and layer that sees so many keys."""
+    return 4 * width * keys
 
 
 def mean_keys_seen(horizon: int | None, *, rule: Rule, segment_tokens: int, piece_tokens: int | None) -> float:

@@ -160,7 +160,12 @@ class HorizonSchedule:
         At a segment's start this is the whole state; inside a segment its own tokens (``layers x S`` at most) are
         kept besides. ``width`` is the width of the keys: heads x head size.
         """
-        return None if self.budget_tokens is None else self.budget_tokens * 2 * width * bytes_per_number
+        slots = self.budget_tokens
+        return None if slots is None else key_value_bytes(slots, width=width, bytes_per_number=bytes_per_number)
+
+    def after(self, piece_tokens: int) -> HorizonSchedule:
+        """What is held after a piece of so many tokens: unlimited layers hold all of it."""
+        return HorizonSchedule(tuple(piece_tokens if h is None else h for h in self.horizons), self.rule)
 
     def first_reached(self, position: int, *, segment_tokens: int) -> int:
         """The earliest position that can influence the output at ``position``, through all layers.
@@ -182,6 +187,11 @@ class HorizonSchedule:
             return None
         far = (self.budget_tokens // segment_tokens + self.layers + 2) * segment_tokens
         return max(q - self.first_reached(q, segment_tokens=segment_tokens) for q in range(far, far + segment_tokens))
+
+
+def key_value_bytes(slots: int, *, width: int, bytes_per_number: int) -> int:
+    """Bytes of the keys and the values of so many tokens in one layer."""
+    return slots * 2 * width * bytes_per_number
 
 
 @dataclass(frozen=True)

@@ -1,76 +1,33 @@
-"""The models: one protocol (``protocol``), one file per model, and this table that builds them from checkpoints."""
+"""The models: their sizes and the registry of families (``config``), one base (``protocol``), one file per family.
+
+Here checkpoints become models. torch is loaded when the first is built.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ritornello.checkpoint import Checkpoint
 from ritornello.errors import RitornelloError
-from ritornello.horizons import HorizonSchedule
-from ritornello.models.dsmr import DSMR, DSMRConfig
-from ritornello.models.perceivers import Perceiver, PerceiverConfig
+from ritornello.models.config import FAMILIES, ModelConfig, load, read_config
 
-Model = DSMR | Perceiver
-Config = DSMRConfig | PerceiverConfig
-FAMILIES: dict[str, tuple[type[DSMR], type[DSMRConfig]] | tuple[type[Perceiver], type[PerceiverConfig]]] = {
-    "dsmr": (DSMR, DSMRConfig),
-    "perceivers": (Perceiver, PerceiverConfig),
-}
+if TYPE_CHECKING:
+    from ritornello.models.protocol import Model
 
 
-def family_of(config: Config) -> str:
-    """The name of the family that a config belongs to."""
-    return next(name for name, (_, kind) in FAMILIES.items() if isinstance(config, kind))
+def build(config: ModelConfig) -> Model[Any]:
+    """A model of random weights."""
+    return cast("Model[Any]", load(FAMILIES[config.family].model)(config))
 
 
-def describe_config(config: Config) -> dict[str, Any]:
-    """A config as JSON-able values; `build` turns it back into a model."""
-    described = asdict(config)
-    if isinstance(config, DSMRConfig):
-        described["schedule"] = str(config.schedule)
-    else:
-        described["scales"] = list(config.scales)
-    return described
-
-
-def describe_memory(config: Config) -> str:
-    """What a model of this config remembers, in a few words."""
-    motifs = f", motif memory of {config.motif_notes:,} strikes" if config.motif_notes else ""
-    if isinstance(config, DSMRConfig):
-        return f"horizons {config.schedule}{motifs}"
-    scales = ", ".join(f"{scale or config.context_tokens:,}" for scale in config.scales)
-    return f"context {scales} tokens, {config.latents:,} latents{motifs}"
-
-
-def describe_model(model: Any) -> tuple[str, dict[str, Any]]:
-    """Family and JSON-able config of a model."""
-    if not isinstance(model, (DSMR, Perceiver)):
-        raise TypeError(f"{type(model).__name__} is of no known family")
-    return family_of(model.config), describe_config(model.config)
-
-
-def build(family: str, config: dict[str, Any]) -> Model:
-    """A model of random weights. Raises RitornelloError for an unknown family or a config that does not fit it."""
-    if family not in FAMILIES:
-        raise RitornelloError(f"unknown model family {family!r}; there are {', '.join(FAMILIES)}")
-    try:
-        if family == "dsmr":
-            schedule = HorizonSchedule.parse(str(config["schedule"]))
-            return DSMR(DSMRConfig(**{**config, "schedule": schedule}))
-        return Perceiver(PerceiverConfig(**config))
-    except (TypeError, KeyError) as error:
-        raise RitornelloError(f"the config does not fit the family {family}: {error}") from None
-
-
-def from_checkpoint(checkpoint: Checkpoint) -> Model:
+def from_checkpoint(checkpoint: Checkpoint) -> Model[Any]:
     """The model of a checkpoint, with its weights, ready for evaluation.
 
     Raises:
         RitornelloError: naming the folder, for an unknown family, or weights that do not fit the config.
     """
     try:
-        model = build(checkpoint.family, checkpoint.config)
+        model = build(read_config(checkpoint.family, checkpoint.config))
     except RitornelloError as error:
         raise RitornelloError(f"{checkpoint.folder}: {error}") from None
     weights = checkpoint.tensors()

@@ -15,81 +15,16 @@ Axes: B lanes, T new tokens, M remembered ones, H heads, D head size, C = H x D 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ritornello import codec
-from ritornello.errors import RitornelloError
 from ritornello.models.attention import Attention, Sight, fastest
-from ritornello.models.blocks import Block, Look, embedded, hint_embedding, initialise, norm, remember, rotary
-
-
-@dataclass(frozen=True)
-class PerceiverConfig:
-    """Sizes of a PerceiverS; with one scale of None it is a Perceiver AR. Raises RitornelloError for a misfit."""
-
-    layers: int = 8
-    """self-attention layers over the latents"""
-    width: int = 256
-    """C, channels of the residual stream"""
-    heads: int = 4
-    """H; the head size C / H must be even"""
-    mlp_width: int = 704
-    """channels inside the gated MLPs"""
-    context_tokens: int = 8192
-    """N, the most tokens that a latent can look at"""
-    latents: int = 512
-    """Q, the most tokens that are processed in depth together"""
-    scales: tuple[int | None, ...] = (None, 1024)
-    """cross-attentions in cascade: None sees the whole context, a number only the last so many tokens of a window"""
-    stride_tokens: int = 256
-    """tokens by which a full window of latents moves on"""
-    dropout: float = 0.0
-    """share of each branch's output that training drops"""
-    qk_bias: bool = False
-    """queries and keys have learned biases, which start as a preference for what is near"""
-    motif_notes: int = 0
-    """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(self.scales))
-        sizes = ("layers", "width", "heads", "mlp_width", "context_tokens", "latents", "stride_tokens")
-        for name, low in (*((name, 1) for name in sizes), ("motif_notes", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= 1_000_000:
-                raise RitornelloError(f"{name} is {value}; it must be a whole number between {low} and 1,000,000")
-        if self.width % (2 * self.heads):
-            raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
-        if self.latents > self.context_tokens:
-            raise RitornelloError(
-                f"{self.latents} latents exceed the context of {self.context_tokens} tokens; take fewer"
-            )
-        if self.latents % self.stride_tokens:
-            raise RitornelloError(f"stride_tokens {self.stride_tokens} must divide the {self.latents} latents")
-        if not self.scales:
-            raise RitornelloError("scales is empty; give at least one, such as None for the whole context")
-        for scale in self.scales:
-            if scale is not None and not (isinstance(scale, int) and self.latents <= scale <= self.context_tokens):
-                raise RitornelloError(
-                    f"a scale of {scale} tokens must be a whole number between the {self.latents} latents and the "
-                    f"context of {self.context_tokens} tokens"
-                )
-        if not 0 <= self.dropout < 1:
-            raise RitornelloError(f"dropout is {self.dropout}; it must lie between 0 and 1, below 1")
-
-    @property
-    def before_stride(self) -> int:
-        """The latents that a window keeps when it moves, in tokens: Q less the stride."""
-        return self.latents - self.stride_tokens
-
-    @property
-    def reaches(self) -> tuple[int, ...]:
-        """Per cross-attention, how many tokens before a window's last stride it sees: the horizons of its keys."""
-        return tuple((scale or self.context_tokens) - self.stride_tokens for scale in self.scales)
-
+from ritornello.models.blocks import Block, Look, remember, rotary
+from ritornello.models.config import PerceiverConfig
+from ritornello.models.protocol import Model
 
 Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys, rotated, and values, each (B, H, M, D)
 
@@ -108,21 +43,18 @@ class State(NamedTuple):
         return sum(t.numel() * t.element_size() for t in every)
 
 
-class Perceiver(nn.Module):
-    """The model; see `RecurrentModel` for its protocol. Training reads crops (`crop`), all else reads streams."""
+class Perceiver(Model[State]):
+    """The model; see `Model` for what it offers. Training reads crops (`crop`), all else reads streams."""
+
+    config: PerceiverConfig
 
     def __init__(self, config: PerceiverConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
-        self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
         self.looks = nn.ModuleList(Look(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
         self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in range(config.layers))
-        self.final_gain = nn.Parameter(torch.ones(config.width))
-        self.head = nn.Linear(config.width, codec.N_EVENTS, bias=False)
-        initialise(self.embedding, self.head, [*self.cross_attentions(), *self.layers()])
-        self.hint_embedding = hint_embedding(config.width) if config.motif_notes else None
+        self.complete([*self.cross_attentions(), *self.layers()])
 
     def cross_attentions(self) -> list[Look]:
         """The looks at the context, in cascade."""
@@ -131,16 +63,6 @@ class Perceiver(nn.Module):
     def layers(self) -> list[Block]:
         """The blocks of the latents' stack, lowest first."""
         return cast("list[Block]", list(self.blocks))
-
-    @property
-    def segment_tokens(self) -> int:
-        """The stride: windows move where a position is a multiple of it."""
-        return self.config.stride_tokens
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.final_gain.device
 
     def initial_state(self, batch: int) -> State:
         """The state of ``batch`` lanes at the start of a piece."""
@@ -155,12 +77,7 @@ class Perceiver(nn.Module):
         return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B, T) ids and the state before them -> (B, T, V) logits and the state after; any T.
-
-        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. What a state
-        holds is detached; gradients pass through the latents of a window, also through those that were computed again
-        from earlier tokens.
-        """
+        """See `Model`. Gradients pass through the latents of a window, also those computed again of earlier tokens."""
         logits = []
         while tokens.shape[1]:
             phase = int((state.position % self.segment_tokens).max())
@@ -173,15 +90,7 @@ class Perceiver(nn.Module):
         return (torch.cat(logits, dim=1) if len(logits) > 1 else logits[0]), state
 
     def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
-        """Logits of a crop's last Q tokens, with gradients everywhere: what training reads.
-
-        Args:
-            tokens: (B, M + Q) ids: the context before the latents, padded on the left, and theirs.
-            before: (B,) int64 on the CPU: how many of the M are no padding.
-
-        Returns:
-            (B, Q, V).
-        """
+        """See `Model`."""
         memories = tokens.shape[1] - self.config.latents
         past = self.embed(tokens[:, :memories])
         rotation = self.rotation((before[:, None] - memories + torch.arange(memories)).clamp(min=0))
@@ -193,17 +102,9 @@ class Perceiver(nn.Module):
         x, _, _ = self._read(tokens[:, memories:], before, tuple(context), None)
         return self.predict(x)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids or rows -> (B, T, C)."""
-        return embedded(tokens, self.embedding, self.hint_embedding)
-
     def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
-        return rotary(position, self.config.width // self.config.heads, like=self.final_gain)
-
-    def predict(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""
-        return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
+        return rotary(position, self.config.head_size, like=self.final_gain)
 
     def _within_window(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         config, length = self.config, tokens.shape[1]
@@ -282,8 +183,8 @@ class Perceiver(nn.Module):
         return x, tuple(looked), tuple(thought)
 
     def _nothing(self, batch: int) -> Tensor:
-        heads, gain = self.config.heads, self.final_gain
-        return torch.zeros(batch, heads, 0, self.config.width // heads, device=gain.device, dtype=gain.dtype)
+        config, gain = self.config, self.final_gain
+        return torch.zeros(batch, config.heads, 0, config.head_size, device=gain.device, dtype=gain.dtype)
 
 
 def _slots(position: Tensor, needed: Tensor, there: int) -> int:

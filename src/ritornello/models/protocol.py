@@ -1,39 +1,137 @@
-"""What every model offers to training, evaluation, sampling and export.
+"""What every model offers to training, evaluation, sampling and export: `Model`, the base of all families.
 
-A model reads tokens of a batch of lanes and a state, and gives logits and the next state. A state is a value: using it
-changes nothing, so it can be used again. What every model promises is proved by ``tests/law.py``.
-Axes: B lanes, T new tokens, V = codec.N_EVENTS events.
+A model reads tokens of a batch of lanes and a state, and gives logits and the next state. A state is a tensor, or a
+tuple of states, named tuples among them. It is a value: using it changes nothing, so it can be used again. What every
+model promises is proved by ``tests/law.py``. Axes: B lanes, T new tokens, C width, V = codec.N_EVENTS events.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from ritornello import codec
+from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
+from ritornello.models.blocks import Layer, embedded, hint_embedding, initialise, norm
+from ritornello.models.config import ModelConfig
 
 S = TypeVar("S")
+M = TypeVar("M", bound="Model[Any]")
 
 
-class RecurrentModel(Protocol[S]):
-    """A model of token streams with an explicit state."""
+class Model(nn.Module, Generic[S]):
+    """A model of token streams with an explicit state. A family says `initial_state`, `restart` and `forward`."""
 
-    @property
-    def config(self) -> Any:
-        """The frozen dataclass that the model was built from."""
+    config: ModelConfig
+    """what it was built from"""
+    hint_embedding: nn.Embedding | None
+    final_gain: nn.Parameter
+    head: nn.Linear
 
-    @property
-    def segment_tokens(self) -> int:
-        """S: segments start at multiples of S, counted from the piece's start."""
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sight_tokens: int | None = None  # of their memories, all layers see so much at most; None: all
+        self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
+
+    def complete(self, layers: Iterable[Layer] = ()) -> None:
+        """The last of a family's constructor: what stands above the layers, and the first weights of all these."""
+        self.final_gain = nn.Parameter(torch.ones(self.config.width))
+        self.head = nn.Linear(self.config.width, codec.N_EVENTS, bias=False)
+        initialise(self.embedding, self.head, layers)
+        # Drawn last: a seed's other weights are those of a model without.
+        self.hint_embedding = hint_embedding(self.config.width) if self.config.motif_notes else None
 
     def initial_state(self, batch: int) -> S:
         """The state of ``batch`` lanes that have read nothing."""
+        raise NotImplementedError
+
+    def restart(self, state: S, lanes: Tensor) -> S:
+        """The state with the lanes marked in (B,) bool back at the start of a piece: they see nothing of before."""
+        raise NotImplementedError
 
     def forward(self, tokens: Tensor, state: S) -> tuple[Tensor, S]:
         """(B, T) token ids and the state before them -> (B, T, V) logits for the next events, and the state after.
 
-        What the state holds is detached. Gradients reach back to the start of a token's segment, or of its window
-        where the model computes that again.
+        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. What the
+        state holds is detached. Gradients reach back to the start of a token's segment, or of its window where the
+        model computes that again.
         """
+        raise NotImplementedError
 
-    def restart(self, state: S, lanes: Tensor) -> S:
-        """The state with the lanes marked in (B,) bool back at the start of a piece: they see nothing of before."""
+    def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """Logits of a crop's last Q tokens, with gradients everywhere, for families whose config has ``crops``.
+
+        Args:
+            tokens: (B, M + Q) ids: the context before the latents, padded on the left, and theirs.
+            before: (B,) int64 on the CPU: how many of the M are no padding.
+
+        Returns:
+            (B, Q, V).
+        """
+        raise NotImplementedError
+
+    @property
+    def segment_tokens(self) -> int:
+        """S: segments start at multiples of S, counted from the piece's start."""
+        return self.config.segment_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.final_gain.device
+
+    def parameter_groups(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """Parameters by name: the matrices of the layers, and all others, tables and the head among them."""
+        apart = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding) or m is self.head}
+        named = dict(self.named_parameters())
+        matrices = {name: p for name, p in named.items() if p.ndim == 2 and id(p) not in apart}
+        return matrices, {name: p for name, p in named.items() if name not in matrices}
+
+    def rescheduled(self: M, schedule: HorizonSchedule) -> M:
+        """The same weights (shared, not copied) of a model with horizons under another schedule of the same depth."""
+        mine = self.config.schedule
+        if mine is None or schedule.layers != mine.layers:
+            layers = "no horizons" if mine is None else mine.layers
+            raise RitornelloError(f"the schedule has {schedule.layers} layers, the model {layers}")
+        # Modules of its own around shared weights: a twin put to evaluation leaves this model training.
+        twin = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()})
+        twin.config = replace(self.config, schedule=schedule)
+        return twin
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""
+        return embedded(tokens, self.embedding, self.hint_embedding)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""
+        return self.head(norm(x, self.final_gain)).to(self.final_gain.dtype)
+
+
+def named_tensors(state: Any, name: str = "") -> dict[str, Tensor]:
+    """Every tensor of a state, named by where it stands in it: by fields and places, as ``keys/0``."""
+    if isinstance(state, Tensor):
+        return {name: state}
+    found: dict[str, Tensor] = {}
+    for place, part in _parts(state, name):
+        found |= named_tensors(part, place)
+    return found
+
+
+def with_tensors(state: S, tensors: Mapping[str, Tensor], name: str = "") -> S:
+    """A state of the same form that holds other tensors, named as `named_tensors` does."""
+    if isinstance(state, Tensor):
+        return tensors[name]  # type: ignore[return-value]
+    parts = [with_tensors(part, tensors, place) for place, part in _parts(state, name)]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # type: ignore[call-arg]
+
+
+def _parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for place, part in zip(getattr(state, "_fields", range(len(state))), state):
+        yield f"{name}/{place}" if name else f"{place}", part

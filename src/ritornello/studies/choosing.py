@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
-from ritornello.models.dsmr import DSMRConfig
+from ritornello.models.config import DSMRConfig
 from ritornello.studies.summary import UNCHANGED
 from ritornello.training.recipes import MOTIF_NOTES, Recipe
 
@@ -99,7 +99,7 @@ def _shapes(base: Recipe, budget_tokens: int) -> dict[str, Recipe]:
 
 def _shaped(model: DSMRConfig, budget_tokens: int, *, layers: int, heads: int) -> DSMRConfig:
     width = heads * model.width // model.heads
-    weights = model.schedule.layers * (4 * model.width**2 + 3 * model.width * model.mlp_width)
+    weights = sum(inputs * outputs for name, (inputs, outputs) in model.matrices.items() if name != "head")
     mlp_width = round((weights / layers - 4 * width**2) / (3 * width))
     text = study_texts(layers=layers, budget_tokens=budget_tokens)["two-scale"]
     schedule = HorizonSchedule.parse(text, layers=layers)

@@ -22,8 +22,8 @@ from ritornello.engines.framework import TorchEngine
 from ritornello.evaluation import Evaluation, evaluate
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import Model, describe_model, from_checkpoint
-from ritornello.models.dsmr import DSMR
+from ritornello.models import from_checkpoint
+from ritornello.models.protocol import Model
 from ritornello.recall import HEARD_TOKENS, repeat_test
 from ritornello.studies.material import AGE_EDGES_TOKENS, APART_TOKENS, NEVER, PASSAGE_NOTES, ages, returning
 from ritornello.studies.results import BEGINNING_TOKENS, BLOCK_TOKENS, result_path, training_path
@@ -49,14 +49,14 @@ def one_run(corpus: Corpus, out: Path, settings: StudySettings, row: str, seed: 
         return False
     best = load_checkpoint(folder / "best")
     model = from_checkpoint(best).to(device)
-    family, config = describe_model(model)
+    config = model.config.to_json()
     journal = read_journal(folder)
     figures: dict[str, Any] = {
         "row": row,
         "schedule": config.get("schedule"),
-        "segmentation": None if family == "dsmr" else recipe.segmentation,
+        "segmentation": recipe.segmentation if model.config.crops else None,
         "recipe": recipe.settings(),
-        "model": {"family": family, **config},
+        "model": {"family": model.config.family, **config},
         "seed": seed,
         "settings": settings.as_json(corpus),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -136,7 +136,7 @@ def _train(
     return memory
 
 
-def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
+def _read(model: Model[Any], corpus: Corpus, settings: StudySettings) -> dict[str, Any]:
     """Figures of whole validation pieces, and of what every one of them begins with."""
     whole = _whole(model, corpus, settings)
     beginnings = evaluate(model, _beginnings(corpus), "validation", legal=settings.legal, autocast=_autocast(settings))
@@ -149,7 +149,7 @@ def _read(model: Model, corpus: Corpus, settings: StudySettings) -> dict[str, An
     }
 
 
-def _repeats(model: Model, corpus: Corpus, settings: StudySettings) -> list[dict[str, Any]]:
+def _repeats(model: Model[Any], corpus: Corpus, settings: StudySettings) -> list[dict[str, Any]]:
     """The repeat test, with every piece's gains; nothing where no piece is long enough."""
     if max(record.tokens for record in corpus.pieces("validation")) <= HEARD_TOKENS:
         return []
@@ -157,7 +157,7 @@ def _repeats(model: Model, corpus: Corpus, settings: StudySettings) -> list[dict
     return [{**recall.figures(), "gains": recall.gains} for recall in read]
 
 
-def _whole(model: Model, corpus: Corpus, settings: StudySettings) -> Evaluation:
+def _whole(model: Model[Any], corpus: Corpus, settings: StudySettings) -> Evaluation:
     pieces = _chosen_pieces(corpus, settings.pieces)
     return evaluate(model, corpus, "validation", legal=settings.legal, pieces=pieces, autocast=_autocast(settings))
 
@@ -189,11 +189,11 @@ def _beginnings(corpus: Corpus) -> Corpus:
     return shorter
 
 
-def _cuts(model: Model, read: Callable[[Model], Evaluation]) -> list[dict[str, Any]]:
+def _cuts(model: Model[Any], read: Callable[[Model[Any]], Evaluation]) -> list[dict[str, Any]]:
     """Nats/token of a model of horizons whose every layer is left so many tokens at most; none of any other."""
-    if not isinstance(model, DSMR):
-        return []
     schedule, cuts = model.config.schedule, []
+    if schedule is None:
+        return []
     for most in CUTS_TOKENS:
         shorter = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
         if shorter != schedule:
@@ -202,7 +202,7 @@ def _cuts(model: Model, read: Callable[[Model], Evaluation]) -> list[dict[str, A
     return cuts
 
 
-def _play(model: Model, corpus: Corpus) -> dict[str, Any]:
+def _play(model: Model[Any], corpus: Corpus) -> dict[str, Any]:
     """What a token costs one thread of the CPU deep in a piece, windows' moves included, and the session's bytes."""
     longest = max(corpus.pieces("validation"), key=lambda record: record.tokens)
     tokens = np.resize(corpus.tokens(longest), PLAYED_BEFORE_TOKENS + STRETCHES * STRETCH_TOKENS)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
-from ritornello.models.dsmr import DSMRConfig
-from ritornello.models.perceivers import PerceiverConfig
+from ritornello.models.config import DSMRConfig, PerceiverConfig
 from ritornello.studies.choosing import choices, recalls
 from ritornello.studies.summary import GROWING, REFERENCE
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named

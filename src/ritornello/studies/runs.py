@@ -17,7 +17,6 @@ import torch
 
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
-from ritornello.models.dsmr import DSMRConfig
 from ritornello.studies.measuring import one_run
 from ritornello.studies.results import result_path
 from ritornello.studies.settings import StudySettings, claim
@@ -85,10 +84,9 @@ def run_study(
 def _check_fit(corpus: Corpus, recipes: list[Recipe], jobs: int, device: torch.device, precision: Precision) -> None:
     free, needed = fitting.free_bytes(device), []
     for recipe in recipes:
-        if isinstance(recipe.model, DSMRConfig):  # the others remember no more than their context
-            memories = fitting.memories_of(recipe.model, recipe, corpus, device=device, precision=precision)
-            memories.check_fit(free)
-            needed.append(memories.nbytes)
+        memories = fitting.memories_of(recipe.model, recipe, corpus, device=device, precision=precision)
+        memories.check_fit(free)
+        needed.append(memories.nbytes)
     fitting.check_fit_at_once(needed, jobs, free)
 
 

@@ -11,7 +11,8 @@ import torch
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import LANES
-from ritornello.models.dsmr import DSMRConfig, slots_of
+from ritornello.horizons.costs import BYTES_PER_NUMBER
+from ritornello.models.config import ModelConfig
 from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
@@ -20,7 +21,7 @@ from ritornello.training.recipes import Recipe
 class Memories:
     """What a training remembers; weights, activations and optimisers are not counted."""
 
-    model: DSMRConfig
+    model: ModelConfig
     lanes: int
     """pieces read side by side"""
     piece_tokens: int
@@ -47,11 +48,8 @@ class Memories:
 
     def state_bytes(self, lanes: int, tokens: int) -> int:
         """Bytes of the state of lanes that have read pieces of so many tokens, in whole segments."""
-        model = self.model
-        read = -(-tokens // model.segment_tokens) * model.segment_tokens
-        there = None if self.device.type == "cuda" else read
-        slots = sum(slots_of(model, torch.tensor([read]), h, there=there) for h in model.schedule.horizons)
-        return lanes * slots * 2 * model.width * (4 if self.precision == "fp32" else 2)
+        size, reserved = BYTES_PER_NUMBER[self.precision], self.device.type == "cuda"
+        return lanes * self.model.lane_bytes(tokens, bytes_per_number=size, reserved=reserved)
 
     def check_fit(self, free: int | None) -> None:
         """Refuses memories that are larger than what is free.
@@ -64,14 +62,14 @@ class Memories:
         """
         if free is not None and self.nbytes > free:
             raise RitornelloError(
-                f"schedule {self.model.schedule}: its memories would take {_size(self.nbytes)} in {self.precision} for "
+                f"{self.model.describe()}: its memories would take {_size(self.nbytes)} in {self.precision} for "
                 f"pieces of up to {self.piece_tokens:,} tokens in {self.lanes * self.groups} lanes, {_size(free)} are "
                 "free; shorten horizons, or take fewer lanes or shorter pieces"
             )
 
 
 def memories_of(
-    model: DSMRConfig, recipe: Recipe, corpus: Corpus, *, device: torch.device, precision: Precision
+    model: ModelConfig, recipe: Recipe, corpus: Corpus, *, device: torch.device, precision: Precision
 ) -> Memories:
     """Those of a recipe's training of a model, which is the recipe's own unless it began as another."""
     train, validation = (max(piece.tokens for piece in corpus.pieces(split)) for split in ("train", "validation"))

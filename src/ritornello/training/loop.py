@@ -25,7 +25,7 @@ from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Crops, Lanes
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import build, describe_model, family_of, from_checkpoint
+from ritornello.models import build, from_checkpoint
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
@@ -108,10 +108,9 @@ def train(
     torch.manual_seed(seed)
     start = last or (load_checkpoint(init) if init else None)
     data = last.data if last else _trained_on(corpus, start)
-    family = family_of(recipe.model)
-    if start and start.family != family:
+    if start and start.family != recipe.model.family:
         raise RitornelloError(f"{start.folder}: is of the family {start.family}; name a recipe of that family with it")
-    model = from_checkpoint(start) if start else build(family, recipe.settings()["model"])
+    model = from_checkpoint(start) if start else build(recipe.model)
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
     precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
@@ -155,7 +154,7 @@ def train(
         if feed_state is not None:
             progress["feed"] = feed_state
             tensors["training"] = _training_tensors(optimisers, reader, losses[1 - LOG_EVERY_STEPS :], device)
-        family, config = describe_model(model)
+        family, config = model.config.family, model.config.to_json()
         save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
 
     with _alone(run), _interruptible() as interrupted, _ahead(feed) as batches:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from ritornello.models.protocol import Model
 from ritornello.training.muon import Muon
 from ritornello.training.recipes import Recipe
 
@@ -15,11 +17,9 @@ from ritornello.training.recipes import Recipe
 class Optimisers:
     """The optimisers of one model as one thing."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        named = dict(model.named_parameters())
-        matrices = {n: p for n, p in named.items() if n.startswith(("blocks.", "looks.")) and p.ndim == 2}
-        others = {n: p for n, p in named.items() if n not in matrices}
-        fused = next(iter(named.values())).is_cuda
+    def __init__(self, model: Model[Any], recipe: Recipe) -> None:
+        matrices, others = model.parameter_groups()
+        fused = model.device.type == "cuda"
         # Plain Adam (arXiv 1412.6980) is AdamW without decay, with the constants of its paper.
         betas, eps = ((0.9, 0.999), 1e-8) if recipe.optimiser == "adam" else ((0.9, 0.95), 1e-10)
 

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ritornello.corpus import Corpus
 from ritornello.feed import Batch, CropBatch, Crops, Lanes
-from ritornello.models import Model
-from ritornello.models.dsmr import DSMR, State
-from ritornello.models.perceivers import Perceiver
+from ritornello.models.config import CropSizes
+from ritornello.models.protocol import Model, named_tensors, with_tensors
 from ritornello.training import fitting
 from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
@@ -42,9 +41,9 @@ class Reader(Protocol):
 
 
 class Streaming:
-    """DSMR: lanes of consecutive segments; the state is carried, and detached at every segment's start."""
+    """Lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
-    def __init__(self, model: DSMR, corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
+    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
         self._model = model
         self.feed: Lanes = Lanes(
             corpus,
@@ -61,9 +60,8 @@ class Streaming:
         )
         memories = fitting.memories_of(model.config, recipe, corpus, device=model.device, precision=precision)
         memories.check_fit(fitting.free_bytes(model.device))
-        self._growing = recipe.growing
-        horizons = model.config.schedule.horizons
-        self._furthest_tokens = max(memories.piece_tokens if h is None else h for h in horizons)
+        self._growing, schedule = recipe.growing, model.config.schedule
+        self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
         self._states = [_in(precision, model.initial_state(recipe.lanes)) for _ in range(recipe.groups)]
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
@@ -82,36 +80,31 @@ class Streaming:
         return segment_tokens << int(doublings * progress / self._growing)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Each group's keys, values and positions; the first group's names are those of a run without groups."""
-        found: dict[str, Tensor] = {}
-        for group, state in enumerate(self._states):
-            for kind, tensors in (("keys", state.keys), ("values", state.values)):
-                found |= {f"{kind}/{layer}{_of(group)}": tensor for layer, tensor in enumerate(tensors)}
-            found[f"position{_of(group)}"] = state.position
-        return found
+        """Each group's state; the first group's names are those of a run without groups."""
+        return {
+            f"{name}{_of(group)}": tensor
+            for group, state in enumerate(self._states)
+            for name, tensor in named_tensors(state).items()
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back states."""
-        depth, device = range(self._model.config.schedule.layers), self._model.device
-        for group in range(len(self._states)):
-            keys, values = (
-                tuple(tensors[f"{kind}/{layer}{_of(group)}"].to(device) for layer in depth)
-                for kind in ("keys", "values")
-            )
-            self._states[group] = State(keys, values, tensors[f"position{_of(group)}"])
+        for group, state in enumerate(self._states):
+            saved = {name: tensors[f"{name}{_of(group)}"].to(t.device) for name, t in named_tensors(state).items()}
+            self._states[group] = with_tensors(state, saved)
 
 
 class Cropping:
-    """Perceivers: crops that have nothing to do with each other."""
+    """Crops that have nothing to do with each other."""
 
-    def __init__(self, model: Perceiver, corpus: Corpus, recipe: Recipe, seed: int) -> None:
+    def __init__(self, model: Model[Any], sizes: CropSizes, corpus: Corpus, recipe: Recipe, seed: int) -> None:
         self._model = model
         self.feed = Crops(
             corpus,
             "train",
             lanes=recipe.lanes,
-            context_tokens=model.config.context_tokens,
-            latents=model.config.latents,
+            context_tokens=sizes.context_tokens,
+            latents=sizes.latents,
             segmentation=recipe.segmentation,
             piece_tokens=recipe.piece_tokens,
             seed=seed,
@@ -132,20 +125,21 @@ class Cropping:
         """Nothing is carried."""
 
 
-def _in(precision: Precision, state: State) -> State:
+def _in(precision: Precision, state: Any) -> Any:
     """A state whose room takes no more than what will fill it."""
     if precision == "fp32":
         return state
-    keys, values = (tuple(t.bfloat16() for t in tensors) for tensors in (state.keys, state.values))
-    return state._replace(keys=keys, values=values)
+    tensors = named_tensors(state)
+    return with_tensors(state, {n: t.bfloat16() if t.is_floating_point() else t for n, t in tensors.items()})
 
 
 def _of(group: int) -> str:
     return f"/group {group}" if group else ""
 
 
-def reader_of(model: Model, corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
+def reader_of(model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
     """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
-    if isinstance(model, Perceiver):
-        return Cropping(model, corpus, recipe, seed)
+    crops = model.config.crops
+    if crops:
+        return Cropping(model, crops, corpus, recipe, seed)
     return Streaming(model, corpus, recipe, seed, precision)

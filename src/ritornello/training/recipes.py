@@ -8,15 +8,13 @@ under half an hour, ``large`` for a GPU and MAESTRO. A new recipe is a function 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
-from ritornello.models import Config, describe_config
-from ritornello.models.dsmr import DSMRConfig
-from ritornello.models.perceivers import PerceiverConfig
+from ritornello.models.config import FAMILIES, DSMRConfig, ModelConfig, PerceiverConfig
 
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
@@ -29,25 +27,25 @@ class Recipe:
     """Settings of one training run. Raises RitornelloError where a number is outside its limits."""
 
     name: str
-    model: Config
+    model: ModelConfig
     lanes: int
     """pieces read side by side; lanes x segment tokens make one step"""
     steps: int
     """optimiser steps of the whole schedule, if no time budget is given"""
     groups: int = 1
-    """of so many lanes each, which take turns: the next step reads other pieces. DSMR only; crops are all strangers"""
+    """of so many lanes each, which take turns: the next step reads other pieces. Not for crops: all are strangers"""
     by_title: bool = False
-    """an epoch reads one performance of each title, not every performance. DSMR only"""
+    """an epoch reads one performance of each title, not every performance. Not for crops"""
     piece_tokens: int | None = None
     """how far a piece is read in training; None for to its end. Validations read whole pieces"""
     growing: float = 0.0
     """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
-    on the way see as much. DSMR only"""
+    on the way see as much. For models with horizons only"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
     segmentation: str = "random_end"
-    """how crops are chosen for a Perceiver: random_start, random_end or sequential; DSMR reads whole pieces"""
+    """how crops are chosen: random_start, random_end or sequential; lanes read whole pieces"""
     equal: str = "parameters"
     """between Perceivers of more looks and of fewer in a study: parameters (a look less is a layer more) or layers"""
     optimiser: str = "muon"
@@ -98,12 +96,13 @@ class Recipe:
                 raise RitornelloError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
         if self.optimiser == "adam" and self.weight_decay:
             raise RitornelloError(f"weight_decay is {self.weight_decay}; with the optimiser adam it is 0")
-        if not isinstance(self.model, DSMRConfig):
-            for name, neutral in (("groups", 1), ("by_title", False), ("growing", 0)):
-                if getattr(self, name) != neutral:
-                    raise RitornelloError(
-                        f"{name} is {getattr(self, name)}; for a model without horizons it is {neutral}"
-                    )
+        for name, neutral, kind, of_kind in (
+            ("groups", 1, "that is trained on crops", self.model.crops),
+            ("by_title", False, "that is trained on crops", self.model.crops),
+            ("growing", 0, "without horizons", self.model.schedule is None),
+        ):
+            if of_kind and getattr(self, name) != neutral:
+                raise RitornelloError(f"{name} is {getattr(self, name)}; for a model {kind} it is {neutral}")
 
     def changed(
         self,
@@ -124,45 +123,35 @@ class Recipe:
             piece_tokens=self.piece_tokens if piece_tokens is None else piece_tokens,
         )
         if schedule is not None:
-            parsed = HorizonSchedule.parse(schedule, layers=self.streaming.schedule.layers)
-            recipe = replace(recipe, model=replace(self.streaming, schedule=parsed))
+            if self.model.schedule is None:
+                raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one with them")
+            parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
+            recipe = replace(recipe, model=replace(self.model, schedule=parsed))
         return recipe if legal is None else replace(recipe, legal=legal)
 
     @property
     def step_tokens(self) -> int:
         """Tokens that a step predicts, while no piece ends."""
-        model = self.model
-        return self.lanes * (model.segment_tokens if isinstance(model, DSMRConfig) else model.latents)
+        return self.lanes * self.model.step_tokens
 
     @property
     def streaming(self) -> DSMRConfig:
-        """The sizes of a recipe whose model has horizons. Raises RitornelloError for one that has none."""
+        """The sizes of a recipe of DSMR. Raises RitornelloError for one of another family."""
         if not isinstance(self.model, DSMRConfig):
             raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one of DSMR")
         return self.model
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON-able values."""
-        settings = asdict(self)
-        settings["model"] = describe_config(self.model)
-        return settings
+        return {**asdict(self), "model": self.model.to_json(), "family": self.model.family}
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe as they were once written; what came into the program since was as its default is."""
+    family = settings.get("family") or ("dsmr" if "schedule" in settings["model"] else "perceivers")
     known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
-    filled = {name: value for name, value in known.items() if name in _defaults(Recipe)} | settings
-    model = filled["model"]
-    return {**filled, "model": _defaults(DSMRConfig if "schedule" in model else PerceiverConfig) | model}
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    """The fields of a dataclass that need not be given, with what they are then; None where that is made anew."""
-    return {
-        f.name: None if f.default is MISSING else f.default
-        for f in fields(kind)
-        if f.default is not MISSING or f.default_factory is not MISSING
-    }
+    model = FAMILIES[family].config.defaults() | settings["model"]
+    return known | settings | {"family": family, "model": model}
 
 
 def tiny() -> Recipe:
