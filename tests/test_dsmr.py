@@ -402,6 +402,14 @@ def test_a_described_model_is_built_again_from_json(schedule: HorizonSchedule) -
     }
 
 
+def test_older_json_lacks_what_has_come_since() -> None:
+    config = small(qk_bias=True, motif_notes=7).to_json()
+    older = {name: value for name, value in config.items() if name not in ("qk_bias", "motif_notes")}
+    assert read_config("dsmr", older) == small()
+    with pytest.raises(RitornelloError, match="does not fit the family dsmr: it has no dropout"):
+        read_config("dsmr", {name: value for name, value in older.items() if name != "dropout"})
+
+
 def test_what_cannot_be_built_is_refused_in_one_line() -> None:
     config = small().to_json()
     without_schedule = {name: value for name, value in config.items() if name != "schedule"}

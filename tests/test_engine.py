@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from definition import (
+    EXTRAS,
     FAR,
     FINITE,
     TOLERANCE,
@@ -22,6 +23,7 @@ from definition import (
     by_definition,
     chunked,
     forward,
+    returning_text,
     text,
     tiny_model,
 )
@@ -30,7 +32,7 @@ from hypothesis import strategies as st
 from tiny import SEGMENT_TOKENS, save_model
 
 from ritornello.engines import load_engine
-from ritornello.engines.framework import TorchEngine
+from ritornello.engines.framework import TorchEngine, TorchSession
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 
@@ -48,6 +50,14 @@ def test_a_session_that_steps_agrees_with_the_reference_at_every_token(schedule)
     assert len(found) == len(tokens)
     for position, logits in found.items():
         assert logits.dtype == np.float32
+        assert_close(logits, expected[position], position)
+
+
+@pytest.mark.parametrize("schedule", [*FINITE, *ENDLESS])
+def test_the_session_of_any_family_agrees_too(schedule):
+    model, tokens = tiny_model(schedule, **EXTRAS), returning_text(5 * SEGMENT_TOKENS + 5)
+    expected = forward(model, tokens)
+    for position, logits in chunked(TorchSession(model), tokens, itertools.cycle((1, 9, 20, 3))).items():
         assert_close(logits, expected[position], position)
 
 

@@ -64,7 +64,7 @@ MAY_NAME = {
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
     "matplotlib": r"charts\.py",
-    "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/.*|training/.*|bench/.*|"
+    "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
     r"studies/(runs|measuring)\.py|engines/framework\.py|cli/common\.py",
     "filelock": r"training/loop\.py",
     "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
@@ -96,6 +96,8 @@ WITHOUT_TORCH = [
     "ritornello.studies.figures",
     "ritornello.studies.reports",
     "ritornello.engines.exported",
+    "ritornello.models.config",
+    "ritornello.training.recipes",
     "ritornello.cli",
     "ritornello.__main__",
 ]

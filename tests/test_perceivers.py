@@ -208,11 +208,13 @@ def test_a_session_reads_in_any_chunks(config: PerceiverConfig) -> None:
     expected = window_by_window(model, text).numpy()
     for most in (1, 3, 20):
         session, end = TorchEngine(model).begin(), 0
+        assert session.nbytes == config.state_bytes
         while end < 40:
             begin, end = end, end + int(rng.integers(1, most + 1))
             logits = session.read(text[begin:end].numpy())
             end = session.position
             np.testing.assert_allclose(logits, expected[end - 1], rtol=0, atol=1e-4)
+        assert session.nbytes == config.state_bytes
 
 
 def test_a_session_reads_at_least_one_token() -> None:

@@ -19,7 +19,8 @@ from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.attention import plain
-from ritornello.models.dsmr import DSMR, DSMRConfig
+from ritornello.models.config import DSMRConfig
+from ritornello.models.dsmr import DSMR
 from ritornello.training.precision import Precision
 
 LAYERS, WIDTH, HEADS, MLP_WIDTH = 5, 64, 2, 96
