@@ -21,7 +21,7 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.models import build
 from ritornello.models.attention import flex, plain, tiled
 from ritornello.models.blocks import remember
-from ritornello.models.config import ModelConfig, read_config
+from ritornello.models.config import read_config
 from ritornello.models.dsmr import DSMR, DSMRConfig, State
 
 Array = NDArray[np.float64]
@@ -424,8 +424,6 @@ def test_what_cannot_be_built_is_refused_in_one_line() -> None:
         with pytest.raises(RitornelloError, match=message) as caught:
             read_config(family, given)
         assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(TypeError, match="ModelConfig is of no known family"):
-        _ = ModelConfig().family
 
 
 def test_a_config_cannot_be_changed_once_checked() -> None:

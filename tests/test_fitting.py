@@ -16,6 +16,7 @@ from ritornello.errors import RitornelloError
 from ritornello.horizons import MAX_HORIZON_TOKENS, HorizonSchedule
 from ritornello.models.attention import flex
 from ritornello.models.dsmr import DSMRConfig
+from ritornello.models.protocol import nbytes
 from ritornello.studies.rows import STUDIES
 from ritornello.studies.settings import StudySettings
 from ritornello.training import fitting
@@ -82,7 +83,7 @@ def test_what_is_counted_is_what_a_model_holds(device: torch.device, precision: 
         for _ in range(pieces // SEGMENT_TOKENS):
             _, state = model(torch.zeros(lanes, SEGMENT_TOKENS, dtype=torch.int64), state)
     found = Memories(model.config, lanes, pieces - 5, device, precision=precision)
-    assert found.state_bytes(lanes, pieces - 5) == state.nbytes()
+    assert found.state_bytes(lanes, pieces - 5) == nbytes(state)
 
 
 @pytest.mark.parametrize(

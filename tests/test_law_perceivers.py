@@ -30,6 +30,7 @@ from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, plain
 from ritornello.models.perceivers import Pairs, Perceiver, PerceiverConfig, State
+from ritornello.models.protocol import nbytes
 
 WIDTH = 16
 config_of = functools.partial(PerceiverConfig, layers=1, width=WIDTH, heads=2, mlp_width=24)
@@ -202,7 +203,7 @@ def test_bytes_rise_within_a_window_and_fall_when_it_has_been_read() -> None:
     model = awake(config, dtype=torch.float32)
     state, found = model.initial_state(1), []
     for token in range(12):
-        found.append(state.nbytes())
+        found.append(nbytes(state))
         assert resident_bytes(state) == found[-1]
         _, state = model(torch.tensor([[token]]), state)
     empty, full_at_a_start, full_within = 0, 2 * 4 + 6 * 32, 3 * 4 + 7 * 32 + 3 * 32

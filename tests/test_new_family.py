@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.bench import generation
 from ritornello.checkpoint import load_checkpoint
+from ritornello.codec.motifs import memory_bytes
 from ritornello.engines.framework import TorchEngine
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
@@ -42,6 +43,7 @@ from ritornello.training.recipes import RECIPES, Recipe
 class GRUConfig(ModelConfig):
     """Sizes of a GRU."""
 
+    family: ClassVar[str] = "gru"
     layers: int = 2
     width: int = 16
     segment_tokens: int = 16
@@ -57,7 +59,7 @@ class GRUConfig(ModelConfig):
 
     @property
     def state_bytes(self) -> int:
-        return 4 * self.layers * self.width + 8 + self.motif_bytes
+        return 4 * self.layers * self.width + memory_bytes(self.motif_notes)
 
 
 class GRUState(NamedTuple):
@@ -259,7 +261,7 @@ def test_its_bytes_are_told_and_what_it_cannot_do_is_one_line(
 ) -> None:
     folder = saved(GRUConfig())
     told = command("info", folder, "--json").figures
-    assert (told["family"], told["layers"], told["state_bytes"]) == ("gru", 2, 4 * 2 * 16 + 8)
+    assert (told["family"], told["layers"], told["state_bytes"]) == ("gru", 2, 4 * 2 * 16)
     assert "no ONNX graph of the family gru" in told["small_engine"]
     assert_refused(command("export", folder, tmp_path / "out"), folder, "no ONNX graph of the family gru")
     assert_refused(command("generate", tmp_path / "x.mid", "--model", folder), folder, "--engine torch")
@@ -286,7 +288,7 @@ def test_its_speed_is_measured(
     monkeypatch.setattr(generation, "in_fresh_process", here)
     options = ("--engine", "torch", "--tokens", 20, "--position", 100, "--json")
     (row,) = command("bench", "generate", "--model", saved(GRUConfig()), *options).figures["engines"]
-    assert row["state_bytes"] == 4 * 2 * 16 + 8
+    assert row["state_bytes"] == 4 * 2 * 16
     assert row["weight_bytes"] == 4 * (2 * 2 * 3 * 16 * 16 + 16 * codec.N_EVENTS)
 
 

@@ -147,6 +147,17 @@ def save_checkpoint(
                 path.unlink(missing_ok=True)
 
 
+def checked_manifest(path: Path, remedy: str) -> dict[str, Any]:
+    """A manifest of this format and vocabulary. Raises RitornelloError for another, and what damaged JSON raises."""
+    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+    if manifest["format"] != FORMAT:
+        raise RitornelloError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello")
+    if manifest["vocabulary"] != codec.FINGERPRINT:
+        found = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
+        raise RitornelloError(f"{path}: made with another vocabulary, {found}; {remedy}")
+    return manifest
+
+
 def load_checkpoint(model: str | Path) -> Checkpoint:
     """The checkpoint in a folder, or a bundled one by name; a run's folder stands for its best checkpoint.
 
@@ -156,15 +167,7 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
     folder = _find(model)
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise RitornelloError(
-                f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello"
-            )
-        if manifest["vocabulary"] != codec.FINGERPRINT:
-            raise RitornelloError(
-                f"{path}: made with another vocabulary, {manifest['vocabulary']} not {codec.FINGERPRINT}; train again"
-            )
+        manifest = checked_manifest(path, "train again")
         return Checkpoint(
             folder=folder,
             family=str(manifest["family"]),

@@ -35,6 +35,7 @@ from ritornello.horizons.study import study_texts
 from ritornello.likelihood import token_nats
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
+from ritornello.models.protocol import nbytes
 from ritornello.training import fitting
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.precision import Precision
@@ -269,19 +270,14 @@ def dsmr(schedule: HorizonSchedule, setting: Setting) -> Trainee:
         start=lambda: model.initial_state(setting.lanes),
         forward=model,
         update=lambda: optimisers.step(1.0),
-        state_bytes=lambda state: state.nbytes(),
+        state_bytes=nbytes,
     )
 
 
 def config_of(schedule: HorizonSchedule, setting: Setting) -> DSMRConfig:
     """The sizes of this project's model in a setting."""
-    return DSMRConfig(
-        schedule,
-        width=setting.width,
-        heads=setting.heads,
-        mlp_width=setting.width * 11 // 4,
-        segment_tokens=setting.segment_tokens,
-    )
+    sizes = {name: getattr(setting, name) for name in ("width", "heads", "segment_tokens")}
+    return DSMRConfig(schedule, mlp_width=setting.width * 11 // 4, **sizes)
 
 
 def _tokens(setting: Setting) -> Tensor:

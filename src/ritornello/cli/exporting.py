@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -13,10 +13,6 @@ from rich.text import Text
 
 from ritornello.cli.common import AsJson, app, clock, console
 from ritornello.errors import RitornelloError
-
-if TYPE_CHECKING:
-    from ritornello.engines.sizes import Precision
-    from ritornello.models.config import DSMRConfig
 
 
 @app.command(epilog="Example: ritornello export small small-onnx --int8")
@@ -122,7 +118,7 @@ def _of_export(folder: Path) -> dict[str, Any]:
     }
 
 
-def _played(sizes: DSMRConfig, precisions: tuple[Precision, ...]) -> dict[str, Any]:
+def _played(sizes: Any, precisions: tuple[Any, ...]) -> dict[str, Any]:
     from ritornello.engines.sizes import weight_bytes
 
     return {

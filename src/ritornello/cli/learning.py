@@ -61,10 +61,9 @@ def train(
     chosen = recipe_named(recipe).changed(
         schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
     )
-    if schedule is not None and chosen.model.schedule is not None:
-        change = requested(schedule, layers=chosen.model.schedule.layers).change
-        if change:
-            console.print(change)
+    its = chosen.model.schedule
+    if schedule is not None and its and (change := requested(schedule, layers=its.layers).change):
+        console.print(change)
     corpus = Corpus.open(data)
     with watch(console) as report:
         best = run_training(

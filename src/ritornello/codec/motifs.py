@@ -50,7 +50,7 @@ _NUMBERS = (
 
 def memory_bytes(notes: int) -> int:
     """Bytes of a motif memory of so many strikes: three numbers each, two for each key, and the pointer's."""
-    return 4 * (3 * notes + 2 * v.N_PITCHES + len(_NUMBERS))
+    return 4 * (3 * notes + 2 * v.N_PITCHES + len(_NUMBERS)) if notes else 0
 
 
 class MotifMemory:

@@ -19,15 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.checkpoint import Checkpoint, checked_content, load_checkpoint
+from ritornello.checkpoint import FORMAT, Checkpoint, checked_content, checked_manifest, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
 from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
-from ritornello.models.config import FAMILIES, DSMRConfig
-from ritornello.models.config import load as load_place
+from ritornello.models.config import FAMILIES, DSMRConfig, at_place
 
-FORMAT = 1
 MANIFEST = "export.json"
 GRAPHS = {1: "step.onnx", CHUNK_TOKENS: "chunk.onnx"}
 AGAIN = "export the model again"
@@ -41,19 +39,18 @@ def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEn
     Raises:
         RitornelloError: for a model that is damaged, of another vocabulary, or that this engine cannot play.
     """
-    folder = Path(model)
-    if (folder / MANIFEST).is_file():
-        return _open_export(folder, precision, threads)
+    if (Path(model) / MANIFEST).is_file():
+        return _open_export(Path(model), precision, threads)
     checkpoint, config, given = _prepared(model, precision)
 
     def graph(tokens: int, threads: int) -> Any:
-        content = _graph_of(checkpoint, config, tokens, precision, given)
+        beside = checkpoint.folder / precision / GRAPHS[tokens]
+        content = beside.read_bytes() if beside.is_file() else _built(config, tokens, precision, given, {})
         return open_graph(content, config, tokens, precision=precision, given=given, threads=threads)
 
-    legal = bool(checkpoint.progress.get("legal", False))
-    return OnnxEngine(
-        config, graph, precision=precision, name=str(model), data=checkpoint.data, legal=legal, threads=threads
-    )
+    named: dict[str, Any] = {"name": str(model), "data": checkpoint.data}
+    legal = bool(checkpoint.progress.get("legal"))
+    return OnnxEngine(config, graph, precision=precision, threads=threads, legal=legal, **named)
 
 
 def write_export(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         "chunk_tokens": CHUNK_TOKENS,
         "state_bytes": config.state_bytes,
         "data": checkpoint.data,
-        "legal": bool(checkpoint.progress.get("legal", False)),
+        "legal": bool(checkpoint.progress.get("legal")),
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
@@ -103,14 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What ``export.json`` says. Raises RitornelloError if it is damaged, or of another version or vocabulary."""
     path = folder / MANIFEST
     try:
-        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
-        if manifest["format"] != FORMAT:
-            raise RitornelloError(
-                f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello"
-            )
-        if manifest["vocabulary"] != codec.FINGERPRINT:
-            found = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
-            raise RitornelloError(f"{path}: made with another vocabulary, {found}; {AGAIN}")
+        manifest = checked_manifest(path, AGAIN)
         for name in (WEIGHTS_FILE, *GRAPHS.values()):
             int(manifest["files"][name]["bytes"]), str(manifest["files"][name]["sha256"])
         dict(manifest["config"]), dict(manifest["data"]), str(manifest["precision"])
@@ -147,26 +137,15 @@ def _open_export(folder: Path, precision: Precision, threads: int | None) -> Onn
     def graph(tokens: int, threads: int) -> Any:
         return open_graph(str(folder / GRAPHS[tokens]), config, tokens, precision=precision, given={}, threads=threads)
 
-    legal = bool(manifest.get("legal", False))
-    return OnnxEngine(
-        config, graph, precision=precision, name=str(folder), data=manifest["data"], legal=legal, threads=threads
-    )
-
-
-def _graph_of(
-    checkpoint: Checkpoint, config: DSMRConfig, tokens: int, precision: Precision, given: Initialisers
-) -> bytes:
-    beside = checkpoint.folder / precision / GRAPHS[tokens]
-    if beside.is_file():
-        return beside.read_bytes()
-    return _built(config, tokens, precision, given, {})
+    named: Mapping[str, Any] = {"name": str(folder), "data": manifest["data"], "legal": bool(manifest.get("legal"))}
+    return OnnxEngine(config, graph, precision=precision, threads=threads, **named)
 
 
 def _built(
     config: DSMRConfig, tokens: int, precision: Precision, weights: Initialisers, spans: Mapping[str, tuple[int, int]]
 ) -> bytes:
     try:
-        build_graph = load_place(FAMILIES[config.family].exporter or "")
+        build_graph = at_place(FAMILIES[config.family].exporter or "")
     except ModuleNotFoundError as missing:
         raise RitornelloError(
             f"this model has no graph yet, and making one needs the package {missing.name}; install it with: "

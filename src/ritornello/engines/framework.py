@@ -7,7 +7,6 @@ a Perceiver the segment is the stride, and its window's latents are computed aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ritornello.horizons import visible
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 from ritornello.models.perceivers import Perceiver
-from ritornello.models.protocol import Model, named_tensors, with_tensors
+from ritornello.models.protocol import Model, named_tensors, nbytes, with_tensors
 
 
 class TorchEngine:
@@ -41,18 +40,15 @@ class TorchEngine:
 
     @property
     def threads(self) -> int:
-        """See `ritornello.engines.Engine`."""
         return torch.get_num_threads()
 
     @property
     def weight_bytes(self) -> int:
-        """See `ritornello.engines.Engine`."""
         matrices, _ = self.model.parameter_groups()
         return sum(weight.numel() * weight.element_size() for weight in (*matrices.values(), self.model.head.weight))
 
     @property
     def memory_tokens(self) -> int:
-        """See `ritornello.engines.Engine`; unlimited layers are taken to remember a segment."""
         return self.model.config.memory_tokens
 
     @classmethod
@@ -115,16 +111,13 @@ class TorchSession:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is remembered, motif memory included, allocated."""
-        return sum(part.nbytes for part in self._parts()) + (self._motifs.nbytes if self._motifs else 0)
+        return self._held_bytes() + (self._motifs.nbytes if self._motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
         return self.score(tokens)[-1]
 
     @torch.inference_mode()
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
         if not len(tokens):
             raise ValueError("a session reads at least one token")
         rows = torch.from_numpy(codec.with_hints(tokens, self._motifs.read(tokens) if self._motifs else None))[None]
@@ -140,9 +133,8 @@ class TorchSession:
         """What is remembered before the first token."""
         return self._model.initial_state(1)
 
-    def _parts(self) -> Iterable[Tensor | Cache]:
-        """All that it is made of."""
-        return named_tensors(self._state).values()
+    def _held_bytes(self) -> int:
+        return nbytes(self._state)
 
     def _within_segment(self, tokens: Tensor) -> Tensor:
         """Logits (1, T, V) of ids or rows (1, T, ...) that stand in one segment, from ``position`` on."""
@@ -164,8 +156,8 @@ class DSMRSession(TorchSession):
         config = self._model.config
         return [Cache(config.heads, config.head_size, slots=config.room(h or 0)) for h in config.schedule.horizons]
 
-    def _parts(self) -> Iterable[Cache]:
-        return self._state
+    def _held_bytes(self) -> int:
+        return sum(cache.nbytes for cache in self._state)
 
     def _within_segment(self, tokens: Tensor) -> Tensor:
         model, horizons = self._model, self._model.config.schedule.horizons
@@ -206,8 +198,8 @@ class PerceiverSession(TorchSession):
         context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
         return context, [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
 
-    def _parts(self) -> Iterable[Cache]:
-        return (*self._state[0], *self._state[1])
+    def _held_bytes(self) -> int:
+        return sum(cache.nbytes for caches in self._state for cache in caches)
 
     def _within_segment(self, tokens: Tensor) -> Tensor:
         if self.position % self._model.segment_tokens == 0:

@@ -52,12 +52,10 @@ class OnnxEngine:
 
     @property
     def weight_bytes(self) -> int:
-        """See `ritornello.engines.Engine`."""
         return weight_bytes(self.config, self.precision)
 
     @property
     def memory_tokens(self) -> int:
-        """See `ritornello.engines.Engine`."""
         return self.config.memory_tokens
 
     def begin(self) -> OnnxSession:
@@ -72,7 +70,7 @@ class OnnxEngine:
 
 
 class OnnxSession:
-    """One lane of a DSMR in fixed memory."""
+    """One lane of a DSMR in fixed memory; see `ritornello.engines.Session`."""
 
     def __init__(self, engine: OnnxEngine) -> None:
         self.position = 0
@@ -84,17 +82,14 @@ class OnnxSession:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and motif memory, allocated."""
         return self._rings.nbytes + (self._motifs.nbytes if self._motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
         if len(tokens) == 1:
             return self._run(self._step, tokens)[0].copy()
         return self.score(tokens)[-1]
 
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
         if not len(tokens):
             raise ValueError("a session reads at least one token")
         found = []

@@ -20,7 +20,8 @@ Shapes = dict[str, tuple[int, ...]]
 def exportable(family: str, config: Mapping[str, Any]) -> DSMRConfig:
     """The sizes of a checkpoint's model. Raises RitornelloError, saying why, for one that has no graph."""
     sizes = read_config(family, config)
-    sizes.check_exportable()
+    if why := sizes.not_exportable:
+        raise RitornelloError(why)
     return cast(DSMRConfig, sizes)
 
 
@@ -41,12 +42,8 @@ def input_shapes(config: DSMRConfig, tokens: int) -> Shapes:
 
 def output_shapes(config: DSMRConfig, tokens: int) -> Shapes:
     """Its outputs."""
-    layers, heads, size = config.schedule.layers, config.heads, config.head_size
-    return {
-        "logits": (tokens, N_EVENTS),
-        "new_keys": (layers, heads, size, tokens),
-        "new_values": (layers, heads, tokens, size),
-    }
+    n, h, d = config.schedule.layers, config.heads, config.head_size
+    return {"logits": (tokens, N_EVENTS), "new_keys": (n, h, d, tokens), "new_values": (n, h, tokens, d)}
 
 
 def weight_bytes(config: DSMRConfig, precision: Precision) -> int:

@@ -20,7 +20,7 @@ from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import blank_context
+from ritornello.feed.lanes import blank_context, check_corpus
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -104,11 +104,7 @@ class Crops:
         Raises:
             RitornelloError: if the pieces are others than then.
         """
-        if state["corpus_tokens"] != self._corpus_tokens:
-            raise RitornelloError(
-                f"{self.corpus.path}: holds {self._corpus_tokens:,} tokens to read, the run's corpus held "
-                f"{state['corpus_tokens']:,}; go on with the same corpus"
-            )
+        check_corpus(self.corpus, self._corpus_tokens, state["corpus_tokens"])
         self._epoch, self._next, self._crop = state["epoch"], state["next"], state["crop"]
         self._order = self._order_of(self._epoch)
 

@@ -124,12 +124,7 @@ class Lanes:
         Raises:
             RitornelloError: if the pieces or the number of lanes are others than then.
         """
-        before = state.get("corpus_tokens", self._corpus_tokens)
-        if before != self._corpus_tokens:
-            raise RitornelloError(
-                f"{self.corpus.path}: holds {self._corpus_tokens:,} tokens to read, the run's corpus held {before:,}; "
-                "go on with the same corpus"
-            )
+        check_corpus(self.corpus, self._corpus_tokens, state.get("corpus_tokens", self._corpus_tokens))
         if len(state["lanes"]) != len(self._lanes):
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
         self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
@@ -207,6 +202,13 @@ class Lanes:
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
         return Batch(codec.with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
+
+
+def check_corpus(corpus: Corpus, tokens: int, before: int) -> None:
+    """Raises RitornelloError for a corpus that holds not as much to read as it did before."""
+    if tokens != before:
+        held = f"holds {tokens:,} tokens to read, the run's corpus held {before:,}"
+        raise RitornelloError(f"{corpus.path}: {held}; go on with the same corpus")
 
 
 def blank_context(n: int, width: int) -> codec.Context:

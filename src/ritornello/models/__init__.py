@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ritornello.checkpoint import Checkpoint
 from ritornello.errors import RitornelloError
-from ritornello.models.config import FAMILIES, ModelConfig, load, read_config
+from ritornello.models.config import FAMILIES, ModelConfig, at_place, read_config
 
 if TYPE_CHECKING:
     from ritornello.models.protocol import Model
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def build(config: ModelConfig) -> Model[Any]:
     """A model of random weights."""
-    return cast("Model[Any]", load(FAMILIES[config.family].model)(config))
+    return cast("Model[Any]", at_place(FAMILIES[config.family].model)(config))
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Model[Any]:

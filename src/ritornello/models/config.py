@@ -1,4 +1,4 @@
-"""Sizes of the model families as plain data, and the one registry of families. No torch: loading it is for `load`.
+"""Sizes of the model families as plain data, and the one registry of families. torch is loaded when a model is.
 
 Whatever follows from sizes alone is derived here and nowhere else: bytes of states and memories, matrices, FLOPs, and
 what a family is fed in training.
@@ -7,7 +7,7 @@ what a family is fed in training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -28,22 +28,22 @@ STEP_TOKENS = 4096  # of an unlimited memory's growth where its shapes should ch
 
 
 class CropSizes(NamedTuple):
-    """Of the crops that a family is trained on."""
+    """Tokens that a crop reads at most, and how many of them, the last, it predicts."""
 
     context_tokens: int
-    """that are read, at most"""
     latents: int
-    """the last of them, which are predicted"""
 
 
 class ModelConfig:
-    """Sizes of one model: a family's are a frozen dataclass made of this, whose fields have their units beneath them.
+    """Sizes of one model: a family's are a frozen dataclass made of this, with a unit beneath each field.
 
-    A family that says no more than its fields is trained on lanes, played by torch, and remembers an unknown number of
-    bytes that does not grow.
+    A family that says no more than its fields is trained on lanes, played by torch alone, and remembers what does not
+    grow.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    family: ClassVar[str]
+    """its name"""
     later: ClassVar[tuple[str, ...]] = ()
     """fields that have come since the family's first, which older JSON does not have"""
     schedule: HorizonSchedule | None = None
@@ -51,24 +51,21 @@ class ModelConfig:
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
-    if TYPE_CHECKING:  # fields of every family; a property here would be their default
-
-        @property
-        def width(self) -> int:
-            """C, channels of the residual stream."""
-
-        @property
-        def segment_tokens(self) -> int:
-            """S, the unit of recurrence: a training step of a lane, and what `forward` may do once in a while."""
+    # Fields of every family; a value here would be their default.
+    width: int
+    """C, channels of the residual stream"""
+    segment_tokens: int
+    """S, the unit of recurrence; what a lane reads in a training step"""
 
     @property
-    def family(self) -> str:
-        """Its name in the registry. Raises TypeError for a config of no known family."""
-        return _name_of(type(self))
+    def not_exportable(self) -> str | None:
+        """Why it has no ONNX graph; None where it has one."""
+        known = FAMILIES[self.family].exporter
+        return None if known else f"there is no ONNX graph of the family {self.family}; play it with --engine torch"
 
     @property
     def crops(self) -> CropSizes | None:
-        """Sizes of the crops that training reads; None for lanes of consecutive segments."""
+        """Of what training reads; None for lanes of consecutive segments."""
         return None
 
     @property
@@ -82,29 +79,22 @@ class ModelConfig:
         return self.segment_tokens
 
     @property
-    def remembers(self) -> str:
-        """What, in a few words."""
-        return "a state of fixed size"
-
-    @property
     def state_bytes(self) -> int | None:
         """Of one performance in float32, allocated before its first token; None where it grows or is not known."""
         return None
 
     def lane_bytes(self, tokens: int, *, bytes_per_number: int, reserved: bool) -> int:
-        """Of one lane's state that grows with the tokens read, in whole segments; 0 where none does.
-
-        Args:
-            tokens: read so far.
-            bytes_per_number: of keys and values.
-            reserved: whether room is made before it is needed, as on CUDA.
-        """
+        """Of what grows in a lane's state after so many tokens; ``reserved``: with room made ahead, as on CUDA."""
         return 0
+
+    @property
+    def remembers(self) -> str:
+        """What, in a few words, the motif memory left out."""
+        return "a state of fixed size"
 
     def describe(self) -> str:
         """What a model of these sizes remembers, in a few words."""
-        motifs = f", motif memory of {self.motif_notes:,} strikes" if self.motif_notes else ""
-        return f"{self.remembers}{motifs}"
+        return self.remembers + (f", motif memory of {self.motif_notes:,} strikes" if self.motif_notes else "")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-able values; `from_json` gives the same sizes back."""
@@ -114,31 +104,17 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> Self:
-        """Sizes from JSON, which may lack the fields that have come ``later``.
-
-        Raises:
-            RitornelloError: naming what does not fit.
-        """
+        """Sizes from JSON, which may lack what came `later`. Raises RitornelloError, naming what does not fit."""
         known = {f.name for f in fields(cls)}
-        wrong = {f"no {name}" for name in known - set(cls.later) - set(config)}
-        wrong |= {f"an unknown {name}" for name in set(config) - known}
+        wrong = [f"no {name}" for name in sorted(known - set(cls.later) - set(config))]
+        wrong += [f"an unknown {name}" for name in sorted(set(config) - known)]
         try:
             if wrong:
-                raise TypeError(f"it has {', '.join(sorted(wrong))}")
+                raise TypeError(f"it has {', '.join(wrong)}")
             parsed = {"schedule": HorizonSchedule.parse(str(config["schedule"]))} if "schedule" in config else {}
             return cls(**{**config, **parsed})
         except TypeError as error:
-            raise RitornelloError(f"the config does not fit the family {_name_of(cls)}: {error}") from None
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """The fields that need not be given, with what they are then."""
-        return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
-
-    def check_exportable(self) -> None:
-        """Raises RitornelloError for a model that cannot play in a memory fixed before the first note."""
-        if FAMILIES[self.family].exporter is None:
-            raise RitornelloError(f"there is no ONNX graph of the family {self.family}; play it with --engine torch")
+            raise RitornelloError(f"the config does not fit the family {cls.family}: {error}") from None
 
     def check_whole(self, *names: str, low: int = 1) -> None:
         """Raises RitornelloError for fields that are no whole numbers from ``low`` to a million."""
@@ -147,18 +123,33 @@ class ModelConfig:
             if not isinstance(value, int) or not low <= value <= MAX_SIZE:
                 raise RitornelloError(f"{name} is {value}; it must be a whole number between {low} and {MAX_SIZE:,}")
 
-    @property
-    def motif_bytes(self) -> int:
-        """Of the motif memory."""
-        return memory_bytes(self.motif_notes) if self.motif_notes else 0
 
-
+@dataclass(frozen=True, kw_only=True)
 class AttentionConfig(ModelConfig):
     """Sizes of a model made of ``models.blocks``."""
 
     later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes")
-    heads: int
-    dropout: float
+
+    width: int = 256
+    """C, channels of the residual stream"""
+    heads: int = 4
+    """H; the head size C / H must be even"""
+    mlp_width: int = 704
+    """channels inside the gated MLPs"""
+    dropout: float = 0.0
+    """share of each branch's output that training drops"""
+    qk_bias: bool = False
+    """queries and keys have learned biases, which start as a preference for what is near"""
+    motif_notes: int = 0
+    """see `ModelConfig`"""
+
+    def __post_init__(self) -> None:
+        self.check_whole("width", "heads", "mlp_width")
+        self.check_whole("motif_notes", low=0)
+        if self.width % (2 * self.heads):
+            raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
+        if not 0 <= self.dropout < 1:
+            raise RitornelloError(f"dropout is {self.dropout}; it must lie between 0 and 1, below 1")
 
     @property
     def head_size(self) -> int:
@@ -169,85 +160,56 @@ class AttentionConfig(ModelConfig):
         """Of so many slots' keys and values."""
         return key_value_bytes(slots, width=self.width, bytes_per_number=bytes_per_number)
 
-    def check_sizes(self, *names: str) -> None:
-        """Raises RitornelloError for fields outside their limits: those named, and those that all have."""
-        self.check_whole("width", "heads", "mlp_width", *names)
-        self.check_whole("motif_notes", low=0)
-        if self.width % (2 * self.heads):
-            raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
-        if not 0 <= self.dropout < 1:
-            raise RitornelloError(f"dropout is {self.dropout}; it must lie between 0 and 1, below 1")
-
 
 @dataclass(frozen=True)
 class DSMRConfig(AttentionConfig):
     """Sizes of a DSMR. Raises RitornelloError where they do not fit together."""
 
+    family: ClassVar[str] = "dsmr"
     schedule: HorizonSchedule = field()
     """memory horizons, one per layer: their number is the depth"""
-    width: int = 256
-    """C, channels of the residual stream"""
-    heads: int = 4
-    """H; the head size C / H must be even"""
-    mlp_width: int = 704
-    """channels inside the gated MLP"""
     segment_tokens: int = 512
     """S, the unit of recurrence, in tokens"""
-    dropout: float = 0.0
-    """share of each branch's output that training drops"""
-    qk_bias: bool = False
-    """queries and keys have learned biases, which start as a preference for what is near"""
-    motif_notes: int = 0
-    """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
-        self.check_sizes("segment_tokens")
+        super().__post_init__()
+        self.check_whole("segment_tokens")
 
     @property
     def horizons(self) -> tuple[int, ...]:
-        """H_l of every layer, in tokens. Raises RitornelloError where one has no limit."""
-        if None in self.schedule.horizons:
-            raise RitornelloError(
-                "an unlimited layer grows with the piece, so its memory cannot be fixed; play it with --engine torch, "
-                "or train it with a horizon in every layer"
-            )
+        """H_l of every layer that has a limit, in tokens."""
         return tuple(h for h in self.schedule.horizons if h is not None)
 
-    def check_exportable(self) -> None:
-        """Raises RitornelloError for an unlimited layer."""
-        self.horizons  # noqa: B018
+    @property
+    def not_exportable(self) -> str | None:
+        why = "an unlimited layer grows with the piece, so its memory cannot be fixed; play it with --engine torch"
+        return f"{why}, or train it with a horizon in every layer" if None in self.schedule.horizons else None
 
     @property
     def memory_tokens(self) -> int:
-        """The longest horizon and the open segment."""
-        return max(h or 0 for h in self.schedule.horizons) + self.segment_tokens
+        return self.room(max(h or 0 for h in self.schedule.horizons))
 
     @property
     def remembers(self) -> str:
-        """The horizons."""
         return f"horizons {self.schedule}"
 
     @property
     def state_bytes(self) -> int | None:
-        """Rooms of all layers, and the motif memory; None where one is unlimited."""
         if None in self.schedule.horizons:
             return None
-        return self.key_value_bytes(sum(map(self.room, self.horizons))) + self.motif_bytes
+        return self.key_value_bytes(sum(map(self.room, self.horizons))) + memory_bytes(self.motif_notes)
 
     def room(self, horizon: int) -> int:
         """Slots that a layer has use for: its horizon and the open segment."""
         return horizon + self.segment_tokens
 
     def slots(self, position: Any, horizon: int | None, *, there: int | None) -> int:
-        """Slots that a layer keeps for queries at ``position`` and later: horizon and open segment, as far as read.
+        """Slots that a layer keeps for queries at ``position`` and later, of one lane or, in an array, of many.
 
-        Args:
-            position: of one lane or of many, an int or an array of NumPy; what any of them needs is kept for all.
-            horizon: of the layer; None for unlimited.
-            there: keys that there are, no more are kept. None, as on CUDA, where each number of slots is a compilation
-                of its own: room for the whole horizon from the start, and for an unlimited one room that grows in
-                steps. Steps double up to `STEP_TOKENS`, from 16 of them on they are a sixteenth of the power of two
-                above: few rooms, and of a long piece's none an eighth larger than needed.
+        No more than the keys that are ``there``. With None, as on CUDA, where each number of slots is a compilation of
+        its own: room for the whole horizon from the start, and for an unlimited one room that grows in steps. Steps
+        double up to `STEP_TOKENS`, from 16 of them on they are a sixteenth of the power of two above: few rooms, and
+        of a long piece's none an eighth larger than needed.
         """
         if horizon is None:
             read = int(np.max(position))
@@ -261,7 +223,6 @@ class DSMRConfig(AttentionConfig):
         return int(np.max(needed)) if there is None else min(int(np.max(np.minimum(position, needed))), there)
 
     def lane_bytes(self, tokens: int, *, bytes_per_number: int, reserved: bool) -> int:
-        """See `ModelConfig`."""
         read = -(-tokens // self.segment_tokens) * self.segment_tokens
         slots = (self.slots(read, h, there=None if reserved else read) for h in self.schedule.horizons)
         return self.key_value_bytes(sum(slots), bytes_per_number)
@@ -269,25 +230,18 @@ class DSMRConfig(AttentionConfig):
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every matrix, by the name of its module."""
-        of_a_layer = {
-            "qkv": (self.width, 3 * self.width),
-            "out": (self.width, self.width),
-            "gate_up": (self.width, 2 * self.mlp_width),
-            "down": (self.mlp_width, self.width),
-        }
-        layers = range(self.schedule.layers)
-        return {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()} | {
-            "head": (self.width, N_EVENTS)
-        }
+        width, inner, layers = self.width, self.mlp_width, range(self.schedule.layers)
+        of_a_layer = {"qkv": (width, 3 * width), "out": (width, width)}
+        of_a_layer |= {"gate_up": (width, 2 * inner), "down": (inner, width)}
+        found = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
+        return found | {"head": (width, N_EVENTS)}
 
     def training_flops_per_token(self, piece_tokens: int) -> float:
-        """The FLOPs that training on a token takes, without the optimisers; the mean of where memories are full.
+        """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.
 
         6 for each weight of a matrix, and for each key seen three times the forward pass's (arXiv 2204.02311, appendix
         B). Remembered keys are detached and take no gradient, which is half of the backward pass: they count twice.
-
-        Args:
-            piece_tokens: of the piece that unlimited memories hold, which are full nowhere.
+        The mean is over a segment with full memories or, where one is unlimited, over a piece of ``piece_tokens``.
         """
         schedule, weights = self.schedule, sum(inputs * outputs for inputs, outputs in self.matrices.values())
         how: dict[str, Any] = {"rule": schedule.rule, "segment_tokens": self.segment_tokens}
@@ -301,14 +255,10 @@ class DSMRConfig(AttentionConfig):
 class PerceiverConfig(AttentionConfig):
     """Sizes of a PerceiverS; with one scale of None it is a Perceiver AR. Raises RitornelloError for a misfit."""
 
+    family: ClassVar[str] = "perceivers"
+
     layers: int = 8
     """self-attention layers over the latents"""
-    width: int = 256
-    """C, channels of the residual stream"""
-    heads: int = 4
-    """H; the head size C / H must be even"""
-    mlp_width: int = 704
-    """channels inside the gated MLPs"""
     context_tokens: int = 8192
     """N, the most tokens that a latent can look at"""
     latents: int = 512
@@ -317,16 +267,11 @@ class PerceiverConfig(AttentionConfig):
     """cross-attentions in cascade: None sees the whole context, a number only the last so many tokens of a window"""
     stride_tokens: int = 256
     """tokens by which a full window of latents moves on"""
-    dropout: float = 0.0
-    """share of each branch's output that training drops"""
-    qk_bias: bool = False
-    """queries and keys have learned biases, which start as a preference for what is near"""
-    motif_notes: int = 0
-    """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "scales", tuple(self.scales))
-        self.check_sizes("layers", "context_tokens", "latents", "stride_tokens")
+        self.check_whole("layers", "context_tokens", "latents", "stride_tokens")
         if self.latents > self.context_tokens:
             raise RitornelloError(
                 f"{self.latents} latents exceed the context of {self.context_tokens} tokens; take fewer"
@@ -343,13 +288,17 @@ class PerceiverConfig(AttentionConfig):
                 )
 
     @property
-    def segment_tokens(self) -> int:
+    def segment_tokens(self) -> int:  # type: ignore[override]
         """The stride: windows move where a position is a multiple of it."""
         return self.stride_tokens
 
     @property
+    def not_exportable(self) -> str:
+        why = "a Perceiver computes its window's latents anew at every stride, which is no step of fixed cost"
+        return f"{why}; play it with --engine torch"
+
+    @property
     def crops(self) -> CropSizes:
-        """Crops have nothing to do with each other: each is a whole window and its context."""
         return CropSizes(self.context_tokens, self.latents)
 
     @property
@@ -364,27 +313,17 @@ class PerceiverConfig(AttentionConfig):
 
     @property
     def memory_tokens(self) -> int:
-        """The context and a stride."""
         return self.context_tokens + self.stride_tokens
 
     @property
     def remembers(self) -> str:
-        """Context and latents."""
         scales = ", ".join(f"{scale or self.context_tokens:,}" for scale in self.scales)
         return f"context {scales} tokens, {self.latents:,} latents"
 
     @property
     def state_bytes(self) -> int:
-        """Rooms of the context's keys and of the latents', and the motif memory."""
         context = sum(reach + self.stride_tokens for reach in self.reaches)
-        return self.key_value_bytes(context + self.layers * self.latents) + self.motif_bytes
-
-    def check_exportable(self) -> None:
-        """Raises RitornelloError."""
-        raise RitornelloError(
-            "a Perceiver computes its window's latents anew at every stride, which is no step of fixed cost; "
-            "play it with --engine torch"
-        )
+        return self.key_value_bytes(context + self.layers * self.latents) + memory_bytes(self.motif_notes)
 
 
 @dataclass(frozen=True)
@@ -398,10 +337,11 @@ class Family:
     """what makes its ONNX graph (see `engines.graph.build_graph`), as ``module:name``; None: torch alone plays it"""
 
 
-FAMILIES: dict[str, Family] = {
-    "dsmr": Family(DSMRConfig, "ritornello.models.dsmr:DSMR", "ritornello.engines.graph:build_graph"),
-    "perceivers": Family(PerceiverConfig, "ritornello.models.perceivers:Perceiver"),
-}
+_ALL = (
+    Family(DSMRConfig, "ritornello.models.dsmr:DSMR", "ritornello.engines.graph:build_graph"),
+    Family(PerceiverConfig, "ritornello.models.perceivers:Perceiver"),
+)
+FAMILIES: dict[str, Family] = {family.config.family: family for family in _ALL}
 
 
 def read_config(family: str, config: Mapping[str, Any]) -> ModelConfig:
@@ -411,14 +351,7 @@ def read_config(family: str, config: Mapping[str, Any]) -> ModelConfig:
     return FAMILIES[family].config.from_json(config)
 
 
-def load(place: str) -> Any:
+def at_place(place: str) -> Any:
     """What stands at ``module:name``."""
     module, name = place.split(":")
     return getattr(import_module(module), name)
-
-
-def _name_of(kind: type[ModelConfig]) -> str:
-    for name, family in FAMILIES.items():
-        if family.config is kind:
-            return name
-    raise TypeError(f"{kind.__name__} is of no known family; enter it in FAMILIES")

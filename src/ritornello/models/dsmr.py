@@ -26,10 +26,6 @@ class State(NamedTuple):
     values: tuple[Tensor, ...]  # per layer (B, H, M, D)
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
 
-    def nbytes(self) -> int:
-        """Bytes of keys and values, all lanes."""
-        return sum(t.numel() * t.element_size() for t in self.keys + self.values)
-
 
 class DSMR(Model[State]):
     """The model; see `Model` for what it offers."""
@@ -64,16 +60,7 @@ class DSMR(Model[State]):
 
         ``detach=False`` lets gradients through, to measure how far influence reaches.
         """
-        logits = []
-        while tokens.shape[1]:
-            phase = int((state.position % self.segment_tokens).max())
-            length = min(tokens.shape[1], self.segment_tokens - phase)  # up to the first border of any lane
-            step, state = self._within_segment(tokens[:, :length], state, detach)
-            logits.append(step)
-            tokens = tokens[:, length:]
-        if not logits:
-            raise ValueError("forward needs at least one token")
-        return (torch.cat(logits, dim=1) if len(logits) > 1 else logits[0]), state
+        return self.by_segments(tokens, state, lambda part, before: self._within_segment(part, before, detach))
 
     def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
         schedule, length = self.config.schedule, tokens.shape[1]

@@ -37,11 +37,6 @@ class State(NamedTuple):
     latents: Pairs  # per layer; M = 0 where all windows are about to move
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
 
-    def nbytes(self) -> int:
-        """Bytes of everything but the positions, all lanes."""
-        every = [self.tokens, *(t for pair in self.context + self.latents for t in pair)]
-        return sum(t.numel() * t.element_size() for t in every)
-
 
 class Perceiver(Model[State]):
     """The model; see `Model` for what it offers. Training reads crops (`crop`), all else reads streams."""
@@ -78,16 +73,7 @@ class Perceiver(Model[State]):
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Model`. Gradients pass through the latents of a window, also those computed again of earlier tokens."""
-        logits = []
-        while tokens.shape[1]:
-            phase = int((state.position % self.segment_tokens).max())
-            length = min(tokens.shape[1], self.segment_tokens - phase)
-            step, state = self._within_window(tokens[:, :length], state)
-            logits.append(step)
-            tokens = tokens[:, length:]
-        if not logits:
-            raise ValueError("forward needs at least one token")
-        return (torch.cat(logits, dim=1) if len(logits) > 1 else logits[0]), state
+        return self.by_segments(tokens, state, self._within_window)
 
     def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
         """See `Model`."""

@@ -8,7 +8,7 @@ model promises is proved by ``tests/law.py``. Axes: B lanes, T new tokens, C wid
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -65,15 +65,25 @@ class Model(nn.Module, Generic[S]):
         """
         raise NotImplementedError
 
+    def by_segments(
+        self, tokens: Tensor, state: Any, read: Callable[[Tensor, Any], tuple[Tensor, Any]]
+    ) -> tuple[Tensor, Any]:
+        """`forward`, for states with positions (B,), by what reads tokens up to the first border of any lane."""
+        logits = []
+        while tokens.shape[1]:
+            phase = int((state.position % self.segment_tokens).max())
+            length = min(tokens.shape[1], self.segment_tokens - phase)
+            step, state = read(tokens[:, :length], state)
+            logits.append(step)
+            tokens = tokens[:, length:]
+        if not logits:
+            raise ValueError("forward needs at least one token")
+        return (torch.cat(logits, dim=1) if len(logits) > 1 else logits[0]), state
+
     def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
-        """Logits of a crop's last Q tokens, with gradients everywhere, for families whose config has ``crops``.
+        """Logits (B, Q, V) of a crop's last Q tokens, with gradients everywhere; for families that train on crops.
 
-        Args:
-            tokens: (B, M + Q) ids: the context before the latents, padded on the left, and theirs.
-            before: (B,) int64 on the CPU: how many of the M are no padding.
-
-        Returns:
-            (B, Q, V).
+        Tokens (B, M + Q) are padded on the left; (B,) int64 ``before`` on the CPU tells how many of M are none.
         """
         raise NotImplementedError
 
@@ -97,9 +107,8 @@ class Model(nn.Module, Generic[S]):
     def rescheduled(self: M, schedule: HorizonSchedule) -> M:
         """The same weights (shared, not copied) of a model with horizons under another schedule of the same depth."""
         mine = self.config.schedule
-        if mine is None or schedule.layers != mine.layers:
-            layers = "no horizons" if mine is None else mine.layers
-            raise RitornelloError(f"the schedule has {schedule.layers} layers, the model {layers}")
+        if not mine or schedule.layers != mine.layers:
+            raise RitornelloError(f"the schedule has {schedule.layers} layers, the model {mine.layers if mine else 0}")
         # Modules of its own around shared weights: a twin put to evaluation leaves this model training.
         twin = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()})
         twin.config = replace(self.config, schedule=schedule)
@@ -118,20 +127,19 @@ def named_tensors(state: Any, name: str = "") -> dict[str, Tensor]:
     """Every tensor of a state, named by where it stands in it: by fields and places, as ``keys/0``."""
     if isinstance(state, Tensor):
         return {name: state}
-    found: dict[str, Tensor] = {}
-    for place, part in _parts(state, name):
-        found |= named_tensors(part, place)
-    return found
+    places = (f"{name}/{place}".lstrip("/") for place in getattr(state, "_fields", range(len(state))))
+    return {n: tensor for place, part in zip(places, state) for n, tensor in named_tensors(part, place).items()}
 
 
-def with_tensors(state: S, tensors: Mapping[str, Tensor], name: str = "") -> S:
+def with_tensors(state: Any, tensors: Mapping[str, Tensor], name: str = "") -> Any:
     """A state of the same form that holds other tensors, named as `named_tensors` does."""
     if isinstance(state, Tensor):
-        return tensors[name]  # type: ignore[return-value]
-    parts = [with_tensors(part, tensors, place) for place, part in _parts(state, name)]
-    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # type: ignore[call-arg]
+        return tensors[name]
+    places = (f"{name}/{place}".lstrip("/") for place in getattr(state, "_fields", range(len(state))))
+    parts = [with_tensors(part, tensors, place) for place, part in zip(places, state)]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
-def _parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
-    for place, part in zip(getattr(state, "_fields", range(len(state))), state):
-        yield f"{name}/{place}" if name else f"{place}", part
+def nbytes(state: Any) -> int:
+    """Bytes of everything but the positions, all lanes."""
+    return sum(t.nbytes for name, t in named_tensors(state).items() if name != "position")

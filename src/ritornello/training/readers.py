@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
 
-class Reader(Protocol):
+class Reader:
     """A feed and what reading it takes."""
 
-    @property
-    def feed(self) -> Lanes | Crops:
-        """Where batches come from."""
+    feed: Lanes | Crops
+    """where batches come from"""
 
     def logits(self, batch: Any, inputs: Tensor, progress: float) -> Tensor:
         """The model's logits for the batch's targets.
@@ -32,20 +31,22 @@ class Reader(Protocol):
             inputs: the batch's, on the model's device.
             progress: share of the run that is done, 0 to 1.
         """
+        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be saved beside the feed's state."""
+        """What must be saved beside the feed's state; nothing if nothing is carried."""
+        return {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what `tensors` gave."""
 
 
-class Streaming:
+class Streaming(Reader):
     """Lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
     def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
         self._model = model
-        self.feed: Lanes = Lanes(
+        self.feed = Lanes(
             corpus,
             "train",
             lanes=recipe.lanes,
@@ -94,7 +95,7 @@ class Streaming:
             self._states[group] = with_tensors(state, saved)
 
 
-class Cropping:
+class Cropping(Reader):
     """Crops that have nothing to do with each other."""
 
     def __init__(self, model: Model[Any], sizes: CropSizes, corpus: Corpus, recipe: Recipe, seed: int) -> None:
@@ -116,13 +117,6 @@ class Cropping:
     def logits(self, batch: CropBatch, inputs: Tensor, progress: float) -> Tensor:
         """(B, Q, V)."""
         return self._model.crop(inputs, torch.from_numpy(batch.before))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Nothing is carried."""
-        return {}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing is carried."""
 
 
 def _in(precision: Precision, state: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.config import FAMILIES, DSMRConfig, ModelConfig, PerceiverConfig
+from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, read_config
 
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
@@ -117,17 +117,14 @@ class Recipe:
         Raises:
             RitornelloError: for a schedule that does not fit the depth, or a number outside its limits.
         """
-        recipe = replace(
-            self,
-            lanes=self.lanes if lanes is None else lanes,
-            piece_tokens=self.piece_tokens if piece_tokens is None else piece_tokens,
-        )
+        given = {"lanes": lanes, "piece_tokens": piece_tokens, "legal": legal}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if schedule is not None:
             if self.model.schedule is None:
                 raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one with them")
             parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
-            recipe = replace(recipe, model=replace(self.model, schedule=parsed))
-        return recipe if legal is None else replace(recipe, legal=legal)
+            changes["model"] = replace(self.model, schedule=parsed)
+        return replace(self, **changes)
 
     @property
     def step_tokens(self) -> int:
@@ -150,21 +147,15 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe as they were once written; what came into the program since was as its default is."""
     family = settings.get("family") or ("dsmr" if "schedule" in settings["model"] else "perceivers")
     known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
-    model = FAMILIES[family].config.defaults() | settings["model"]
-    return known | settings | {"family": family, "model": model}
+    return known | settings | {"family": family, "model": read_config(family, settings["model"]).to_json()}
 
 
 def tiny() -> Recipe:
     """Seconds on a CPU: tests and first steps."""
+    schedule = HorizonSchedule.two_scale(layers=3, n_long=1, long=128, short=32)
     return Recipe(
         name="tiny",
-        model=DSMRConfig(
-            HorizonSchedule.two_scale(layers=3, n_long=1, long=128, short=32),
-            width=64,
-            heads=2,
-            mlp_width=128,
-            segment_tokens=64,
-        ),
+        model=DSMRConfig(schedule, width=64, heads=2, mlp_width=128, segment_tokens=64),
         lanes=4,
         steps=200,
         warmup_steps=20,
@@ -176,14 +167,10 @@ def tiny() -> Recipe:
 
 def small() -> Recipe:
     """Some hours on two CPU cores: 6.6 M parameters."""
+    schedule = HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256)
     return Recipe(
         name="small",
-        model=DSMRConfig(
-            HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256),
-            segment_tokens=128,
-            qk_bias=True,
-            motif_notes=MOTIF_NOTES,
-        ),
+        model=DSMRConfig(schedule, segment_tokens=128, qk_bias=True, motif_notes=MOTIF_NOTES),
         lanes=16,
         groups=4,
         by_title=True,
@@ -195,14 +182,8 @@ def small() -> Recipe:
 
 def study() -> Recipe:
     """Minutes on a CPU: 0.9 M parameters, for comparing many schedules on one machine."""
-    model = DSMRConfig(
-        HorizonSchedule.two_scale(layers=8, n_long=2, long=1664, short=128),
-        width=96,
-        heads=3,
-        mlp_width=256,
-        segment_tokens=256,
-        qk_bias=True,
-    )
+    schedule = HorizonSchedule.two_scale(layers=8, n_long=2, long=1664, short=128)
+    model = DSMRConfig(schedule, width=96, heads=3, mlp_width=256, segment_tokens=256, qk_bias=True)
     return replace(
         small(),
         name="study",
@@ -220,16 +201,8 @@ def study() -> Recipe:
 
 def base() -> Recipe:
     """An accelerator in under half an hour: 15.1 M parameters, the size of the released model."""
-    model = DSMRConfig(
-        HorizonSchedule.two_scale(layers=10, n_long=2, long=4096, short=512),
-        width=384,
-        heads=6,
-        mlp_width=768,
-        segment_tokens=128,
-        dropout=0.1,
-        qk_bias=True,
-        motif_notes=MOTIF_NOTES,
-    )
+    schedule = HorizonSchedule.two_scale(layers=10, n_long=2, long=4096, short=512)
+    model = replace(small().streaming, schedule=schedule, width=384, heads=6, mlp_width=768, dropout=0.1)
     return replace(
         small(),
         name="base",
@@ -244,16 +217,9 @@ def base() -> Recipe:
 
 def large() -> Recipe:
     """A GPU and MAESTRO: 81.8 M parameters."""
-    model = DSMRConfig(
-        HorizonSchedule.two_scale(layers=16, n_long=4, long=8192, short=1024),
-        width=640,
-        heads=10,
-        mlp_width=1792,
-        segment_tokens=1024,
-        dropout=0.1,
-        qk_bias=True,
-        motif_notes=MOTIF_NOTES,
-    )
+    schedule = HorizonSchedule.two_scale(layers=16, n_long=4, long=8192, short=1024)
+    sizes: dict[str, Any] = {"width": 640, "heads": 10, "mlp_width": 1792, "segment_tokens": 1024}
+    model = replace(base().streaming, schedule=schedule, **sizes)
     return replace(base(), name="large", model=model, lanes=32, steps=60_000)
 
 
@@ -267,17 +233,8 @@ def perceivers_tiny() -> Recipe:
 
 def perceivers_study() -> Recipe:
     """Minutes on a CPU: PerceiverS of the size and the work of ``study``, for comparing the steps that lead to it."""
-    model = PerceiverConfig(
-        layers=6,
-        width=96,
-        heads=3,
-        mlp_width=256,
-        context_tokens=4096,
-        latents=256,
-        scales=(None, 256),
-        stride_tokens=128,
-        qk_bias=True,
-    )
+    window: dict[str, Any] = {"context_tokens": 4096, "latents": 256, "scales": (None, 256), "stride_tokens": 128}
+    model = PerceiverConfig(layers=6, width=96, heads=3, mlp_width=256, **window, qk_bias=True)
     return replace(study(), name="perceivers_study", model=model, groups=1)
 
 
@@ -291,18 +248,8 @@ def perceivers_small() -> Recipe:
 
 def perceivers_base() -> Recipe:
     """An accelerator in under half an hour: PerceiverS of the size of ``base``, 15.5 M parameters."""
-    model = PerceiverConfig(
-        layers=8,
-        width=384,
-        heads=6,
-        mlp_width=768,
-        context_tokens=16_384,
-        latents=1024,
-        scales=(None, 1024),
-        stride_tokens=512,
-        dropout=0.1,
-        qk_bias=True,
-    )
+    window: dict[str, Any] = {"context_tokens": 16_384, "latents": 1024, "scales": (None, 1024), "stride_tokens": 512}
+    model = PerceiverConfig(layers=8, width=384, heads=6, mlp_width=768, **window, dropout=0.1, qk_bias=True)
     return replace(base(), name="perceivers_base", model=model, lanes=16, by_title=False)
 
 
@@ -318,16 +265,8 @@ def perceivers_paper() -> Recipe:
     """
     warmup_steps = 10_000
     peak_lr = (1024 * warmup_steps) ** -0.5
-    model = PerceiverConfig(
-        layers=24,
-        width=1024,
-        heads=16,
-        mlp_width=2816,
-        context_tokens=32_768,
-        latents=1024,
-        scales=(None, 1024),
-        stride_tokens=512,
-    )
+    window: dict[str, Any] = {"context_tokens": 32_768, "latents": 1024, "scales": (None, 1024), "stride_tokens": 512}
+    model = PerceiverConfig(layers=24, width=1024, heads=16, mlp_width=2816, **window)
     return Recipe(
         name="perceivers_paper",
         model=model,
