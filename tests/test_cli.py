@@ -278,6 +278,14 @@ def test_evaluate_takes_another_schedule_and_any_number_of_lanes(command, model,
     assert (plain["schedule"], other["schedule"]) == ("32, 2x8", "3x0")
 
 
+def test_a_piece_without_a_note_is_said_to_have_none(command, model, tmp_path):
+    silent = command("generate", tmp_path / "a.mid", "--model", model, "--minutes", 0.0002, "--temperature", 0)
+    assert silent.code == 0
+    assert ("no note" in silent.err) == (len(read_midi(tmp_path / "a.mid")) == 0)
+    sounding = command("generate", tmp_path / "b.mid", "--model", model, "--minutes", 1)
+    assert "no note" not in sounding.err
+
+
 def test_evaluate_reads_passages_again_and_draws_what_that_gains(command, model, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", {"validation": made_up_tokens(0, 200, 300)}).path
     found = command("evaluate", model, "--data", corpus, "--repeats", "--png", tmp_path / "gains.svg", "--json")

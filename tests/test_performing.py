@@ -161,6 +161,42 @@ def test_likelihoods_that_are_no_numbers_end_the_performance_at_once():
         Performer(engine).generate(seconds=1, seed=0)
 
 
+# ---- rests ----
+
+
+def waiting_engine() -> Scripted:
+    """Would rather wait, and longest of all for a second; every key is as likely as any other."""
+    rest = np.zeros(codec.N_EVENTS)
+    rest[codec.SHIFT : codec.VELOCITY] = np.linspace(6, 8, codec.VELOCITY - codec.SHIFT)
+    return Scripted([], rest)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2])
+@pytest.mark.parametrize(("top_p", "min_p"), [(1, 0), (0.99, 0), (0.3, 0), (1, 0.2)])
+def test_every_sampling_gives_music_from_a_model_that_would_rather_wait(temperature, top_p, min_p):
+    """It begins within 8 s, and then no 16 s pass without a key, nor 9 s in silence."""
+    sampling = Sampling(temperature, top_p, min_p)
+    piece = Performer(waiting_engine(), sampling).generate(seconds=90, seed=0, may_end=False).piece
+    assert len(piece) >= 3
+    assert piece.onset[0] <= 8
+    assert np.diff([*piece.onset, 90]).max() <= 16 + 9
+    silent_s = piece.onset[1:] - np.maximum.accumulate(piece.offset)[:-1]
+    assert silent_s.max(initial=0) <= 9 + STEP_S
+
+
+def test_the_rest_that_a_prompt_ends_with_counts():
+    """Of 9 s of silence 7 are over: the next key is struck after two more."""
+    prompt = np.array([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, *[shift(100)] * 7])
+    events = Performer(waiting_engine(), Sampling(0)).events(np.random.default_rng(0), prompt=prompt)
+    struck_s = next(now_s for token, now_s in events if token < codec.NOTE_OFF)
+    assert struck_s == 0.5 + 9
+
+
+def test_a_stream_strikes_a_key_though_its_model_would_rather_wait():
+    first = next(Performer(waiting_engine(), Sampling(0)).stream(seed=0))
+    assert first.time_s == 8
+
+
 # ---- streams ----
 
 

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.codec.vocabulary import DEFAULT_VELOCITY_BIN, N_PITCHES, STEPS_PER_S, bin_velocity
+from ritornello.codec.vocabulary import (
+    DEFAULT_VELOCITY_BIN,
+    MAX_SHIFT_STEPS,
+    N_PITCHES,
+    STEPS_PER_S,
+    bin_velocity,
+)
 from ritornello.engines import DEFAULT_ENGINE, Engine, load_engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import MAX_SECONDS, Piece
@@ -21,6 +27,9 @@ from ritornello.sampling import Sampling
 MAX_MINUTES = 24 * 60.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
+OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
+"""how long nothing may happen before the first note, while no key sounds and while one does: what ASAP's training
+performances hold (99 % begin within 8.4 s; the longest rest is of 9.0 s, the longest wait on held keys of 16.3 s)"""
 
 Progress = Callable[[float], None]
 
@@ -176,22 +185,30 @@ class Performer:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
         A prompt (T,) of tokens is read first and not yielded. END is not drawn before a note was; without ``may_end``
-        it never is.
+        it never is. Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for
+        ever, since at any moment waiting on is likelier than any one key.
         """
         grammar, session = codec.Grammar(), self.engine.begin()
         given = np.zeros(0, np.int64) if prompt is None else np.asarray(prompt, np.int64)
         for token in given:
             grammar.advance(int(token))
-        steps = int(codec.steps_of(given)[-1]) if len(given) else 0
+        at_steps = codec.steps_of(given)
+        steps = int(at_steps[-1]) if len(given) else 0
         has_notes = bool(np.any(given < codec.NOTE_OFF))
+        key_step = int(at_steps[given < codec.SHIFT].max(initial=0))  # of the last strike or release
         logits = session.read(np.r_[codec.START, given])
         while True:
             legal = grammar.legal()
             legal[codec.END] &= may_end and has_notes
+            most_s = OPENING_S if not has_notes else HELD_S if grammar.sounding.any() else REST_S
+            left = max(0, key_step + round(most_s * STEPS_PER_S) - steps)
+            legal[codec.SHIFT + min(left, MAX_SHIFT_STEPS) : codec.VELOCITY] = False
             token = self.sampling.draw(logits, legal, rng)
             grammar.advance(token)
             has_notes = has_notes or token < codec.NOTE_OFF
-            if codec.SHIFT <= token < codec.VELOCITY:
+            if token < codec.SHIFT:
+                key_step = steps
+            elif token < codec.VELOCITY:
                 steps += token - codec.SHIFT + 1
             yield token, steps / STEPS_PER_S
             if token == codec.END:

@@ -206,6 +206,8 @@ def _write(
         end = ", ended by the model" if performance.ended else ""
         several = f" in {performance.pieces} pieces" if performance.pieces > 1 else ""
         console.print(f"{files.out}: {clock(piece.seconds)}{several}, {len(piece):,} notes, seed {seed}{end}")
+        if not len(piece):
+            console.print("it has no note: let it be longer, or drawn with a higher --temperature or --top-p")
         if data.get("licence"):
             console.print(f"the model's weights were trained on {data['name']}: {data['licence']}", style="dim")
 
