@@ -321,6 +321,21 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
         assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0"}
 
 
+def test_init_adds_the_recipe_s_motif_memory_and_changes_nothing_by_that(corpus: Corpus, tmp_path: Path) -> None:
+    """Before the first step it reads as the model that it began from; then it learns what hints mean."""
+    model = random_model(8)
+    init = save_model(model, tmp_path / "init")
+    recipe = replace(STILL, steps=3, model=replace(STILL.model, motif_notes=32))
+    train(corpus, tmp_path / "still", recipe, init=init)
+    still = from_checkpoint(load_checkpoint(tmp_path / "still" / "last"))
+    assert still.config == replace(model.config, motif_notes=32)
+    read, before = (evaluate(m, corpus, "validation", legal=True).nats_per_token for m in (still, model))
+    assert read == pytest.approx(before, abs=1e-6)
+    train(corpus, tmp_path / "run", replace(RECIPE, model=recipe.model), init=init)
+    moved = load_checkpoint(tmp_path / "run" / "last").tensors()["hint_embedding.weight"]
+    assert moved.abs().max() > 0
+
+
 def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: Path) -> None:
     model = random_model(8, width=48, heads=3, schedule=tiny_config().schedule)
     init = save_model(model, tmp_path / "init")

@@ -5,6 +5,7 @@ Here checkpoints become models. torch is loaded when the first is built.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ritornello.checkpoint import Checkpoint
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 def build(config: ModelConfig) -> Model[Any]:
     """A model of random weights."""
     return cast("Model[Any]", at_place(FAMILIES[config.family].model)(config))
+
+
+def with_motif_memory(model: Model[Any], notes: int) -> Model[Any]:
+    """The same weights in a model that also reads a motif memory's hints, which move nothing until they are trained."""
+    grown = build(replace(model.config, motif_notes=notes))
+    grown.load_state_dict(model.state_dict(), strict=False)
+    assert grown.hint_embedding is not None
+    grown.hint_embedding.weight.data.zero_()
+    return grown
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Model[Any]:

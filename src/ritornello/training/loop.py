@@ -25,7 +25,7 @@ from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Crops, Lanes
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import build, from_checkpoint
+from ritornello.models import build, from_checkpoint, with_motif_memory
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
@@ -82,7 +82,8 @@ def train(
             is that of an uninterrupted one, to the bit on a CPU.
         steps: length of the run, in optimiser steps.
         seed: of weights, order and augmentation.
-        init: a checkpoint whose weights and sizes to start from (fine-tuning); a resumed run has its own.
+        init: a checkpoint whose weights and sizes to start from (fine-tuning); a resumed run has its own. A model
+            without a motif memory gets the recipe's.
         resume: go on from ``run/last`` with its seed, and its length unless another is given.
         device: CUDA where there is one, by default.
         precision: of matrix products; the faster one there by default. A resumed run keeps its own.
@@ -111,6 +112,8 @@ def train(
     if start and start.family != recipe.model.family:
         raise RitornelloError(f"{start.folder}: is of the family {start.family}; name a recipe of that family with it")
     model = from_checkpoint(start) if start else build(recipe.model)
+    if not last and recipe.model.motif_notes and not model.config.motif_notes:
+        model = with_motif_memory(model, recipe.model.motif_notes)
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
     precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
