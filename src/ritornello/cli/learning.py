@@ -40,7 +40,7 @@ def train(
     piece_tokens: PieceTokens = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
     init: Annotated[
-        str | None, typer.Option(help="Start from this model's weights and sizes; the recipe's motif memory is added.")
+        str | None, typer.Option(help="Start from this model, with the recipe's motif memory.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
