@@ -39,9 +39,7 @@ def train(
     lanes: Lanes = None,
     piece_tokens: PieceTokens = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
-    init: Annotated[
-        str | None, typer.Option(help="Start from this model, with the recipe's motif memory.")
-    ] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model, with the recipe's motif memory.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
