@@ -6,11 +6,12 @@ import gzip
 import re
 import zlib
 from collections import Counter
+from contextlib import suppress
 from io import BytesIO
 
 from ritornello.midi.tracks import DamageError, Walk
 
-MAX_BYTES = 16 * 2**20  # a day of playing; bounds what a hostile file can cost
+MAX_BYTES = 8 * 2**20  # seventeen hours of playing; bounds what a hostile file can cost
 END_OF_TRACK_BYTES = b"\0\xff\x2f\0"
 OF_MIDI = re.compile(b"MTrk|MThd")
 
@@ -87,20 +88,25 @@ def _header(data: bytes, mended: Counter[str]) -> tuple[int, int, int, int]:
 def _track(walk: Walk, data: bytes, start: int, stop: int) -> int:
     """Reads the track from ``start``; gives the place behind it.
 
-    Its length is believed where another chunk, or nothing, begins at ``stop``. Otherwise the track goes on to its End
-    of Track, or without one to whatever chunk comes next.
+    Its length is believed where an End of Track stands before ``stop``, or another chunk or nothing behind. Otherwise
+    the track goes on to its End of Track, or without one to whatever chunk comes next.
     """
+    number = len(walk.tracks) + 1
+    if start > len(data):
+        raise DamageError(f"cut short where track {number} begins; get a complete copy")
     missing = stop - len(data)
     if 0 < missing <= len(END_OF_TRACK_BYTES) and walk.read_completed(start, END_OF_TRACK_BYTES[-missing:]):
         return len(data)
     fits = _begins_chunk(data, stop)
+    if missing <= 0 and not fits:
+        with suppress(DamageError):  # whole, and junk follows
+            return walk.read(start, stop, whole=True)
     limit = stop if fits else _next_of_midi(data, start)
     try:
         end = walk.read(start, limit, whole=missing > 0)
     except DamageError:
         if missing <= 0:
             raise
-        number = len(walk.tracks) + 1
         raise DamageError(f"cut short: track {number} lacks {missing} bytes; get a complete copy") from None
     if fits and data[end : end + 4] != b"MTrk":
         if any(data[end:stop]):

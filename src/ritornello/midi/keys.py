@@ -28,7 +28,8 @@ class Played(NamedTuple):
 def played(events: Events, mended: Counter[str]) -> Played:
     """Notes and spans, from events in playing order.
 
-    Keys and pedals that are never let go end with the last event of their song's keys and pedals.
+    Keys and pedals that are never let go end with the last event of their song's keys and pedals, of which a reset of
+    all controllers is one.
     """
     order = np.argsort(events.moved, kind="stable")
     moved = events.moved[order]
@@ -70,15 +71,17 @@ def _notes(events: Events, keys: Ints, silences: Ints, end_tick: Ints, mended: C
     odd = np.flatnonzero(~alternates | (begins & ~struck) | (is_last & struck))
     if len(odd):
         edges = np.append(np.flatnonzero(begins), len(keys))
-        for group in np.unique(np.searchsorted(edges, odd, side="right") - 1).tolist():
-            mine = slice(edges[group], edges[group + 1])
-            voice = events.voice(keys[mine][:1])[0]
-            end, is_silenced = end_tick[voice], False
-            if len(silences) > (here := section[mine.start] if len(silences) else 0):
-                by, event = divmod(silences[here], len(events.tick))
-                if by == voice:
-                    end, is_silenced = events.tick[event], True
-            off[mine], lost, is_open = _paired(tick[mine].tolist(), struck[mine].tolist(), int(end))
+        group = np.unique(np.searchsorted(edges, odd, side="right") - 1)
+        start, stop = edges[group], edges[group + 1]
+        voice = events.voice(keys[start])
+        end, silenced = end_tick[voice], np.zeros(len(group), bool)
+        if len(silences):
+            by, event = np.divmod(np.append(silences, -1)[section[start]], len(events.tick))
+            silenced = by == voice
+            end = np.where(silenced, events.tick[event], end)
+        for begin, behind, close, is_silenced in zip(*(column.tolist() for column in (start, stop, end, silenced))):
+            mine = slice(begin, behind)
+            off[mine], lost, is_open = _paired(tick[mine].tolist(), struck[mine].tolist(), close)
             mended["notes without a release"] += lost + (is_open and not is_silenced)
     return keys[struck], off[struck]
 

@@ -81,7 +81,7 @@ CONTROLLERS = {  # by number: what it moves, and the least value that moves it d
 }
 
 
-def _messages() -> tuple[NDArray[np.uint16], Bytes]:
+def _message_tables() -> tuple[NDArray[np.uint16], Bytes]:
     """By the lower bits of a status and a first data byte: `Events.moved` in a song, and what second one is down."""
     moved = np.full((8, 16, 256), Moved.NOTHING << 11, np.uint16)
     least = np.full((8, 16, 256), 128, np.uint8)
@@ -95,7 +95,7 @@ def _messages() -> tuple[NDArray[np.uint16], Bytes]:
     return moved.ravel(), least.ravel()
 
 
-MOVED, LEAST = _messages()
+MOVED, LEAST = _message_tables()
 
 
 def _event_bytes() -> bytes:
@@ -172,6 +172,10 @@ class Walk:
         try:
             while is_closed and end < stop:
                 end, is_closed = self._to_end_of_track(end, stop)
+            self._mark()
+            common = np.frombuffer(self.starts, np.uint8)[place:end] > np.frombuffer(self.rare, np.uint8)[place:end]
+            data = np.frombuffer(self.data, np.uint8)
+            _messages(data, _deltas(data, place + np.flatnonzero(common))[0])
         except DamageError:
             self._undo(before, place, stop)
             return place, True
@@ -350,17 +354,9 @@ class Walk:
 
     def _of_interest(self, data: Bytes, place: Ints) -> tuple[Ints, NDArray[np.integer[Any]], NDArray[np.bool_], Bytes]:
         """Which of the messages at ``place`` move anything, and what of `Events` comes from their bytes."""
-        status = data[place]
-        is_told = status >= 0x80
-        told = np.flatnonzero(is_told)
-        if len(told) < len(status):  # running status
-            status = status[told][np.cumsum(is_told) - 1]
-        place += is_told
-        first, second = data[place], data[place + 1]
+        status, first, second = _messages(data, place)
         high = (first | second) >= 0x80
         if high.any():
-            if np.any(high & (status < 0xA0) & ((status >= 0x90) | (first >= 0x80))):
-                raise DamageError("damaged: a note's key or velocity is above 127; get an intact copy")
             self.mended[HIGH_BYTES] += int(np.count_nonzero(high))
             second = np.minimum(second, 127)
         message = (status & 0x7F).astype(np.uint16) << 8 | first
@@ -368,6 +364,23 @@ class Walk:
         chosen = np.flatnonzero(moved < Moved.NOTHING << 11)
         down = second >= LEAST[message]
         return chosen, moved[chosen], down[chosen], second[chosen]
+
+
+def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes]:
+    """The status, running status filled in, and data bytes of the messages at ``place``.
+
+    Raises DamageError if a note lacks its key or velocity.
+    """
+    status = data[place]
+    is_told = status >= 0x80
+    told = np.flatnonzero(is_told)
+    if len(told) < len(status):
+        status = status[told][np.cumsum(is_told) - 1]
+    place = place + is_told
+    first, second = data[place], data[place + 1]
+    if np.any((status < 0xA0) & ((first | (second & (status << 3))) >= 0x80)):  # a release's velocity does not matter
+        raise DamageError("damaged: a note's key or velocity is above 127; get an intact copy")
+    return status, first, second
 
 
 def _unpacked(packed: array[int], starts: Ints, bits: int) -> tuple[Ints, Ints]:
