@@ -164,6 +164,14 @@ def test_all_notes_off_leaves_to_the_pedal_what_it_holds():
     assert parse_midi(data, "song.mid").sounding_offset().tolist() == [2.0, 2.0, 2.0]
 
 
+def test_info_tells_what_was_mended(command, tmp_path):
+    (tmp_path / "song.mid").write_bytes(SMALL["the first release lost"][0])
+    assert command("info", tmp_path / "song.mid", "--json").figures["mended"] == {"notes without a release": 1}
+    assert "notes without a release 1" in command("info", tmp_path / "song.mid").err
+    (tmp_path / "song.mid").write_bytes(ONE_NOTE)
+    assert command("info", tmp_path / "song.mid", "--json").figures["mended"] == {}
+
+
 # ---- channels ----
 
 KEYS = [60, 61]
@@ -471,6 +479,13 @@ def test_a_file_larger_than_the_limit_is_refused_as_such(tmp_path):
             read_midi(path)
 
 
+def to_the_end(count: int, less: int) -> bytes:
+    """Each of ``count`` tracks says that it goes to the end of the file, or that many bytes less far."""
+    size = len(track((0, on(60)), (0, off(60))))
+    lengths = ((count - number) * size - 8 - less for number in range(count))
+    return midi(*(with_length(track((0, on(60)), (0, off(60))), 0, length) for length in lengths), form=1)
+
+
 ENDLESS = {
     "tracks": midi(*[track()] * 65_535, form=1),
     "patterns": midi(*[track((0, on(60)))] * 50_000, form=2),
@@ -484,6 +499,9 @@ ENDLESS = {
     "silences": midi(track(*[(1, on(60)), (0, controller(NOTES_OFF, 0))] * 100_000)),
     "tempos": midi(track(*[(1, tempo(500_000))] * 110_000)),
     "alternating": midi(track(*[(0, b"\xd0\1"), (0, on(60)), (0, off(60))] * 70_000)),
+    "tracks to the end": to_the_end(40_000, 0),
+    "tracks nearly to the end": to_the_end(40_000, 1),
+    "tracks beyond the end": to_the_end(40_000, -1),
     "wrong lengths": midi(*[with_length(track((0, on(60)), (0, off(60))), 0, 0)] * 40_000, form=1),
 }
 

@@ -95,13 +95,14 @@ def _track(walk: Walk, data: bytes, start: int, stop: int) -> int:
     if start > len(data):
         raise DamageError(f"cut short where track {number} begins; get a complete copy")
     missing = stop - len(data)
-    if 0 < missing <= len(END_OF_TRACK_BYTES) and walk.read_completed(start, END_OF_TRACK_BYTES[-missing:]):
-        return len(data)
     fits = _begins_chunk(data, stop)
-    if missing <= 0 and not fits:
-        with suppress(DamageError):  # whole, and junk follows
-            return walk.read(start, stop, whole=True)
     limit = stop if fits else _next_of_midi(data, start)
+    if 0 < missing <= len(END_OF_TRACK_BYTES) and limit == len(data):
+        if walk.read_completed(start, END_OF_TRACK_BYTES[-missing:]):
+            return limit
+    elif not fits and stop <= limit:
+        with suppress(DamageError):
+            return walk.read(start, stop, whole=True)
     try:
         end = walk.read(start, limit, whole=missing > 0)
     except DamageError:

@@ -168,6 +168,8 @@ class Walk:
         return True
 
     def _behind_end_of_track(self, place: int, stop: int) -> tuple[int, bool]:
+        if self.data.startswith(b"MTrk", place):
+            return place, True
         before, end, is_closed = self._state(), place, True
         try:
             while is_closed and end < stop:
