@@ -165,9 +165,9 @@ def _check_whole(name: str, values: NDArray[Any]) -> None:
 
 def _merged(pedals: Seconds) -> Seconds:
     """(P, 2) spans sorted, empty ones dropped, overlapping ones joined (spans that only touch stay apart)."""
-    pedals = pedals[pedals[:, 1] > pedals[:, 0]]
-    if not len(pedals):
-        return _no_pedals()
+    pedals = pedals[np.flatnonzero(pedals[:, 1] > pedals[:, 0])]
+    if np.all(pedals[1:, 0] >= pedals[:-1, 1]):
+        return pedals
     pedals = pedals[np.argsort(pedals[:, 0], kind="stable")]
     reach = np.maximum.accumulate(pedals[:, 1])
     begins = np.append(True, pedals[1:, 0] >= reach[:-1])

@@ -83,7 +83,8 @@ def _notes(events: Events, keys: Ints, silences: Ints, end_tick: Ints, mended: C
             mine = slice(begin, behind)
             off[mine], lost, is_open = _paired(tick[mine].tolist(), struck[mine].tolist(), close)
             mended["notes without a release"] += lost + (is_open and not is_silenced)
-    return keys[struck], off[struck]
+    strikes = np.flatnonzero(struck)
+    return keys[strikes], off[strikes]
 
 
 def _by_voice(events: Events, event: Ints) -> Ints:

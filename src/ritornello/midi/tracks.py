@@ -129,7 +129,7 @@ class Walk:
         self.programs = array("q")  # place << 16 | channel << 8 | program
         self.title = ""
         self.low = self.high = 0  # the table is of the places from low to high
-        self.leaps: list[int] = []  # places in the table from which eight events were taken
+        self.leaps = array("q")  # places in the table from which eight events were taken
 
     def read(self, start: int, stop: int, *, whole: bool = False) -> int:
         """Reads a track from ``start`` to ``stop``; gives where it ends.
@@ -243,12 +243,12 @@ class Walk:
     def _mark(self) -> None:
         """Marks the events of all leaps in ``starts``."""
         if self.leaps:
-            first = np.array(self.leaps)
+            first = np.array(self.leaps, np.int64)
             second = np.concatenate([first, self.next_1[first]])
             fourth = np.concatenate([second, self.next_2[second]])
             starts = np.frombuffer(self.starts, np.uint8)
             starts[self.low + np.concatenate([fourth, self.next_4[fourth]])] = 1
-            self.leaps.clear()
+            del self.leaps[:]
 
     def _rare_events(self, place: int, stop: int, *, running: int | None) -> tuple[int, bool]:
         """Reads from ``place`` on until the table knows the next event, which begins at the place given, or an End of
