@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ritornello.midi.tracks import Events, Ints, Moved
+from ritornello.midi.tracks import Bools, Events, Ints, Moved
 
 
 class Played(NamedTuple):
@@ -39,8 +40,7 @@ def played(events: Events, mended: Counter[str]) -> Played:
     mended["presses of the sostenuto pedal, left out"] += int(np.count_nonzero(events.down[sostenuto]))
     mended["notes of drums, left out"] += int(np.count_nonzero(events.down[drums]))
 
-    music = moved[: limits[1]]
-    latest = order[np.flatnonzero(np.append(music[1:] != music[:-1], True)[: len(music)])]  # of each key and pedal
+    latest = order[np.flatnonzero(_edges(moved[: limits[1]])[1:])]  # of each key and pedal
     end_tick = np.zeros(len(events.begin), np.int64)
     np.maximum.at(end_tick, events.voice(latest) >> 4, events.tick[latest])
     end_tick = np.repeat(end_tick, 16)
@@ -48,6 +48,13 @@ def played(events: Events, mended: Counter[str]) -> Played:
     strike, off = _notes(events, keys, np.append(sound_off, notes_off), end_tick, mended)
     press, down, up = _spans(events, pedals, sound_off, end_tick, mended)
     return Played(strike, events.tick[strike], off, press, down, up)
+
+
+def _edges(moved: NDArray[np.integer[Any]]) -> Bools:
+    """(E + 1,) where something else is moved than before, beginning and end included."""
+    edges = np.ones(len(moved) + 1, bool)
+    np.not_equal(moved[1:], moved[:-1], out=edges[1:-1])
+    return edges if len(moved) else edges[1:]
 
 
 def _notes(events: Events, keys: Ints, silences: Ints, end_tick: Ints, mended: Counter[str]) -> tuple[Ints, Ints]:
@@ -59,20 +66,22 @@ def _notes(events: Events, keys: Ints, silences: Ints, end_tick: Ints, mended: C
     at one tick, the releases of older notes come first. ``silences`` end all notes of their voice.
     """
     moved, tick, struck = events.moved[keys], events.tick[keys], events.down[keys]
-    changes = moved[1:] != moved[:-1]
+    edges = _edges(moved)
+    begins, is_last = edges[:-1], edges[1:]
+    if not len(silences) and struck[::2].all() and not (struck[1::2] | begins[1::2]).any() and not len(keys) % 2:
+        return keys[::2], tick[1::2]
     if len(silences):
         silences = np.sort(_by_voice(events, silences))
         section = np.searchsorted(silences, _by_voice(events, keys))
-        changes |= section[1:] != section[:-1]
-    begins = np.append(True, changes)[: len(keys)]
-    is_last = np.append(changes, True)[: len(keys)]
-    alternates = np.append(True, struck[1:] != struck[:-1])[: len(keys)] | begins
+        edges |= _edges(section)
     off = np.append(tick[1:], 0)[: len(keys)]
-    odd = np.flatnonzero(~alternates | (begins & ~struck) | (is_last & struck))
+    is_odd = (begins & ~struck) | (is_last & struck)
+    is_odd[1:] |= (struck[1:] == struck[:-1]) & ~begins[1:]
+    odd = np.flatnonzero(is_odd)
     if len(odd):
-        edges = np.append(np.flatnonzero(begins), len(keys))
-        group = np.unique(np.searchsorted(edges, odd, side="right") - 1)
-        start, stop = edges[group], edges[group + 1]
+        edge = np.flatnonzero(edges)
+        group = np.unique(np.searchsorted(edge, odd, side="right") - 1)
+        start, stop = edge[group], edge[group + 1]
         voice = events.voice(keys[start])
         end, silenced = end_tick[voice], np.zeros(len(group), bool)
         if len(silences):
@@ -149,14 +158,15 @@ def _spans(
         order = np.argsort(_by_voice(events, pedals))
         pedals, silences = pedals[order], silences[order]
     tick, down, voice = events.tick[pedals], events.down[pedals], events.voice(pedals)
-    changes = voice[1:] != voice[:-1]
-    begins = np.append(True, changes)[: len(pedals)]
+    edges = _edges(voice)
+    begins, is_last = edges[:-1], edges[1:]
     if len(sound_off):  # moves no pedal
         down = down[np.maximum.accumulate(np.where(~silences | begins, np.arange(len(pedals)), 0))]
-    was_down = np.append(False, down[:-1])[: len(pedals)] & ~begins
+    was_down = ~begins
+    was_down[1:] &= down[:-1]
     presses = np.flatnonzero(down & (~was_down | silences))
     lifts = np.flatnonzero(was_down & (~down | silences))
-    hanging = np.flatnonzero(down & np.append(changes, True)[: len(pedals)])
+    hanging = np.flatnonzero(down & is_last)
     mended["pedals never lifted"] += len(hanging)
     by_place = np.argsort(np.append(lifts, hanging), kind="stable")
     up = np.append(tick[lifts], end_tick[voice[hanging]])[by_place]

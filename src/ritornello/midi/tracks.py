@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
 
 DRUM_CHANNEL = 9
 TRACK_NAME, END_OF_TRACK, SET_TEMPO = 0x03, 0x2F, 0x51
@@ -60,7 +61,7 @@ class Events(NamedTuple):
 
     tick: Ints
     moved: NDArray[np.integer[Any]]
-    down: NDArray[np.bool_]
+    down: Bools
     value: Bytes
     begin: Ints
     tempos: Ints
@@ -332,11 +333,13 @@ class Walk:
         marks[self.ends] = False
         starts = np.flatnonzero(marks)
         place, delta = _deltas(data, starts)
-        total = np.append(0, np.cumsum(delta))
+        total = np.zeros(len(starts) + 1, np.int64)
+        np.cumsum(delta, out=total[1:])
         edges = np.searchsorted(starts, self.tracks)  # the first event of each track
         begin, tick = total[edges], total[1:]
         if not in_turn:
-            tick = tick - np.repeat(begin, np.diff(edges, append=len(starts)))
+            for first, behind, ticks in zip(edges, np.append(edges[1:], len(starts)), begin):
+                tick[first:behind] -= ticks
             begin = begin[:1]
 
         def song_of(event: Ints) -> Ints:
@@ -354,13 +357,10 @@ class Walk:
         programs = np.stack([tick[of_program], song_of(of_program) << 4 | program >> 8, program & 0xFF])
         return Events(tick[event], moved, down, value, begin, tempos, programs)
 
-    def _of_interest(self, data: Bytes, place: Ints) -> tuple[Ints, NDArray[np.integer[Any]], NDArray[np.bool_], Bytes]:
+    def _of_interest(self, data: Bytes, place: Ints) -> tuple[Ints, NDArray[np.integer[Any]], Bools, Bytes]:
         """Which of the messages at ``place`` move anything, and what of `Events` comes from their bytes."""
-        status, first, second = _messages(data, place)
-        high = (first | second) >= 0x80
-        if high.any():
-            self.mended[HIGH_BYTES] += int(np.count_nonzero(high))
-            second = np.minimum(second, 127)
+        status, first, second, high = _messages(data, place)
+        self.mended[HIGH_BYTES] += high
         message = (status & 0x7F).astype(np.uint16) << 8 | first
         moved = MOVED[message]
         chosen = np.flatnonzero(moved < Moved.NOTHING << 11)
@@ -368,8 +368,8 @@ class Walk:
         return chosen, moved[chosen], down[chosen], second[chosen]
 
 
-def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes]:
-    """The status, running status filled in, and data bytes of the messages at ``place``.
+def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes, int]:
+    """The status, running status filled in, and data bytes of the messages at ``place``; how many had one above 127.
 
     Raises DamageError if a note lacks its key or velocity.
     """
@@ -380,9 +380,12 @@ def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes]:
         status = status[told][np.cumsum(is_told) - 1]
     place = place + is_told
     first, second = data[place], data[place + 1]
-    if np.any((status < 0xA0) & ((first | (second & (status << 3))) >= 0x80)):  # a release's velocity does not matter
+    if (first | second).max(initial=0) < 0x80:
+        return status, first, second, 0
+    high = (first | second) >= 0x80
+    if np.any(high & (status < 0xA0) & ((first >= 0x80) | (status >= 0x90))):  # a release's velocity is no matter
         raise DamageError("damaged: a note's key or velocity is above 127; get an intact copy")
-    return status, first, second
+    return status, first, np.minimum(second, 127), int(np.count_nonzero(high))
 
 
 def _unpacked(packed: array[int], starts: Ints, bits: int) -> tuple[Ints, Ints]:
@@ -393,16 +396,17 @@ def _unpacked(packed: array[int], starts: Ints, bits: int) -> tuple[Ints, Ints]:
 
 def _deltas(data: Bytes, starts: Ints) -> tuple[Ints, Ints]:
     """The variable-length numbers at ``starts``: (E,) the places behind them, (E,) their values."""
-    place = starts + 1
-    byte = data[starts]
-    value = (byte & 0x7F).astype(np.int64)
-    going = np.flatnonzero(byte >= 0x80)
+    byte, following = data[starts], data[starts + 1]
+    goes_on = byte >> 7
+    place = starts + 1 + goes_on
+    delta = (byte & 0x7F).astype(np.int64) << 7 * goes_on | (following & 0x7F) * goes_on
+    going = np.flatnonzero(goes_on & following >> 7)
     while len(going):
         byte = data[place[going]]
-        value[going] = value[going] << 7 | (byte & 0x7F)
+        delta[going] = delta[going] << 7 | (byte & 0x7F)
         place[going] += 1
         going = going[byte >= 0x80]
-    return place, value
+    return place, delta
 
 
 def _text(content: bytes) -> str:
