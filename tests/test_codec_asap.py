@@ -54,29 +54,29 @@ class Recording(NamedTuple):
 
 def recording(path: Path) -> Recording:
     file = mido.MidiFile(path, clip=True)
-    events, end_tick = [], 0
-    for track_number, track in enumerate(file.tracks):
+    events = []
+    for track in file.tracks:
         tick = 0
         for message in track:
             tick += message.time
-            move = musical(message, track_number)
+            move = musical(message)
             if move:
                 events.append((tick, *move))
-        end_tick = max(end_tick, tick)
     events.sort(key=lambda event: event[0])
+    end_tick = max(tick for tick, kind, *_ in events if kind != TEMPO)
     return Recording(sorted(listen(with_times(events, end_tick))), file.ticks_per_beat * 1_000_000)
 
 
-def musical(message, track_number: int):
+def musical(message):
     """(kind, voice, number, value) of a message that matters, else None."""
     kind = message.type
     if kind == "note_on" or kind == "note_off":
         strikes = kind == "note_on" and message.velocity > 0
-        voice = (track_number, message.channel)
-        return (STRIKE if strikes else RELEASE, voice, message.note, message.velocity) if voice[1] != 9 else None
+        voice = message.channel
+        return (STRIKE if strikes else RELEASE, voice, message.note, message.velocity) if voice != 9 else None
     if kind == "control_change":
-        voice = (track_number, message.channel)
-        if message.control == 64 and voice[1] != 9:
+        voice = message.channel
+        if message.control == 64 and voice != 9:
             return (PRESS if message.value >= 64 else LIFT, voice, 0, 0)
         return (LIFT, voice, 0, 0) if message.control == 121 else None
     return (TEMPO, None, 0, message.tempo) if kind == "set_tempo" else None
@@ -86,11 +86,13 @@ def with_times(events, end_tick: int):
     """(time, kind, voice, pitch, note, velocity): ticks timed by the tempo map, releases told which note they end.
 
     The unit of time is a microsecond divided by the file's ticks per quarter: all arithmetic is in whole numbers. What
-    is still down at the file's end, keys and pedals, is let go there.
+    is still down, keys and pedals, is let go at the last event of keys or pedals.
     """
     played, down, notes = [], defaultdict(list), 0
     time, before, tempo = 0, 0, 500_000
     for tick, kind, voice, number, value in events:
+        if tick > end_tick:
+            break
         time += (tick - before) * tempo
         before = tick
         if kind == TEMPO:

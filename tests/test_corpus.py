@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import pickle
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from midi_bytes import ONE_NOTE
 from songs import write_csv, write_songs, write_songs_with_csv
 
 from ritornello.codec import decode, encode
@@ -215,6 +217,32 @@ def test_unusable_files_are_skipped_with_the_reason_and_the_others_packed(songs,
         assert word in reason
         assert name not in reason
     assert corpus.splits() == {"validation": 1, "test": 1}
+
+
+def test_what_was_mended_is_listed_and_older_corpora_have_no_such_list(tmp_path, command):
+    files = {
+        "a.mid": ONE_NOTE,
+        "b.MID.GZ": gzip.compress(ONE_NOTE),
+        "c.kar": ONE_NOTE + ONE_NOTE,
+        "d.rmi": ONE_NOTE[:-1],
+    }
+    (tmp_path / "midi").mkdir()
+    for file, data in files.items():
+        (tmp_path / "midi" / file).write_bytes(data)
+    corpus = make(tmp_path / "midi", tmp_path / "packed", workers=1)
+    assert sorted(record.title for record in corpus.records) == ["a", "b", "c", "d"]
+    mended = [
+        {"file": "c.kar", "mended": {"bytes of another file behind this one, left out": len(ONE_NOTE)}},
+        {"file": "d.rmi", "mended": {"End of Track cut off": 1}},
+    ]
+    assert corpus.manifest["mended"] == mended
+    told = command("data", "prepare", tmp_path / "midi", tmp_path / "again")
+    assert f"mended: {len(ONE_NOTE)} bytes of another file behind this one, left out in c.kar" in told.err + told.out
+    assert command("data", "prepare", tmp_path / "midi", tmp_path / "third", "--json").figures["mended"] == mended
+    manifest = json.loads((tmp_path / "packed" / "manifest.json").read_text())
+    del manifest["mended"]
+    (tmp_path / "packed" / "manifest.json").write_text(json.dumps(manifest))
+    assert len(Corpus.open(tmp_path / "packed").records) == 4
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):

@@ -35,6 +35,7 @@ class Piece:
         velocity: (N,) MIDI velocities, 1-127.
         pedals: (P, 2) sustain-pedal spans [down, up) in seconds; overlapping ones are merged.
         title: free text, written to and read from MIDI files.
+        mended: (what, how many) of all that a reader mended or left out; empty if the file was as it should be.
 
     Raises:
         ValueError: if shapes differ or a value is outside the limits above.
@@ -46,6 +47,7 @@ class Piece:
     velocity: NDArray[np.integer]
     pedals: Seconds = field(default_factory=_no_pedals)
     title: str = ""
+    mended: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         onset = np.asarray(self.onset, np.float64).reshape(-1)
@@ -61,15 +63,16 @@ class Piece:
         _check("pitch", pitch, 0, 127)
         _check("velocity", velocity, 1, 127)
         _check("pedals", pedals, 0, MAX_SECONDS)
-        _check_whole("pitch", pitch)
-        _check_whole("velocity", velocity)
+        for name, values in (("pitch", pitch), ("velocity", velocity)):
+            if not np.issubdtype(values.dtype, np.integer):
+                _check_whole(name, values)
         if np.any(pedals[:, 1] < pedals[:, 0]):
             down, up = pedals[pedals[:, 1] < pedals[:, 0]][0]
             raise ValueError(f"a pedal span ends at {up} s, before it begins at {down} s")
         if np.any(offset < onset):
             first = int(np.argmax(offset < onset))
             raise ValueError(f"note {first} ends at {offset[first]} s, before its onset at {onset[first]} s")
-        order = np.lexsort((offset, pitch, onset))
+        order = _order(onset, pitch, offset)
         object.__setattr__(self, "onset", onset[order])
         object.__setattr__(self, "offset", offset[order])
         object.__setattr__(self, "pitch", pitch[order].astype(np.uint8))
@@ -139,10 +142,18 @@ class Piece:
         write_midi(self, path)
 
 
+def _order(onset: Seconds, pitch: NDArray[Any], offset: Seconds) -> NDArray[np.int64]:
+    """(N,) the order by onset, then pitch, then offset; found at once where it is there already."""
+    in_order = offset[1:] >= offset[:-1]
+    for values in (pitch, onset):
+        in_order = (values[1:] > values[:-1]) | ((values[1:] == values[:-1]) & in_order)
+    return np.arange(len(onset)) if in_order.all() else np.lexsort((offset, pitch, onset))
+
+
 def _check(name: str, values: ArrayLike, low: float, high: float) -> None:
     values = np.asarray(values)
-    bad = ~((values >= low) & (values <= high))  # NaN is bad too
-    if np.any(bad):
+    if values.size and not (values.min() >= low and values.max() <= high):  # NaN is bad too
+        bad = ~((values >= low) & (values <= high))
         raise ValueError(f"{name} holds {values[bad][0]}; it must lie between {low:g} and {high:g}")
 
 
@@ -154,11 +165,11 @@ def _check_whole(name: str, values: NDArray[Any]) -> None:
 
 def _merged(pedals: Seconds) -> Seconds:
     """(P, 2) spans sorted, empty ones dropped, overlapping ones joined (spans that only touch stay apart)."""
-    pedals = pedals[pedals[:, 1] > pedals[:, 0]]
-    if not len(pedals):
-        return _no_pedals()
+    pedals = pedals[np.flatnonzero(pedals[:, 1] > pedals[:, 0])]
+    if np.all(pedals[1:, 0] >= pedals[:-1, 1]):
+        return pedals
     pedals = pedals[np.argsort(pedals[:, 0], kind="stable")]
     reach = np.maximum.accumulate(pedals[:, 1])
-    begins = np.r_[True, pedals[1:, 0] >= reach[:-1]]
-    ends = np.r_[begins[1:], True]
+    begins = np.append(True, pedals[1:, 0] >= reach[:-1])
+    ends = np.append(begins[1:], True)
     return np.stack([pedals[begins, 0], reach[ends]], axis=1)

@@ -70,16 +70,21 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
         }
         for split in corpus.splits()
     }
-    skipped, duplicates = corpus.manifest["skipped"], corpus.manifest["duplicates"]
+    told = {"skipped": corpus.manifest["skipped"], "mended": corpus.manifest.get("mended", [])}
+    duplicates = corpus.manifest["duplicates"]
     if as_json:
-        print(json.dumps({"corpus": str(corpus.path), "splits": rows, "skipped": skipped, "duplicates": duplicates}))
+        print(json.dumps({"corpus": str(corpus.path), "splits": rows, **told, "duplicates": duplicates}))
         return
     table = Table("split", "pieces", "tokens", "notes", "hours", title=f"{corpus.name} in {corpus.path}")
     for split, row in rows.items():
         table.add_row(split, *(f"{value:,}" for value in row.values()))
     console.print(table)
-    for entry in skipped:
+    for entry in told["skipped"]:
         console.print(f"skipped {entry['file']}: {entry['reason']}")
+    for what in sorted({what for entry in told["mended"] for what in entry["mended"]}):
+        counts = {entry["file"]: entry["mended"][what] for entry in told["mended"] if what in entry["mended"]}
+        where = next(iter(counts)) if len(counts) == 1 else f"{len(counts):,} files, the first: {next(iter(counts))}"
+        console.print(f"mended: {sum(counts.values()):,} {what} in {where}")
     for entry in duplicates:
         left_out = f"; left out: {', '.join(entry['left_out'])}" if entry["left_out"] else ""
         console.print(f"equal token for token: {', '.join(entry['files'])}{left_out}")

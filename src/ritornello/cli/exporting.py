@@ -53,7 +53,7 @@ def info(
     table = Table(box=SIMPLE, show_header=False, pad_edge=False)
     for name, value in figures.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {_spelt(key, part)}" for key, part in value.items())
+            value = ", ".join(f"{key} {_spelt(key, part)}" for key, part in value.items()) or "nothing"
         table.add_row(name.replace("_", " ").removesuffix(" bytes"), Text(_spelt(name, value)))
     console.print(table)
 
@@ -157,6 +157,7 @@ def _of_piece(path: Path) -> dict[str, Any]:
         "notes": len(piece),
         "pedal_spans": len(piece.pedals),
         "tokens": len(codec.encode(piece)),
+        "mended": dict(piece.mended),
     }
 
 

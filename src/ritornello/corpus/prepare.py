@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,11 +51,12 @@ def prepare(
 
     Splits come from the CSV's ``split`` column, or from folders named train, validation and test below ``source``;
     otherwise 80 % of the pieces go to train and 10 % each to validation and test, shuffled by ``seed``. Files that
-    cannot be read are skipped, listed with the reason in the manifest. Of pieces equal token for token, copies in
-    train are left out when another split has one.
+    cannot be read are skipped; the manifest lists them with the reason, and what was mended in the others. Of pieces
+    equal token for token, copies in train are left out when another split has one.
 
     Args:
-        source: a folder, searched at any depth for .mid and .midi files; or the CSV itself.
+        source: a folder, searched at any depth for MIDI files (.mid, .midi, .kar, .rmi, each perhaps .gz); or the CSV
+            itself.
         destination: the corpus folder to make.
         csv: a table with columns canonical_composer, canonical_title, midi_filename (relative to the CSV's folder or to
             ``source``) and perhaps split; others are ignored.
@@ -78,7 +79,7 @@ def prepare(
     base = Path(csv).parent if csv is not None else source
     check_destination(destination, (source, base), overwrite=overwrite)
     with folder_in_the_making(destination) as making:
-        spooled, skipped = _tokenise(sources, making / "spool", keep_programs, workers, timeout_s, progress)
+        spooled, skipped, mended = _tokenise(sources, making / "spool", keep_programs, workers, timeout_s, progress)
         if not spooled:
             reason = f"; the first: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""
             raise RitornelloError(f"{csv or source}: none of {len(sources)} files could be used{reason}")
@@ -92,6 +93,7 @@ def prepare(
             "seed": None if names_splits(sources) else seed,
             "shards": shards,
             "skipped": skipped,
+            "mended": mended,
             "duplicates": duplicates,
         }
         write_manifest(making, records, rest)
@@ -106,8 +108,8 @@ class _Task(NamedTuple):
     keep_programs: Container[int] | None
 
 
-def _load(task: _Task) -> Tokens:
-    """Runs in a worker: the tokens of one file."""
+def _load(task: _Task) -> tuple[Tokens, dict[str, int]]:
+    """Runs in a worker: the tokens of one file, and what was mended in it."""
     from ritornello.codec import encode
     from ritornello.midi import read_midi
 
@@ -117,7 +119,7 @@ def _load(task: _Task) -> Tokens:
         raise RitornelloError(str(error).removeprefix(f"{task.path}: ")) from None
     if not len(piece):
         raise RitornelloError("holds no notes")
-    return encode(piece)
+    return encode(piece), dict(piece.mended)
 
 
 def _tokenise(
@@ -127,24 +129,29 @@ def _tokenise(
     workers: int | None,
     timeout_s: float,
     progress: Progress | None,
-) -> tuple[list[Tokenised], list[dict[str, str]]]:
-    """Reads every source; gives those that worked, in the order of ``sources``, and the others with the reason."""
+) -> tuple[list[Tokenised], list[dict[str, str]], list[dict[str, Any]]]:
+    """Reads every source; gives those that worked, in the order of ``sources``, the others with the reason, and what
+    was mended.
+    """
     tasks = [_Task(source.path, keep_programs) for source in sources]
     done: dict[int, Tokenised] = {}
     failed: dict[int, str] = {}
+    mended: dict[int, dict[str, int]] = {}
     start = 0
     with spool.open("wb") as file:
         for index, outcome in map_files(_load, tasks, workers=workers, timeout_s=timeout_s):
             if isinstance(outcome, Failure):
                 failed[index] = outcome.reason
             else:
-                file.write(outcome.astype(TOKEN_TYPE, copy=False).data)
-                done[index] = _measured(sources[index], outcome, start)
-                start += len(outcome)
+                tokens, mended[index] = outcome
+                file.write(tokens.astype(TOKEN_TYPE, copy=False).data)
+                done[index] = _measured(sources[index], tokens, start)
+                start += len(tokens)
             if progress:
                 progress(len(done) + len(failed), len(sources), sources[index].name)
     skipped = [{"file": sources[index].name, "reason": failed[index]} for index in sorted(failed)]
-    return [done[index] for index in sorted(done)], skipped
+    told = [{"file": sources[index].name, "mended": mended[index]} for index in sorted(mended) if mended[index]]
+    return [done[index] for index in sorted(done)], skipped, told
 
 
 def _measured(source: Source, tokens: Tokens, start: int) -> Tokenised:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ritornello.corpus.shards import SPLITS
 from ritornello.errors import RitornelloError
 
-MIDI_SUFFIXES = (".mid", ".midi")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # and each with .gz behind it
 SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
 SPLIT_NAMES |= {split: split for split in SPLITS}
 CSV_COLUMNS = ("canonical_composer", "canonical_title", "midi_filename")
@@ -35,7 +35,7 @@ def list_folder(folder: Path) -> list[Source]:
         raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
 
     below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
-    paths = sorted(path for path in below if path.suffix.lower() in MIDI_SUFFIXES)
+    paths = sorted(path for path in below if is_midi(path))
     if not paths:
         raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")
     names = [path.relative_to(folder) for path in paths]
@@ -46,8 +46,14 @@ def list_folder(folder: Path) -> list[Source]:
     return [_from_folder(path, name, split=split) for path, name, split in zip(paths, names, splits, strict=True)]
 
 
+def is_midi(path: Path) -> bool:
+    """Whether a file's name is that of a MIDI file."""
+    return path.name.lower().removesuffix(".gz").endswith(MIDI_SUFFIXES)
+
+
 def _from_folder(path: Path, name: Path, *, split: str) -> Source:
-    parts = name.with_suffix("").parts[1 if split else 0 :]
+    plain = name.with_suffix("") if name.suffix.lower() == ".gz" else name
+    parts = plain.with_suffix("").parts[1 if split else 0 :]
     composer = parts[0] if len(parts) > 1 else ""
     return Source(str(path), name.as_posix(), composer, "/".join(parts[1:] or parts), split)
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.midi.reading import DEFAULT_TEMPO_US, DRUM_CHANNEL, PEDAL
-from ritornello.midi.tracks import Ints
+from ritornello.midi.reading import DEFAULT_TEMPO_US
+from ritornello.midi.tracks import DRUM_CHANNEL, Ints
 from ritornello.notes import Piece
 
 MAX_DELTA_TICKS = 0x0FFFFFFF
+PEDAL = 64  # controller number
 
 # 500 ticks per quarter at 120 quarters per minute: one tick is exactly one millisecond, so every 10 ms step is exact,
 # and the division stays below the 960 that sequencers commonly take.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
-from ritornello.corpus.sources import MIDI_SUFFIXES
+from ritornello.corpus.sources import is_midi
 from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
 from ritornello.metrics import autocorrelation, extract, repetition_curve
@@ -141,7 +141,7 @@ def _midi_files(folder: Path) -> list[str]:
         raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
 
     below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
-    names = sorted(path.relative_to(folder).as_posix() for path in below if path.suffix.lower() in MIDI_SUFFIXES)
+    names = sorted(path.relative_to(folder).as_posix() for path in below if is_midi(path))
     if not names:
         raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")
     if len(names) < LEAST_PIECES:
