@@ -25,7 +25,8 @@ from ritornello.checkpoint import save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.engines import load_engine
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import Model, build, describe_config, describe_model
+from ritornello.models import build
+from ritornello.models.protocol import Model
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.readers import reader_of
 from ritornello.training.recipes import Recipe, small
@@ -60,10 +61,10 @@ def main() -> None:
             print(f"{what:18} {name:22} {seconds * 1e3:8.3f} ms a token   {ratio:6.3f} x")
 
 
-def model_of(recipe: Recipe) -> Model:
+def model_of(recipe: Recipe) -> Model[Any]:
     """Random weights under which no branch is silent."""
     torch.manual_seed(0)
-    model = build("dsmr", describe_config(recipe.model))
+    model = build(recipe.model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
@@ -78,8 +79,8 @@ def played(recipes: dict[str, Recipe], corpus: Corpus, engine: str, rounds: int)
     sessions, took_s = {}, {name: [] for name in recipes}
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, recipe) in enumerate(recipes.items()):
-            family, config = describe_model(model := model_of(recipe))
-            weights: dict[str, Any] = {"weights": model.state_dict()}
+            family, config = recipe.model.family, recipe.model.to_json()
+            weights: dict[str, Any] = {"weights": model_of(recipe).state_dict()}
             where = Path(folder) / str(i)
             save_checkpoint(where, family=family, config=config, data={}, progress={}, tensors=weights)
             sessions[name] = load_engine(str(where), engine).begin()
@@ -100,7 +101,7 @@ def trained(recipes: dict[str, Recipe], corpus: Corpus, rounds: int) -> dict[str
     parts = {}
     for name, recipe in recipes.items():
         model = model_of(recipe).train()
-        parts[name] = model, Optimisers(model, recipe), reader_of(model, corpus, recipe, 0)
+        parts[name] = model, Optimisers(model, recipe), reader_of(model, corpus, recipe, 0, "fp32")
     for _ in range(2 * rounds):
         for name, (model, optimisers, reader) in parts.items():
             began_s = time.perf_counter()

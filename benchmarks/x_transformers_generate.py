@@ -27,7 +27,6 @@ from ritornello import codec
 from ritornello.bench.generation import Setting, measure
 from ritornello.bench.meter import answer, in_fresh_process, resident_bytes
 from ritornello.checkpoint import save_checkpoint
-from ritornello.models import describe_model
 from ritornello.models.dsmr import DSMR, DSMRConfig
 from ritornello.training.recipes import base
 
@@ -99,7 +98,7 @@ def save_base_model(folder: Path) -> None:
     assert isinstance(config, DSMRConfig)
     torch.manual_seed(0)
     model = DSMR(config)
-    family, described = describe_model(model)
+    family, described = config.family, config.to_json()
     save_checkpoint(
         folder, family=family, config=described, data={}, progress={}, tensors={"weights": model.state_dict()}
     )
