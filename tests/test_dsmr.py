@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from test_law import CASES, SCHEDULES, SEGMENT_TOKENS, awaken
+from tiny import tiny_config
 from torch import Tensor
 
 from ritornello import codec
@@ -429,3 +430,28 @@ def test_what_cannot_be_built_is_refused_in_one_line() -> None:
 def test_a_config_cannot_be_changed_once_checked() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         small().width = 7  # type: ignore[misc]
+
+
+@torch.no_grad()
+def test_attention_begins_near_with_biases_and_even_without() -> None:
+    """What a fresh layer's query gives to the key beside it, beside what it gives to one 200 tokens away, in nats."""
+    differences = {}
+    for qk_bias in (False, True):
+        torch.manual_seed(0)
+        model = DSMR(tiny_config(width=64, qk_bias=qk_bias))
+        block = model.layers()[0]
+        x = model.embed(torch.randint(codec.N_EVENTS, (1, 400)))
+        q, k, _ = block.project(x, model.rotation(torch.arange(400)[None]))
+        scores = (q @ k.mT)[0].mean(0) * q.shape[-1] ** -0.5
+        differences[qk_bias] = float(scores.diagonal(-1).mean() - scores.diagonal(-200).mean())
+    assert abs(differences[False]) < 0.2
+    assert differences[True] > 2
+
+
+def test_a_motif_memory_leaves_the_other_weights_of_a_seed_as_they_are() -> None:
+    torch.manual_seed(3)
+    plain = DSMR(tiny_config()).state_dict()
+    torch.manual_seed(3)
+    other = DSMR(tiny_config(motif_notes=8)).state_dict()
+    assert set(other) - set(plain) == {"hint_embedding.weight"}
+    assert all(torch.equal(tensor, other[name]) for name, tensor in plain.items())

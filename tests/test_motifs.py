@@ -128,6 +128,24 @@ def test_a_slip_does_not_lose_the_passage(change):
     assert [s["pitch"] for s in strikes[-5:-1]] == [70, 63, 58, 66]
 
 
+def test_a_passage_that_is_left_is_told_no_more():
+    """Five strikes in a row that it does not have, and the pointer is lost; four are borne."""
+    strikes = after_each_strike(
+        tokens_of(piece((*MELODY, 74, 70)), piece((*MELODY[:6], 30, 31, 33, 36, 40), start_s=10))
+    )
+    assert [s["pitch"] is None for s in strikes[-5:]] == [False] * 4 + [True]
+
+
+def test_a_key_that_still_sounds_is_let_go_before_it_is_told_again():
+    """The second time notes are held over their key's next strike: every event that is told stays legal."""
+    melody = (60, 64, 60, 67, 60, 64, 60, 72)
+    tokens = tokens_of(piece(melody), piece(melody, start_s=10, length_s=0.5), piece(melody, start_s=20, length_s=2))
+    events = hints(tokens, notes=NOTES)[:, 0]
+    some = np.flatnonzero(events != codec.END)
+    assert codec.legal_events(codec.contexts(tokens))[some, events[some]].all()
+    assert len(some) > 20
+
+
 def test_the_latest_of_two_places_is_told():
     """The same four notes went on to 71 first and to 50 later."""
     parts = [piece((*MELODY[:4], 71)), piece((*MELODY[:4], 50), start_s=10), piece(MELODY[:4], start_s=20)]

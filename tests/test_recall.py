@@ -106,6 +106,51 @@ def test_the_interval_holds_the_mean_and_is_that_of_drawn_pieces():
     assert figures["high"] == pytest.approx(0.598, abs=0.02)
 
 
+class Partial(Listener):
+    """Every event has its own likelihood, whatever came before: the same event costs the same both times."""
+
+    def __init__(self) -> None:
+        super().__init__(remembers=False)
+        self.weights = torch.randn(codec.N_EVENTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.heard: list[list[int]] = []
+
+    def forward(self, tokens, state):
+        logits, after = super().forward(tokens, state)
+        self.heard = after if len(after[0]) > len((self.heard or [[]])[0]) else self.heard
+        return logits + self.weights, after
+
+
+def test_the_same_events_are_compared(music):
+    """By a model to which an event's place is nothing every gain is 0, if each is compared with itself."""
+    for recall in repeat_test(Partial(), music, "validation", legal=False, gaps_tokens=(0, 1, 2, 3, 300)):
+        assert recall.gains == pytest.approx([0] * 3, abs=1e-9)
+
+
+def test_the_passage_is_played_again_as_it_was(music):
+    """Keys, velocities and the time between its strikes, behind whatever the gap ended with."""
+    for gap in (0, 1, 2, 3, 150):
+        model = Partial()
+        repeat_test(model, music, "validation", legal=False, gaps_tokens=(gap,), most_pieces=1)
+        (read,) = model.heard
+        longest = max(music.pieces("validation"), key=lambda record: record.tokens)
+        text = music.tokens(longest).astype(np.int64)
+        first, again = strikes(text[:HEARD]), strikes(np.array(read[1:]))
+        count = int(np.sum(text[LEAD_TOKENS:HEARD] < codec.NOTE_OFF)) - 2  # the last token is predicted, not read
+        first = first[-count - 2 : -2]
+        found = [again[i : i + count] for i in range(len(first), len(again) - count + 1)]
+        assert any(np.array_equal(first - first[0] * [0, 0, 1], f - f[0] * [0, 0, 1]) for f in found[-4:]), gap
+
+
+def strikes(tokens):
+    """(N, 3) key, velocity bin and step of every strike."""
+    at, rows, velocity = codec.steps_of(tokens), [], -1
+    for token, step in zip(tokens.tolist(), at.tolist()):
+        velocity = token - VELOCITY if VELOCITY <= token < codec.END else velocity
+        if token < codec.NOTE_OFF:
+            rows.append((token, velocity, step))
+    return np.array(rows)
+
+
 # ---- a passage again ----
 
 

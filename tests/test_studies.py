@@ -158,6 +158,7 @@ def test_the_figures_hold_together(corpus: Corpus, mini: StudySettings, tmp_path
     assert figures["cuts"][0]["nats_per_token"] != pytest.approx(nats, rel=1e-7)
     # No piece is longer than the distance to a return.
     assert figures["material"]["returning"] == {"tokens": 0, "nats_per_token": None}
+    assert sum(age["tokens"] for age in figures["material"]["by_age"]) == sum(lengths)  # each token in one class
     assert (figures["schedule"], figures["seed"], figures["row"]) == ("2xunlimited", 0, "full memory")
 
 

@@ -13,6 +13,7 @@ from command import Run, assert_refused
 from short_studies import assert_drawn, table_below
 
 from ritornello.files import write_whole
+from ritornello.studies.cells import repeat_tables
 from ritornello.studies.results import result_path
 from ritornello.studies.summary import Row, figures_of, over_seeds, rows_of
 from ritornello.studies.table import markdown
@@ -250,3 +251,25 @@ def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, 
     damaged = result_path(finished, "two-scale", 1)
     damaged.write_text(damaged.read_text()[:100])
     assert_refused(study("table", "dsmr", "--out", finished), damaged.name)
+
+
+def test_repeats_and_ages_are_means_over_seeds_and_a_row_without_them_is_empty() -> None:
+    """By hand: pieces' gains of two seeds (0, 1) and (1, 2) are 0.5 and 1.5, so 1 with a standard error of 0.5."""
+
+    def run(seed: int, *gains: float, nats: float) -> dict[str, Any]:
+        ages = [{"from": 2048, "to": None, "tokens": 7, "nats_per_token": nats}]
+        repeats = [{"gap_tokens": 200, "gains": list(gains)}]
+        return {"seed": seed, "repeats": repeats, "material": {"by_age": ages}}
+
+    row = Row("remembers", [run(0, 0.0, 1.0, nats=1.0), run(1, 1.0, 2.0, nats=3.0)])
+    flat = Row("does not", [run(0, 0.0, 0.0, nats=4.0)])
+    old = Row("older", [{"seed": 0, "material": {}}])
+    ((gap, pieces, gain),) = row.repeats()
+    assert (gap, pieces, gain) == (200, 2, (1.0, pytest.approx(0.5)))
+    ((low, high, tokens, nats),) = row.by_age()
+    assert (low, high, tokens, nats) == (2048, None, 7, (2.0, pytest.approx(2**0.5)))
+    _, gains, _, ages = repeat_tables([old, row, flat])
+    assert gains.splitlines()[0] == "| row | 200 (2) |"
+    assert gains.splitlines()[2:] == ["| older |  |", "| remembers | +1.000 ± 0.500 |", "| does not | +0.000 ± 0.000 |"]
+    assert ages.splitlines()[2:] == ["| older |  |", "| remembers | 2.0000 ± 1.4142 |", "| does not | 4.0000 |"]
+    assert repeat_tables([old]) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ritornello.studies.intervals import Interval
 from ritornello.studies.summary import Estimate, Row
 
@@ -39,20 +41,25 @@ def position_table(rows: list[Row]) -> str:
 def repeat_tables(rows: list[Row]) -> list[str]:
     """What hearing a passage again is worth by the gap before it, and nats/token by the age of what returns."""
     parts = []
-    if gaps := rows[0].repeats():
-        lines = [[row.name, *(estimate(gain, "+.3f") for _, _, gain in row.repeats())] for row in rows]
+    # Older runs have neither: their cells are empty.
+    if gaps := max((row.repeats() for row in rows), key=len):
+        lines = [_padded([row.name, *(estimate(gain, "+.3f") for *_, gain in row.repeats())], gaps) for row in rows]
         parts += [
             "The repeat test: by how many nats/token a passage of 160 tokens is foreseen better when it is played "
             "again after a gap of so many tokens (pieces). ± is the standard error over pieces.",
             as_table(("row", *(f"{gap:,} ({pieces})" for gap, pieces, _ in gaps)), lines),
         ]
-    if ages := rows[0].by_age():
-        lines = [[row.name, *(estimate(nats, ".4f") for *_, nats in row.by_age())] for row in rows]
+    if ages := max((row.by_age() for row in rows), key=len):
+        lines = [_padded([row.name, *(estimate(nats, ".4f") for *_, nats in row.by_age())], ages) for row in rows]
         parts += [
             "Nats/token by how many tokens ago a passage of eight notes was played last.",
             as_table(("row", *(f"{_age(low, high)} ({count:,} tokens)" for low, high, count, _ in ages)), lines),
         ]
     return parts
+
+
+def _padded(cells: list[str], columns: list[Any]) -> list[str]:
+    return cells + [""] * (1 + len(columns) - len(cells))
 
 
 def _age(low: int | None, high: int | None) -> str:
