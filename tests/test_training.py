@@ -43,7 +43,7 @@ from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import faster_precision
 from ritornello.training.readers import Reader, reader_of
-from ritornello.training.recipes import RECIPES, Recipe, recipe_named
+from ritornello.training.recipes import Recipe, recipe_named
 
 
 @pytest.fixture(scope="module")
@@ -554,30 +554,6 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus: Corpus, tmp_path: Path) 
     init = save_model(model, tmp_path / "init")
     with one_line(tmp_path / "run", "nan", "step 10"):
         train(corpus, tmp_path / "run", replace(RECIPE, validate_every_steps=1000), init=init)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("lanes", 0),
-        ("piece_tokens", 0),
-        ("steps", 0),
-        ("matrix_lr", -1.0),
-        ("other_lr", math.nan),
-        ("decay_share", 1.5),
-        ("clip_norm", 0.0),
-        ("validate_every_steps", 0),
-        ("validation_pieces", 0),
-    ],
-)
-def test_a_recipe_outside_its_limits_is_refused(name: str, value: float) -> None:
-    with one_line(f"{name} is {value}"):
-        replace(RECIPE, **{name: value})
-
-
-def test_an_unknown_recipe_names_those_there_are() -> None:
-    with one_line("gigantic", *RECIPES):
-        recipe_named("gigantic")
 
 
 # ---- precision ----

@@ -92,7 +92,7 @@ def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, t
     manifest.write_text(json.dumps(written))
     with one_line(run, "groups = 1, not 2"):
         train(corpus, run, replace(RECIPE, groups=2), resume=True)
-    with one_line(run, "'motif_notes': 0", "'motif_notes': 9"):
+    with one_line(run, "model.motif_notes = 0, not 9"):
         train(corpus, run, replace(RECIPE, model=replace(RECIPE.streaming, motif_notes=9)), resume=True)
     train(corpus, run, RECIPE, steps=2, resume=True)
     assert load_checkpoint(run / "last").progress["step"] == 2

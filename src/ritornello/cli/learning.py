@@ -32,7 +32,13 @@ from ritornello.errors import RitornelloError
 def train(
     data: DataFolder,
     out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
-    recipe: Annotated[str, typer.Option(help="tiny, small, base, large, study, perceivers_small, ...")] = "small",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="tiny, small, base, large, study, perceivers_small, ..., or FILE.toml; small, or OUT's."),
+    ] = None,
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="A recipe's setting, such as model.width=512.")
+    ] = [],  # noqa: B006
     hours: Annotated[float | None, typer.Option(help="Time budget; learning rates follow the clock.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length in optimiser steps, instead of the recipe's.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the recipe's.")] = None,
@@ -54,13 +60,14 @@ def train(
     from ritornello.horizons import requested
     from ritornello.training.display import watch
     from ritornello.training.loop import train as run_training
-    from ritornello.training.recipes import recipe_named
+    from ritornello.training.recipes import read_setting, recipe_named, recipe_of
 
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
-    chosen = recipe_named(recipe).changed(
+    chosen = recipe_of(out) if resume and recipe is None else recipe_named(recipe or "small")
+    chosen = chosen.changed(
         schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
-    )
+    ).with_settings(dict(map(read_setting, settings)))
     its = chosen.model.schedule
     if schedule is not None and its and (change := requested(schedule, layers=its.layers).change):
         console.print(change)

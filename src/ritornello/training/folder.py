@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from ritornello.checkpoint import MANIFEST, Checkpoint, load_checkpoint
 from ritornello.errors import RitornelloError
-from ritornello.training.recipes import Recipe, with_defaults
+from ritornello.training.recipes import Recipe, flat, with_defaults
 
 WAIT_S = 10.0  # for another process to leave the folder: one that was asked to stop is saving
 
@@ -52,10 +52,10 @@ def check_unused(run: Path) -> None:
 def resumable(run: Path, recipe: Recipe) -> Checkpoint:
     """The folder's last checkpoint; ask with it `locked`. Raises RitornelloError if it is of another recipe."""
     last = load_checkpoint(run / "last")
-    before, now = with_defaults(last.progress["recipe"]), recipe.settings()
-    for key in now:
-        if before[key] != now[key]:
-            was = f"was trained with {key} = {before[key]}, not {now[key]}"
+    before, now = flat(with_defaults(last.progress["recipe"])), flat(recipe.settings())
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            was = f"was trained with {name} = {before.get(name)}, not {now.get(name)}"
             raise RitornelloError(f"{run}: {was}; resume it unchanged")
     return last
 

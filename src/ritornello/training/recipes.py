@@ -2,15 +2,29 @@
 
 ``tiny`` is for tests, ``study`` for comparing schedules, ``small`` for a CPU in hours, ``base`` for an accelerator in
 under half an hour, ``large`` for a GPU and MAESTRO. A new recipe is a function here, derived from its neighbour with
-``dataclasses.replace``.
+``dataclasses.replace``; or a TOML file that names the recipe it begins from and says what it changes:
+
+    from = "small"
+    lanes = 32
+    [model]
+    width = 512
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from ritornello.checkpoint import load_checkpoint
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
@@ -19,6 +33,7 @@ from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, r
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
 EQUAL = ("parameters", "layers")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
 MOTIF_NOTES = 16_384  # as many strikes as the longest performances have
 
 
@@ -104,27 +119,35 @@ class Recipe:
             if of_kind and getattr(self, name) != neutral:
                 raise RitornelloError(f"{name} is {getattr(self, name)}; for a model {kind} it is {neutral}")
 
-    def changed(
-        self,
-        *,
-        schedule: str | None = None,
-        legal: bool | None = None,
-        lanes: int | None = None,
-        piece_tokens: int | None = None,
-    ) -> Recipe:
-        """The recipe with what is given in place of its own.
+    def changed(self, *, schedule: str | None = None, **settings: Any) -> Recipe:
+        """The recipe with what is given, and not None, in place of its own; the schedule keeps the depth.
 
         Raises:
-            RitornelloError: for a schedule that does not fit the depth, or a number outside its limits.
+            RitornelloError: for a schedule that does not fit the depth, or what `with_settings` refuses.
         """
-        given = {"lanes": lanes, "piece_tokens": piece_tokens, "legal": legal}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in settings.items() if value is not None}
         if schedule is not None:
             if self.model.schedule is None:
                 raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one with them")
-            parsed = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
-            changes["model"] = replace(self.model, schedule=parsed)
-        return replace(self, **changes)
+            given["model.schedule"] = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
+        return self.with_settings(given)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """The recipe with settings by name in place of its own, such as ``{"lanes": 8, "model.width": 512}``.
+
+        They may be nested, as in TOML. A schedule may be its text: a list has its own depth, a constructor the
+        recipe's. "none" stands for None.
+
+        Raises:
+            RitornelloError: for a name that does not exist, with the nearest that does, or a value that does not fit.
+        """
+        given, known = flat(settings), flat(self.settings()).keys() - {"family"}
+        for name in given.keys() - known:
+            (nearest,) = get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+            raise RitornelloError(f"unknown setting {name!r}; did you mean {nearest}?")
+        parts = {name: _changes(getattr(self, name), given, f"{name}.") for name in ("model", "augmentation")}
+        changed = {name: replace(getattr(self, name), **changes) for name, changes in parts.items()}
+        return replace(self, **_changes(self, given, ""), **changed)
 
     @property
     def step_tokens(self) -> int:
@@ -148,6 +171,85 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     family = settings.get("family") or ("dsmr" if "schedule" in settings["model"] else "perceivers")
     known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
     return known | settings | {"family": family, "model": read_config(family, settings["model"]).to_json()}
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe of a run that can be resumed, as it is written there. Raises RitornelloError where there is none."""
+    values = with_defaults(load_checkpoint(run / "last").progress["recipe"])
+    parts: dict[str, Any] = {
+        "model": read_config(values["family"], values["model"]),
+        "augmentation": Augmentation(**values["augmentation"]),
+    }
+    return Recipe(**{f.name: parts.get(f.name, values[f.name]) for f in fields(Recipe)})
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``model.width=512`` -> a name and a value: as TOML writes it, or else the bare text."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name:
+        raise RitornelloError(f"{text!r} is no setting; write name=value, such as model.width=512")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file: ``from``, the name of a recipe, and the settings that it changes.
+
+    Raises:
+        RitornelloError: naming the file, if it cannot be read, is no TOML, or does not fit.
+    """
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        begun = str(settings.pop("from", "small"))
+        return recipe_named(begun).with_settings({"name": path.stem, **settings})
+    except OSError as error:
+        raise RitornelloError(f"{path}: cannot be read ({error.strerror}); name a recipe, or a TOML file") from None
+    except ValueError as error:
+        raise RitornelloError(f"{path}: no TOML ({' '.join(str(error).split())}); mend it") from None
+    except RitornelloError as error:
+        raise RitornelloError(f"{path}: {error}") from None
+
+
+def flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        named |= flat(value, f"{place}{name}.") if isinstance(value, Mapping) else {f"{place}{name}": value}
+    return named
+
+
+def _changes(part: Any, settings: dict[str, Any], place: str) -> dict[str, Any]:
+    """Those of the settings that are fields of a part of the recipe, each as its field takes it."""
+    types, given = get_type_hints(type(part)), {f.name: place + f.name for f in fields(part)}
+    return {
+        field: _checked(settings[name], types[field], getattr(part, field), name)
+        for field, name in given.items()
+        if name in settings
+    }
+
+
+def _checked(value: Any, kind: Any, current: Any, name: str) -> Any:
+    if isinstance(current, HorizonSchedule):
+        return value if isinstance(value, HorizonSchedule) else _schedule(str(value), current.layers)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise RitornelloError(f"{name} is {value!r}; it must be a list")
+        return tuple(_checked(one, get_args(kind)[0], None, f"each of {name}") for one in value)
+    allowed = get_args(kind) or (kind,)
+    value = None if value == "none" and type(None) in allowed else value
+    value = float(value) if type(value) is int and float in allowed else value
+    if type(value) not in allowed:
+        raise RitornelloError(f"{name} is {value!r}; it must be {' or '.join(WORDS[t] for t in allowed)}")
+    return value
+
+
+def _schedule(text: str, layers: int) -> HorizonSchedule:
+    try:
+        return HorizonSchedule.parse(text)
+    except RitornelloError:  # it does not say how many layers there are
+        return HorizonSchedule.parse(text, layers=layers)
 
 
 def tiny() -> Recipe:
@@ -291,7 +393,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe i
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of a name. Raises RitornelloError, naming those there are."""
+    """The recipe of a name, or in a file ``*.toml``. Raises RitornelloError, naming those there are."""
+    if name.endswith(".toml"):
+        return read_recipe(Path(name))
     if name not in RECIPES:
-        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}, or a TOML file's")
     return RECIPES[name]()
