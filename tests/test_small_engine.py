@@ -496,7 +496,9 @@ def test_threads_are_chosen_sensibly_and_can_be_set(saved, monkeypatch):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert runtime.default_threads() == 1
     engine = exported.load(str(saved), "fp32", threads=3)
-    assert engine.graph(1).get_session_options().intra_op_num_threads == 3
+    options = engine.graph(1).get_session_options()
+    assert options.intra_op_num_threads == 3
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_weights_of_a_type_that_is_none_of_weights_are_named(tmp_path):

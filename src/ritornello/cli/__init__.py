@@ -7,6 +7,7 @@ them imports torch before it is called.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -45,6 +46,8 @@ UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """The command ``ritornello``: errors that are the user's to mend are one line and exit code 2."""
+    if "GOMP_SPINCOUNT" not in os.environ:  # threads that spin while they wait keep other work from the processor
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # which torch's OpenMP reads when it is loaded
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except RitornelloError as error:

@@ -176,6 +176,7 @@ def open_graph(
     check_runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside other work it starves both
     options.log_severity_level = FATAL
     if precision == "fp32":  # one token's product reads a matrix once: packed, it would be there twice and no faster
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ritornello import codec
-from ritornello.models import fused
 
+EPSILON = 1e-6
 ROTARY_BASE = 10_000.0
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 
@@ -127,34 +127,23 @@ def embedded(tokens: Tensor, embedding: nn.Embedding, hint_embedding: nn.Embeddi
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
     """RMS norm over the last axis; half precision is widened to float32 first."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return F.rms_norm(wide, x.shape[-1:], gain, eps=fused.EPSILON)
+    return F.rms_norm(wide, x.shape[-1:], gain, eps=EPSILON)
 
 
 def normed_linear(x: Tensor, gain: Tensor, linear: nn.Linear) -> Tensor:
     """A linear layer without bias, on the RMS norm of (..., C)."""
-    if _by_hand(x):
-        return cast(Tensor, fused.NormedLinear.apply(x, gain, linear.weight))
     return cast(Tensor, linear(norm(x, gain)))
 
 
 def turned(x: Tensor, rotation: Rotation) -> Tensor:
     """(B, H, T, D) normed and rotated."""
-    return cast(Tensor, fused.Turned.apply(x, *rotation)) if _by_hand(x) else rotate(norm(x), rotation)
+    return rotate(norm(x), rotation)
 
 
 def gated(x: Tensor) -> Tensor:
     """(..., 2 O) -> (..., O): the second half of the last axis times the SiLU of the first."""
-    if _by_hand(x):
-        return cast(Tensor, fused.Gated.apply(x))
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
-
-
-def _by_hand(x: Tensor) -> bool:
-    """Whether this is training in full precision on a CPU."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return False
-    return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
 
 def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
