@@ -1,10 +1,10 @@
-"""Training and playing with two threads beside a busy process: with threads that spin while they wait (the default), and that sleep.
+"""Training and playing with two threads beside a busy process: threads that spin while they wait, and that sleep.
 
     python benchmarks/beside_work.py data/asap
 
-A process that counts keeps one processor busy. Each figure is of a fresh process: steps of the recipe ``study``, its
-first left out, or tokens of the bundled model ``small``, one by one. Spinning and sleeping take turns, alone and beside
-the busy process; medians of all rounds.
+Spinning is the default of OpenMP and onnxruntime. A process that counts keeps one processor busy. Each figure is of a
+fresh process: steps of the recipe ``study``, its first left out, or tokens of the bundled model ``small``, one by one.
+Spinning and sleeping take turns, alone and beside the busy process; medians of all rounds.
 """
 
 from __future__ import annotations

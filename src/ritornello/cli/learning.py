@@ -60,6 +60,7 @@ def train(
     from ritornello.horizons import requested
     from ritornello.training.display import watch
     from ritornello.training.loop import train as run_training
+    from ritornello.training.ranks import is_first
     from ritornello.training.recipes import read_setting, recipe_named, recipe_of
 
     if init is not None and schedule is not None:
@@ -86,6 +87,8 @@ def train(
             precision=None if precision is None else precision.value,
             report=report,
         )
+    if not is_first():
+        return
     kind = "legal" if chosen.legal else "free"
     if as_json:
         figure = best if math.isfinite(best) else None

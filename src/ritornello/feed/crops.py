@@ -10,7 +10,7 @@ Axes: B crops, M context tokens before the latents, Q latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ class CropBatch(NamedTuple):
     context: codec.Context | None  # of the targets, (B, Q, ...); None where the grammar is not asked for
     piece: NDArray[np.int64]  # (B,) index of the piece in the split
     position: NDArray[np.int64]  # (B,) tokens of the piece before the first target
+    tokens: int = 0  # predicted, by the crops of other processes too
 
 
 class Crops:
@@ -51,6 +52,8 @@ class Crops:
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory, of the whole piece, that inputs hold the hints of; 0 for inputs without.
+        share: those of the B crops that batches hold, where other processes have the others; None for all.
+        exchange: gives the numbers of all processes for those of this one. It is told how much they predict.
 
     Raises:
         RitornelloError: for a segmentation that does not exist, or Q greater than N.
@@ -70,6 +73,8 @@ class Crops:
         augmentation: Augmentation | None = None,
         grammar: bool = False,
         motif_notes: int = 0,
+        share: slice | None = None,
+        exchange: Callable[[dict[int, int]], dict[int, int]] = dict,
     ) -> None:
         if segmentation not in SEGMENTATIONS:
             raise RitornelloError(f"unknown segmentation {segmentation!r}; there are {', '.join(SEGMENTATIONS)}")
@@ -85,6 +90,7 @@ class Crops:
         self._segmentation, self._piece_tokens, self._seed = segmentation, piece_tokens, seed
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._corpus_tokens = sum(record.tokens for record in self.records)
+        self._own, self._exchange = range(lanes)[share or slice(None)], exchange
         self._epoch, self._next, self._crop = 0, 0, 0
         self._order = self._order_of(0)
 
@@ -92,7 +98,9 @@ class Crops:
         return self
 
     def __next__(self) -> CropBatch:
-        return self._batch([self._take() for _ in range(self._lanes)])
+        crops = [crop for i in range(self._lanes) if (crop := self._take(i in self._own))]
+        predicted = sum(min(end, self._latents) for *_, end in crops)
+        return self._batch(crops, sum(self._exchange({self._own.start: predicted}).values()))
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON-able integers."""
@@ -117,12 +125,15 @@ class Crops:
         order: list[int] = np.random.default_rng([self._seed, epoch]).permutation(len(self.records)).tolist()
         return order
 
-    def _take(self) -> tuple[int, NDArray[np.uint16], int, int]:
-        """A piece, its tokens, where the crop begins, and where it ends."""
+    def _take(self, own: bool) -> tuple[int, NDArray[np.uint16], int, int] | None:
+        """A piece, its tokens, where the crop begins, and where it ends; None for another process's."""
         if self._next >= len(self._order):
             self._epoch, self._next = self._epoch + 1, 0
             self._order = self._order_of(self._epoch)
         piece = self._order[self._next]
+        if not own and self._segmentation != "sequential":  # where the next crop is depends on no other's length
+            self._next += 1
+            return None
         rng = np.random.default_rng([self._seed, self._epoch, piece])
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
@@ -134,7 +145,7 @@ class Crops:
             self._crop += 1
         else:
             self._next, self._crop = self._next + 1, 0
-        return piece, tokens, max(0, end - self._context_tokens), end
+        return (piece, tokens, max(0, end - self._context_tokens), end) if own else None
 
     def _end(self, length: int, rng: np.random.Generator) -> int:
         if self._segmentation == "random_start":
@@ -143,7 +154,7 @@ class Crops:
             return int(rng.integers(min(length, self._latents), length + 1))
         return min(length, (self._crop + 1) * self._latents)
 
-    def _batch(self, crops: list[tuple[int, NDArray[np.uint16], int, int]]) -> CropBatch:
+    def _batch(self, crops: list[tuple[int, NDArray[np.uint16], int, int]], predicted: int) -> CropBatch:
         n, latents = len(crops), self._latents
         firsts = [max(0, end - latents) for _, _, _, end in crops]  # predicted from here on
         longest = max(first - begin for first, (_, _, begin, _) in zip(firsts, crops))
@@ -168,4 +179,5 @@ class Crops:
                     field[i, : end - first] = source[first:end]
         before = np.array([first - begin for first, (_, _, begin, _) in zip(firsts, crops)])
         pieces = np.array([piece for piece, *_ in crops])
-        return CropBatch(codec.with_hints(inputs, hints), targets, before, context, pieces, np.array(firsts))
+        inputs = codec.with_hints(inputs, hints)
+        return CropBatch(inputs, targets, before, context, pieces, np.array(firsts), predicted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     piece: NDArray[np.int64]  # (B,) index of the piece in the split; -1 for an idle lane
     position: NDArray[np.int64]  # (B,) tokens of the piece before this segment
     group: int = 0  # of the lanes that these B are
+    tokens: int = 0  # predicted, by the lanes of other processes too
 
 
 @dataclass
@@ -32,7 +33,8 @@ class _Lane:
     epoch: int
     piece: int
     position: int
-    tokens: NDArray[np.uint16]
+    length: int
+    tokens: NDArray[np.uint16]  # empty in another process's lane
     context: codec.Context | None
     hints: NDArray[np.int16] | None
 
@@ -60,6 +62,8 @@ class Lanes:
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
         pieces: only these indices of the split; None for all.
+        share: those of the B lanes that batches hold, where other processes have the others; None for all.
+        exchange: gives the numbers of all processes for those of this one. It is told the length of what they begin.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Lanes:
         grammar: bool = False,
         motif_notes: int = 0,
         pieces: list[int] | None = None,
+        share: slice | None = None,
+        exchange: Callable[[dict[int, int]], dict[int, int]] = dict,
     ) -> None:
         if not 1 <= lanes <= 65536:
             raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
@@ -99,6 +105,8 @@ class Lanes:
         self._order = self._order_of(0)
         self._lanes: list[_Lane | None] = [None] * (lanes * groups)
         self._groups, self._group = groups, 0
+        own = np.arange(lanes * groups).reshape(groups, lanes)[:, share or slice(None)]
+        self._own, self._exchange = frozenset(own.flat), exchange
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -106,11 +114,12 @@ class Lanes:
     def __next__(self) -> Batch:
         group, size = self._group, len(self._lanes) // self._groups
         self._group = (group + 1) % self._groups
-        turn = slice(group * size, (group + 1) * size)
-        for i, lane in enumerate(self._lanes[turn], turn.start):
-            if lane is None or lane.position >= len(lane.tokens):
-                self._lanes[i] = self._take()
-        return self._batch(self._lanes[turn], group)
+        turn = range(group * size, (group + 1) * size)
+        over = [i for i in turn if (lane := self._lanes[i]) is None or lane.position >= lane.length]
+        for i in over:
+            self._lanes[i] = self._take(i in self._own)
+        self._learn_lengths(over)
+        return self._batch([self._lanes[i] for i in turn if i in self._own], turn, group)
 
     def state(self) -> dict[str, Any]:
         """Where every lane stands, as JSON-able integers."""
@@ -129,7 +138,11 @@ class Lanes:
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
         self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
         self._order = self._order_of(self._epoch)
-        self._lanes = [lane and self._load(lane["epoch"], lane["piece"], lane["position"]) for lane in state["lanes"]]
+        self._lanes = [
+            lane and self._load(lane["epoch"], lane["piece"], lane["position"], i in self._own)
+            for i, lane in enumerate(state["lanes"])
+        ]
+        self._learn_lengths(range(len(self._lanes)))
 
     @property
     def epoch(self) -> int:
@@ -159,7 +172,7 @@ class Lanes:
             chosen.append(order[place])
         return np.array(chosen)
 
-    def _take(self) -> _Lane | None:
+    def _take(self, own: bool) -> _Lane | None:
         if self._next >= len(self._order):
             if self._epochs is not None and self._epoch + 1 >= self._epochs:
                 return None
@@ -167,19 +180,29 @@ class Lanes:
             self._order = self._order_of(self._epoch)
         piece = int(self._order[self._next])
         self._next += 1
-        return self._load(self._epoch, piece, 0)
+        return self._load(self._epoch, piece, 0, own)
 
-    def _load(self, epoch: int, piece: int, position: int) -> _Lane:
+    def _learn_lengths(self, lanes: Iterable[int]) -> None:
+        """Of what the lanes of other processes read, which only they know once it is stretched."""
+        begun = {i: lane for i in lanes if (lane := self._lanes[i]) is not None}
+        if begun:
+            for i, length in self._exchange({i: lane.length for i, lane in begun.items() if i in self._own}).items():
+                begun[i].length = length
+
+    def _load(self, epoch: int, piece: int, position: int, own: bool) -> _Lane:
+        if not own:
+            return _Lane(epoch, piece, position, 0, np.zeros(0, np.uint16), None, None)
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
         tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
         hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
-        return _Lane(epoch, piece, position, tokens, context, hints)
+        return _Lane(epoch, piece, position, len(tokens), tokens, context, hints)
 
-    def _batch(self, lanes: list[_Lane | None], group: int) -> Batch:
-        if not any(lanes):
+    def _batch(self, lanes: list[_Lane | None], turn: range, group: int) -> Batch:
+        busy = [lane for i in turn if (lane := self._lanes[i])]
+        if not busy:
             raise StopIteration
         n, width = len(lanes), self.segment_tokens  # always: another shape would be another compilation
         inputs = np.full((n, width), codec.PAD, np.int64)
@@ -190,7 +213,7 @@ class Lanes:
         for i, lane in enumerate(lanes):
             if lane is None:
                 continue
-            start, stop = lane.position, min(lane.position + width, len(lane.tokens))
+            start, stop = lane.position, min(lane.position + width, lane.length)
             targets[i, : stop - start] = lane.tokens[start:stop]
             inputs[i, 0] = lane.tokens[start - 1] if start else codec.START
             inputs[i, 1 : stop - start] = lane.tokens[start : stop - 1]
@@ -200,8 +223,11 @@ class Lanes:
             if context is not None and lane.context is not None:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
-            lane.position = stop
-        return Batch(codec.with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
+        predicted = [min(width, lane.length - lane.position) for lane in busy]
+        for lane, count in zip(busy, predicted):
+            lane.position += count
+        inputs = codec.with_hints(inputs, hints)
+        return Batch(inputs, targets, position == 0, context, piece, position, group, sum(predicted))
 
 
 def check_corpus(corpus: Corpus, tokens: int, before: int) -> None:

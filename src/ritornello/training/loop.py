@@ -6,20 +6,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ritornello import codec
 from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
@@ -31,11 +31,13 @@ from ritornello.training.folder import check_unused, interruptible, locked, resu
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
+from ritornello.training.ranks import Ranks, ranks_of
 from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
 REPORT_EVERY_S = 1.0
+RANK_SEEDS = 1_000_003
 LEAST_RESERVE_S = 20.0  # that a time budget keeps for its end, besides a last validation
 
 
@@ -108,12 +110,13 @@ class Run:
     model: Model[Any]
     optimisers: Optimisers
     reader: Reader
+    ranks: Ranks
     began_s: float
     """when its clock stood at zero, by the system's"""
 
     def clock(self) -> float:
-        """Seconds that the run took so far, those before it was resumed included."""
-        return time.monotonic() - self.began_s
+        """Seconds that the run took so far, those before it was resumed included: rank 0's, for all."""
+        return self.ranks.decided(time.monotonic() - self.began_s)
 
     def share_done(self, state: RunState) -> float:
         """How much of the steps is done, or of the hours less what the end takes: a step, three saves, a validation."""
@@ -194,7 +197,20 @@ def train(
     began_s = time.monotonic()
     _check_length(hours, steps)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with locked(run), interruptible() as interrupted:
+    with (
+        ranks_of(device) as (ranks, device),
+        locked(run) if ranks.rank == 0 else nullcontext(),
+        interruptible() as interrupted,
+    ):
+        if ranks.rank == 0 and not resume:
+            check_unused(run)
+        # The others go on when rank 0 has the folder.
+        ranks.check_same(
+            version=version("ritornello"),
+            corpus=hashlib.sha256(repr(corpus.records).encode()).hexdigest(),
+            recipe=recipe.settings(),
+            settings=(seed, hours, steps, str(init), resume, precision),
+        )
         last = resumable(run, recipe) if resume else None
         if last:
             done = last.progress
@@ -204,13 +220,12 @@ def train(
             torch.manual_seed(seed)
             model = from_checkpoint(last)
         else:
-            check_unused(run)
             start = load_checkpoint(init) if init else None
             state, data = RunState(), _trained_on(corpus, start)
             torch.manual_seed(seed)
             model = _first_model(recipe, start)
         model.to(device).train()
-        precision = precision or faster_precision(device, width=model.config.width)
+        precision = precision or ranks.all(faster_precision(device, width=model.config.width))[0]
         parts = Run(
             folder=run,
             recipe=recipe,
@@ -221,26 +236,30 @@ def train(
             precision=precision,
             model=model,
             optimisers=Optimisers(model, recipe),
-            reader=reader_of(model, corpus, recipe, seed, precision),
+            reader=reader_of(model, corpus, recipe, seed, precision, ranks),
+            ranks=ranks,
             began_s=began_s - state.seconds,
         )
         if last:
             parts.reader.feed.restore(last.progress["feed"])
             _restore(parts, state, last.tensors("training"))
+        if ranks.rank:
+            torch.manual_seed(seed + state.step + ranks.rank * RANK_SEEDS)  # another dropout than rank 0's
         _go_on(parts, state, interrupted, report)
     return state.best if state.best is not None else math.nan
 
 
 def _go_on(run: Run, state: RunState, interrupted: list[int], report: Callable[[Report], None]) -> None:
     """From wherever the run stands to its end, or until it is interrupted."""
-    journal, news = Journal(run.folder, after_step=state.step), News(state.tokens)
+    journal = Journal(run.folder, after_step=state.step) if run.ranks.rank == 0 else None
+    news = News(state.tokens)
     feed_state = run.reader.feed.state()
     if state.step == 0:
         save(run, state, "last", feed_state)  # whatever stops it, there is something to resume; a bad folder shows now
     saved_s = reported_s = state.seconds = run.clock()
     state.share = run.share_done(state)
     with _prefetched(run.reader.feed) as batches:
-        while state.share < 1 and not interrupted:
+        while state.share < 1 and not run.ranks.decided(len(interrupted)):
             batch, feed_state = next(batches)
             train_step(run, state, batch)
             now_s = run.clock()
@@ -255,49 +274,54 @@ def _go_on(run: Run, state: RunState, interrupted: list[int], report: Callable[[
                 state.share = run.share_done(state)
             if state.step % LOG_EVERY_STEPS == 0:
                 log_losses(run, state, journal)
-            if validation is not None or now_s - reported_s > REPORT_EVERY_S:
+            if journal and (validation is not None or now_s - reported_s > REPORT_EVERY_S):
                 report(news.report(run, state, validation))
                 news, reported_s = News(state.tokens), now_s
             if now_s - saved_s > run.recipe.checkpoint_every_s:
                 save(run, state, "last", feed_state)
                 saved_s = now_s
     if state.share >= 1 and state.validated_step < state.step:
-        report(news.report(run, state, validate(run, state, journal)))
+        validation = validate(run, state, journal)
+        if journal:
+            report(news.report(run, state, validation))
     save(run, state, "last", feed_state)
-    journal.close()
+    if journal:
+        journal.close()
 
 
 def train_step(run: Run, state: RunState, batch: Any) -> None:
     """One update from one batch: loss, gradients, clipping, optimisers."""
-    count = int(np.count_nonzero(batch.targets != codec.PAD))
-    loss = run.reader.nats(batch, state.share).sum() / count
+    loss = run.reader.nats(batch, state.share).sum() / batch.tokens
     loss.backward()
+    loss = run.ranks.add_up(run.model.parameters(), loss.detach())
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
     run.optimisers.step(learning_rate_factor(run.recipe, step=state.step, progress=state.share))
-    state.step, state.tokens = state.step + 1, state.tokens + count
-    state.losses = [*state.losses[1 - LOG_EVERY_STEPS :], loss.detach()]
+    state.step, state.tokens = state.step + 1, state.tokens + batch.tokens
+    state.losses = [*state.losses[1 - LOG_EVERY_STEPS :], loss]
 
 
-def validate(run: Run, state: RunState, journal: Journal) -> float:
+def validate(run: Run, state: RunState, journal: Journal | None) -> float:
     """Nats/token of whole validation pieces; where none were lower, the weights are saved as the best."""
     began_s = run.clock()
     nats = run.reader.validate(state.share)
     state.seconds = run.clock()
     state.validated_step, state.validation_seconds = state.step, state.seconds - began_s
-    journal.write(state.step, tokens=state.tokens, seconds=state.seconds, validation=nats)
+    if journal:
+        journal.write(state.step, tokens=state.tokens, seconds=state.seconds, validation=nats)
     if state.best is None or nats < state.best:
         state.best = nats
         save(run, state, "best")
     return nats
 
 
-def log_losses(run: Run, state: RunState, journal: Journal) -> None:
+def log_losses(run: Run, state: RunState, journal: Journal | None) -> None:
     """The mean of the latest steps' losses. Raises RitornelloError where it is no number."""
     mean = float(torch.stack(state.losses).mean())
     if not math.isfinite(mean):
         begin = f"start another run with --init {run.folder / 'best'}"
         raise RitornelloError(f"{run.folder}: the loss became {mean} at step {state.step}; {begin}")
-    journal.write(state.step, tokens=state.tokens, seconds=state.seconds, nats=mean)
+    if journal:
+        journal.write(state.step, tokens=state.tokens, seconds=state.seconds, nats=mean)
 
 
 def save(run: Run, state: RunState, name: str, feed_state: dict[str, Any] | None = None) -> None:
@@ -316,14 +340,15 @@ def save(run: Run, state: RunState, name: str, feed_state: dict[str, Any] | None
     if feed_state is not None:
         progress["feed"] = feed_state
         tensors["training"] = _training_tensors(run, state)
-    save_checkpoint(
-        run.folder / name,
-        family=config.family,
-        config=config.to_json(),
-        data=run.data,
-        progress=progress,
-        tensors=tensors,
-    )
+    if run.ranks.rank == 0:
+        save_checkpoint(
+            run.folder / name,
+            family=config.family,
+            config=config.to_json(),
+            data=run.data,
+            progress=progress,
+            tensors=tensors,
+        )
     state.seconds = run.clock()
     state.save_seconds = state.seconds - began_s
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ritornello.likelihood import to_device, token_nats
 from ritornello.models.protocol import Model, named_tensors, with_tensors
 from ritornello.training import fitting
 from ritornello.training.precision import Precision
+from ritornello.training.ranks import ALONE, Ranks
 from ritornello.training.recipes import Recipe
 
 
@@ -26,10 +28,23 @@ class Reader:
     feed: Lanes | Crops
     """where batches come from"""
 
-    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, precision: Precision) -> None:
-        self._model, self._corpus, self._recipe = model, corpus, recipe
+    def __init__(
+        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
+    ) -> None:
+        self._model, self._corpus, self._recipe, self._ranks = model, corpus, recipe, ranks
         self._autocast = torch.bfloat16 if precision == "bf16" else None
         self._validation_pieces = _drawn(len(corpus.pieces("validation")), recipe.validation_pieces)
+        self._own = ranks.share(recipe.lanes)
+        self._feeding: dict[str, Any] = {
+            "lanes": recipe.lanes,
+            "piece_tokens": recipe.piece_tokens,
+            "seed": seed,
+            "augmentation": recipe.augmentation,
+            "grammar": recipe.legal,
+            "motif_notes": model.config.motif_notes,
+            "share": self._own,
+            "exchange": ranks.merged,
+        }
 
     def nats(self, batch: Any, progress: float) -> Tensor:
         """-ln p of each target of a batch of the feed, (B, T), with gradients; what is carried moves on.
@@ -69,26 +84,21 @@ class Reader:
 class Streaming(Reader):
     """Lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
-    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
-        super().__init__(model, corpus, recipe, precision)
+    def __init__(
+        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
+    ) -> None:
+        super().__init__(model, corpus, recipe, seed, precision, ranks)
+        segment_tokens, groups, by_title = model.segment_tokens, recipe.groups, recipe.by_title
         self.feed = Lanes(
-            corpus,
-            "train",
-            lanes=recipe.lanes,
-            segment_tokens=model.segment_tokens,
-            groups=recipe.groups,
-            by_title=recipe.by_title,
-            piece_tokens=recipe.piece_tokens,
-            seed=seed,
-            augmentation=recipe.augmentation,
-            grammar=recipe.legal,
-            motif_notes=model.config.motif_notes,
+            corpus, "train", segment_tokens=segment_tokens, groups=groups, by_title=by_title, **self._feeding
         )
-        memories = fitting.memories_of(model.config, recipe, corpus, device=model.device, precision=precision)
+        lanes = self._own.stop - self._own.start
+        own = replace(recipe, lanes=lanes)
+        memories = fitting.memories_of(model.config, own, corpus, device=model.device, precision=precision)
         memories.check_fit(fitting.free_bytes(model.device))
         schedule = model.config.schedule
         self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
-        self._states = [_in(precision, model.initial_state(recipe.lanes)) for _ in range(recipe.groups)]
+        self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.groups)]
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
@@ -115,55 +125,47 @@ class Streaming(Reader):
         return segment_tokens << int(doublings * progress / growing)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Each group's state; the first group's names are those of a run without groups."""
-        return {
+        """Each group's state, of all ranks' lanes; the first group's names are those of a run without groups."""
+        own = {
             f"{name}{_of(group)}": tensor
             for group, state in enumerate(self._states)
             for name, tensor in named_tensors(state).items()
         }
+        return self._ranks.joined(own)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back states."""
+        """Puts back the states of this rank's lanes."""
         for group, state in enumerate(self._states):
-            saved = {name: tensors[f"{name}{_of(group)}"].to(t.device) for name, t in named_tensors(state).items()}
+            saved = {n: tensors[f"{n}{_of(group)}"][self._own].to(t.device) for n, t in named_tensors(state).items()}
             self._states[group] = with_tensors(state, saved)
 
 
 class Cropping(Reader):
     """Crops that have nothing to do with each other."""
 
-    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
-        super().__init__(model, corpus, recipe, precision)
+    def __init__(
+        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
+    ) -> None:
+        super().__init__(model, corpus, recipe, seed, precision, ranks)
         assert model.config.crops
-        self.feed = Crops(
-            corpus,
-            "train",
-            lanes=recipe.lanes,
-            context_tokens=model.config.crops.context_tokens,
-            latents=model.config.crops.latents,
-            segmentation=recipe.segmentation,
-            piece_tokens=recipe.piece_tokens,
-            seed=seed,
-            augmentation=recipe.augmentation,
-            grammar=recipe.legal,
-            motif_notes=model.config.motif_notes,
-        )
+        sizes = model.config.crops._asdict()
+        self.feed = Crops(corpus, "train", segmentation=recipe.segmentation, **sizes, **self._feeding)
 
     def logits(self, batch: CropBatch, inputs: Tensor, progress: float) -> Tensor:
         """(B, Q, V)."""
         return self._model.crop(inputs, torch.from_numpy(batch.before))
 
 
-def reader_of(model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
+def reader_of(
+    model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32", ranks: Ranks = ALONE
+) -> Reader:
     """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
-    return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision)
+    return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision, ranks)
 
 
-def _drawn(there: int, wanted: int | None) -> list[int] | None:
+def _drawn(there: int, wanted: int | None) -> list[int]:
     """As many of the pieces, always the same; None for all."""
-    if wanted is None or wanted >= there:
-        return None
-    return sorted(np.random.default_rng(0).permutation(there)[:wanted].tolist())
+    return np.random.default_rng(0).permutation(there)[:wanted].tolist()
 
 
 def _in(precision: Precision, state: Any) -> Any:
