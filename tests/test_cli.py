@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -403,3 +404,18 @@ def test_a_piece_cannot_both_end_and_not_end(command, model, tmp_path):
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (239.99, "4:00"), (3661.2, "61:01")])
 def test_lengths_are_said_to_the_nearest_second(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)],
+    ids=["nothing given", "policy given", "spins given"],
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(command, monkeypatch, given, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert command("--help").code == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
