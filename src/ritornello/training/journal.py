@@ -62,5 +62,7 @@ def _tensorboard(folder: Path, after_step: int) -> Any:
         return None
     try:
         return SummaryWriter(str(folder), purge_step=after_step + 1)
+    except UnicodeEncodeError:  # TensorBoard takes no name that is no text; the log does
+        return None
     except OSError as error:
         raise RitornelloError(f"{folder}: cannot be written ({error.strerror}); free some space") from None
