@@ -59,9 +59,14 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RitornelloError(f"{folder}: is there and no export; name a new folder")
-    checkpoint, config, weights = _prepared(model, precision)
+    with whole_folder(folder) as new:
+        return _exported(model, new, precision)
+
+
+def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
     from safetensors.numpy import save
 
+    checkpoint, config, weights = _prepared(model, precision)
     content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
     spans = _spans(content)
     files = {WEIGHTS_FILE: content}
@@ -81,9 +86,8 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    with whole_folder(folder) as new:
-        for name, content in files.items():
-            write_whole(new / name, content)
+    for name, content in files.items():
+        write_whole(folder / name, content)
     return manifest
 
 
