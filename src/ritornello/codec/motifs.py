@@ -271,7 +271,10 @@ def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
     return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)
 
 
-def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
-    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
-    rows = np.asarray(tokens, np.int64)
-    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)
+def with_hints(
+    tokens: NDArray[np.integer], hints: NDArray[np.integer] | None, labels: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """Tokens (..., T) as rows of ids (..., T, 1 + columns): each, the hints after it and the labels told with it."""
+    told = [more.astype(np.int64) for more in (hints, labels) if more is not None]
+    rows = tokens.astype(np.int64)
+    return np.concatenate([rows[..., None], *told], axis=-1) if told else rows

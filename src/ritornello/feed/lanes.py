@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
@@ -35,6 +36,7 @@ class _Lane:
     tokens: NDArray[np.uint16]
     context: codec.Context | None
     hints: NDArray[np.int16] | None
+    labels: NDArray[np.int64] | None
 
 
 class Lanes:
@@ -59,6 +61,9 @@ class Lanes:
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
+        labels: that inputs tell (see `codec.steering`), by name; none for inputs without.
+        told: share of segments that are told anything; each label of these is told in half of them. A source is
+            always told: without its label a model is to play as the others do.
         pieces: only these indices of the split; None for all.
     """
 
@@ -78,6 +83,8 @@ class Lanes:
         augmentation: Augmentation | None = None,
         grammar: bool = False,
         motif_notes: int = 0,
+        labels: tuple[str, ...] = (),
+        told: float = 0.0,
         pieces: list[int] | None = None,
     ) -> None:
         if not 1 <= lanes <= 65536:
@@ -92,6 +99,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
+        self._labels, self._told = {name: number for number, name in enumerate(labels, 1)}, told
         self._piece_tokens = piece_tokens
         self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
@@ -176,7 +184,25 @@ class Lanes:
         tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
         hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
-        return _Lane(epoch, piece, position, tokens, context, hints)
+        labels = self._labels_of(self.records[piece], tokens) if self._labels else None
+        return _Lane(epoch, piece, position, tokens, context, hints, labels)
+
+    def _labels_of(self, record: PieceRecord, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """(T, COLUMNS) all that could be told with each token; 0 where there is no such label."""
+        of_piece = (f"composer={record.composer}", f"source={record.source.split('/')[0]}")
+        found = np.zeros((len(tokens), steering.COLUMNS), np.int64)
+        found[:, :2] = [self._labels.get(name, 0) for name in of_piece]
+        steps = steering.following(tokens)
+        firsts = np.array([self._labels[f"{name}=1"] for name in steering.EDGES])
+        found[:, 2:] = np.where(steps > 0, firsts + steps - 1, 0)
+        return found
+
+    def _is_told(self, lane: _Lane) -> NDArray[np.bool_]:
+        """(COLUMNS,) which kinds of labels the lane's next segment is told."""
+        rng = np.random.default_rng([self._seed, lane.epoch, lane.piece, lane.position])
+        told = (rng.random(steering.COLUMNS) < 0.5) & (rng.random() < self._told)
+        told[1] = True
+        return told
 
     def _batch(self, lanes: list[_Lane | None], group: int) -> Batch:
         if not any(lanes):
@@ -185,6 +211,7 @@ class Lanes:
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
         hints = np.full((n, width, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
+        labels = np.zeros((n, width, steering.COLUMNS), np.int64) if self._labels else None
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(lanes):
@@ -196,12 +223,14 @@ class Lanes:
             inputs[i, 1 : stop - start] = lane.tokens[start : stop - 1]
             if hints is not None and lane.hints is not None:
                 hints[i, : stop - start] = lane.hints[start:stop]
+            if labels is not None and lane.labels is not None:
+                labels[i, : stop - start] = lane.labels[start:stop] * self._is_told(lane)
             piece[i], position[i] = lane.piece, start
             if context is not None and lane.context is not None:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
             lane.position = stop
-        return Batch(codec.with_hints(inputs, hints), targets, position == 0, context, piece, position, group)
+        return Batch(codec.with_hints(inputs, hints, labels), targets, position == 0, context, piece, position, group)
 
 
 def check_corpus(corpus: Corpus, tokens: int, before: int) -> None:

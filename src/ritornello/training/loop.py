@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from ritornello import codec
 from ritornello.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
+from ritornello.codec import steering
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate
 from ritornello.feed import Crops, Lanes
 from ritornello.likelihood import to_device, token_nats
-from ritornello.models import build, from_checkpoint, with_motif_memory
+from ritornello.models import build, from_checkpoint, with_inputs
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
@@ -33,6 +35,7 @@ from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe, with_defaults
 
 LOG_EVERY_STEPS = 10
+COMPOSER_PERFORMANCES = 8  # of a composer in the training split, for a label of their own
 WAIT_S = 10.0  # for another process to leave a run's folder: one that was asked to stop is saving
 SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save, and as much as a validation took
 
@@ -112,8 +115,8 @@ def train(
     if start and start.family != recipe.model.family:
         raise RitornelloError(f"{start.folder}: is of the family {start.family}; name a recipe of that family with it")
     model = from_checkpoint(start) if start else build(recipe.model)
-    if not last and recipe.model.motif_notes and not model.config.motif_notes:
-        model = with_motif_memory(model, recipe.model.motif_notes)
+    if not last:
+        model = with_inputs(model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ())
     model.to(device).train()
     optimisers = Optimisers(model, recipe)
     precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
@@ -301,6 +304,17 @@ def _trained_on(corpus: Corpus, start: Checkpoint | None) -> dict[str, str]:
     now = {"name": corpus.name, "licence": corpus.licence}
     before = start.data if start else {}
     return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
+
+
+def _labels(corpus: Corpus) -> tuple[str, ...]:
+    """What a model of the corpus can be told: composers heard often, and the sources but the first, which needs none."""
+    records = corpus.pieces("train")
+    heard = Counter(record.composer for record in records if record.composer)
+    composers = sorted(
+        name for name, performances in heard.items() if performances >= COMPOSER_PERFORMANCES and name != "unknown"
+    )
+    sources = list(dict.fromkeys(record.source.split("/")[0] for record in records))
+    return steering.labels(composers, sources[1:])
 
 
 def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:

@@ -58,6 +58,8 @@ class Streaming(Reader):
             augmentation=recipe.augmentation,
             grammar=recipe.legal,
             motif_notes=model.config.motif_notes,
+            labels=model.config.labels,
+            told=recipe.told,
         )
         memories = fitting.memories_of(model.config, recipe, corpus, device=model.device, precision=precision)
         memories.check_fit(fitting.free_bytes(model.device))
