@@ -1,9 +1,9 @@
 """Steering: what a model may be told of the music that it is to play, as labels with a vector each.
 
-A label is a word and a value: ``composer=Chopin``, ``source=rolls``, or how dense, loud and high the next seconds are, each
-in `STEPS` steps from the sparsest, softest and lowest (``density=1``) on. In training the steps are those of the music
-that follows. A vector for each label that is told is added to every token's, so labels cost no memory, may change
-with any token, and a blend of composers is a mean of their vectors.
+A label is a word and a value: ``composer=Chopin``, ``source=rolls``, or how dense, loud and high the next seconds are,
+each in `STEPS` steps from the sparsest, softest and lowest (``density=1``) on. In training the steps are those of the
+music that follows. A vector for each label that is told is added to every token's, so labels cost no memory, may
+change with any token, and a blend of composers is a mean of their vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EDGES = {
     "loudness": (48.0, 56.0, 62.0, 67.0, 72.0, 78.0),
     "register": (58.0, 61.0, 64.0, 66.0, 69.0, 72.0),
 }
-"""between the steps, of strikes a second, mean velocity and mean pitch: about the sevenths of ASAP's training split, by tokens"""
+"""between the steps, of strikes a second, mean velocity and mean pitch: about the sevenths of ASAP's training tokens"""
 STEPS = 7
 COLUMNS = 2 + len(EDGES)
 """labels that a token can have at once: composer, source and the steps"""
