@@ -24,7 +24,6 @@ import torch
 from ritornello.checkpoint import save_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.engines import load_engine
-from ritornello.likelihood import to_device, token_nats
 from ritornello.models import build
 from ritornello.models.protocol import Model
 from ritornello.training.optimisers import Optimisers
@@ -101,14 +100,12 @@ def trained(recipes: dict[str, Recipe], corpus: Corpus, rounds: int) -> dict[str
     parts = {}
     for name, recipe in recipes.items():
         model = model_of(recipe).train()
-        parts[name] = model, Optimisers(model, recipe), reader_of(model, corpus, recipe, 0, "fp32")
+        parts[name] = Optimisers(model, recipe), reader_of(model, corpus, recipe, 0, "fp32")
     for _ in range(2 * rounds):
-        for name, (model, optimisers, reader) in parts.items():
+        for name, (optimisers, reader) in parts.items():
             began_s = time.perf_counter()
             batch = next(reader.feed)
-            logits = reader.logits(batch, torch.from_numpy(batch.inputs), 1.0)
-            context = to_device(batch.context, model.device)
-            token_nats(logits, torch.from_numpy(batch.targets), context).mean().backward()
+            reader.nats(batch, 1.0).mean().backward()
             optimisers.step(1e-3)
             took_s[name].append((time.perf_counter() - began_s) / batch.targets.size)
     # The first steps load every lane's first piece; later ones load one now and then.

@@ -340,14 +340,11 @@ def test_a_model_that_sees_less_of_its_memory_is_one_of_shorter_horizons(schedul
     cut = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
     whole = logits_of(model, text)
     _, remembered = model(text, model.initial_state(2))
-    model.sight_tokens = most
-    found, after = model(text, model.initial_state(2))
+    found, after = model(text, model.initial_state(2), sight_tokens=most)
     assert torch.allclose(found, logits_of(model.rescheduled(cut), text), rtol=0, atol=1e-12)
     assert torch.allclose(found, whole, rtol=0, atol=1e-9) == (most == 100)
     # It still keeps what it does not see.
     assert [k.shape for k in after.keys] == [k.shape for k in remembered.keys]
-    model.sight_tokens = None
-    assert torch.equal(logits_of(model, text), whole)
 
 
 def test_evaluating_a_rescheduled_model_leaves_the_other_in_training() -> None:

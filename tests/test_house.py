@@ -66,7 +66,7 @@ MAY_NAME = {
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
     r"studies/(runs|measuring)\.py|engines/framework\.py|cli/common\.py",
-    "filelock": r"training/loop\.py",
+    "filelock": r"training/folder\.py",
     "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
     "onnxruntime": r"engines/runtime\.py",
     "onnx": r"engines/graph\.py",

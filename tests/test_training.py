@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -41,7 +42,7 @@ from ritornello.training import loop, precision
 from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import faster_precision
-from ritornello.training.readers import reader_of
+from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 
@@ -234,7 +235,7 @@ def test_best_stays_where_validation_was_lowest(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([3.0, 2.0, 2.5, 1.75, 2.25, 1.75])
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: SimpleNamespace(nats_per_token=next(figures)))
+    monkeypatch.setattr(Reader, "validate", lambda *_: next(figures))
     run, recipe = tmp_path / "run", replace(RECIPE, steps=6)
     steps = []
     train(corpus, run, recipe, report=lambda _: steps.append(load_checkpoint(run).progress["step"]))
@@ -362,47 +363,101 @@ def test_a_fine_tuned_run_goes_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> 
 
 
 class Clock:
-    """Time as the test says: a step takes 5 seconds, a validation 30, a save 5."""
+    """Time as the test says: nothing takes any but steps, validations and saves. It remembers what was done."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, step_s: float = 5.0, validation_s: float = 30.0, save_s: float = 5.0
+    ) -> None:
         self.now_s = 1000.0
+        self.done: list[str] = []
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now_s))
-        for name, seconds in (("token_nats", 5.0), ("evaluate", 30.0), ("save_checkpoint", 5.0)):
-            monkeypatch.setattr(loop, name, self._taking(seconds, getattr(loop, name)))
+        for name, seconds in (("train_step", step_s), ("save_checkpoint", save_s)):
+            monkeypatch.setattr(loop, name, self._taking(name, seconds, getattr(loop, name)))
+        monkeypatch.setattr(Reader, "validate", self._taking("validate", validation_s, lambda *_: 1.0))
 
-    def _taking(self, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _taking(self, name: str, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             self.now_s += seconds
+            self.done.append(name)
             return function(*args, **options)
 
         return call
 
 
 HOURLY = replace(RECIPE, validate_every_steps=20)
+COSTS = list(itertools.product((1.0, 5.0, 13.0), (0.5, 30.0), (0.5, 11.0), (7, 1000)))
 
 
-def test_a_budget_of_hours_is_kept_with_validation_and_saves(
+@pytest.mark.parametrize(("step_s", "validation_s", "save_s", "every"), COSTS)
+def test_a_run_of_hours_ends_in_time_with_its_last_weights_validated(
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step_s: float,
+    validation_s: float,
+    save_s: float,
+    every: int,
+) -> None:
+    """Whatever steps, validations and saves cost; they are none here but for their time."""
+
+    def step(run: Any, state: loop.RunState, batch: Any) -> None:
+        state.step, state.losses = state.step + 1, [torch.ones(())]
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *_, **__: None)
+    clock = Clock(monkeypatch, step_s=step_s, validation_s=validation_s, save_s=save_s)
+    recipe = replace(HOURLY, validate_every_steps=every, checkpoint_every_s=60, augmentation=Augmentation())
+    train(corpus, tmp_path / "run", recipe, hours=0.1)
+    last_steps = clock.done[-clock.done[::-1].index("train_step") - 1 :]
+    assert last_steps.count("validate") == 1
+    spare_s = 360 - (clock.now_s - 1000)
+    assert 0 <= spare_s <= 20 + step_s + 3 * save_s + validation_s * (every == 7)
+
+
+def test_in_a_run_of_hours_learning_rates_follow_the_clock(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, factors = Clock(monkeypatch), []
+    Clock(monkeypatch, step_s=15.0)
+    factors: list[float] = []
     real = Optimisers.step
     monkeypatch.setattr(Optimisers, "step", lambda self, factor: (factors.append(factor), real(self, factor))[1])
-    train(corpus, tmp_path / "run", HOURLY, hours=0.1)
-    assert 335 < clock.now_s - 1000 <= 360
-    assert max(factors) == 1.0
-    assert factors[-1] < 0.02
-    assert losses(tmp_path / "run")[-1][0] == load_checkpoint(tmp_path / "run" / "last").progress["step"]
-    assert losses(tmp_path / "run")[-1][1] == "validation"
+    train(corpus, tmp_path / "run", replace(HOURLY, decay_share=0.5), hours=0.1)
+    assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    # 60 of 360 seconds are kept for the end. The first save took 5, the first validation with its save 35, a step 15.
+    assert factors[8:] == pytest.approx([(300 - 160 - 15 * n) / 150 for n in range(len(factors) - 8)])
+    assert factors[-1] < 0.1
+    assert losses(tmp_path / "run")[-1][:2] == (len(factors), "validation")
 
 
 def test_a_stopped_run_of_hours_goes_on_with_what_is_left(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
-    train(corpus, tmp_path / "run", HOURLY, hours=0.1, report=stopping_at(10))
+    train(corpus, tmp_path / "run", HOURLY, hours=0.1, report=stopping_at(1))
+    assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 1
     clock.now_s += 1e6
     train(corpus, tmp_path / "run", HOURLY, resume=True)
     assert 320 < clock.now_s - 1000 - 1e6 <= 360
+
+
+def test_a_run_resumed_after_its_time_validates_its_last_weights(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    real = loop.train_step
+
+    def stopped(run: Any, state: loop.RunState, batch: Any) -> None:
+        real(run, state, batch)
+        if state.step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    train(corpus, tmp_path / "run", HOURLY, hours=0.1)
+    assert [step for step, kind, _ in losses(tmp_path / "run") if kind == "validation"] == [1]
+    clock.done.clear()
+    train(corpus, tmp_path / "run", HOURLY, hours=0.02, resume=True)
+    assert clock.done == ["validate", "save_checkpoint"]
+    assert losses(tmp_path / "run")[-1][:2] == (7, "validation")
 
 
 def test_hours_and_steps_together_end_with_what_comes_first(
@@ -411,8 +466,8 @@ def test_hours_and_steps_together_end_with_what_comes_first(
     Clock(monkeypatch)
     train(corpus, tmp_path / "few", HOURLY, hours=1.0, steps=5)
     assert load_checkpoint(tmp_path / "few" / "last").progress["step"] == 5
-    train(corpus, tmp_path / "many", HOURLY, hours=60 / 3600, steps=10_000)
-    assert 5 < load_checkpoint(tmp_path / "many" / "last").progress["step"] < 12
+    train(corpus, tmp_path / "many", HOURLY, hours=150 / 3600, steps=10_000)
+    assert 5 < load_checkpoint(tmp_path / "many" / "last").progress["step"] < 15
 
 
 # ---- refusals ----

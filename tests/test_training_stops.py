@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +33,13 @@ from torch import Tensor
 
 from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
+from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.dsmr import DSMR
-from ritornello.training import loop
+from ritornello.training import folder, loop
 from ritornello.training.journal import Journal
 from ritornello.training.loop import Report, train
+from ritornello.training.readers import Reader
 from ritornello.training.recipes import Recipe
 
 
@@ -100,10 +103,10 @@ def sights_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: p
     seen: list[int | None] = []
     real = DSMR.forward
 
-    def forward(self: DSMR, *arguments: Any) -> Any:
+    def forward(self: DSMR, *arguments: Any, **options: Any) -> Any:
         if self.training:
-            seen.append(self.sight_tokens)
-        return real(self, *arguments)
+            seen.append(options.get("sight_tokens"))
+        return real(self, *arguments, **options)
 
     monkeypatch.setattr(DSMR, "forward", forward)
     train(corpus, run, recipe)
@@ -154,14 +157,14 @@ def test_a_signal_in_the_middle_of_a_step_lets_it_finish(
     corpus: Corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, calls = tmp_path / "run", itertools.count(1)
-    real = loop.token_nats
+    real = Reader.nats
 
     def interrupted(*args: Any) -> Tensor:
         if next(calls) == 7:
             signal.raise_signal(signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(loop, "token_nats", interrupted)
+    monkeypatch.setattr(Reader, "nats", interrupted)
     train(corpus, run, RECIPE, seed=11)
     assert load_checkpoint(run / "last").progress["step"] == 7
     train(corpus, run, RECIPE, resume=True)
@@ -273,7 +276,7 @@ def test_a_second_training_in_one_folder_is_refused_while_the_first_goes_on(
     corpus: Corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr(loop, "WAIT_S", 0.0)
+    monkeypatch.setattr(folder, "WAIT_S", 0.0)
 
     def meanwhile(report: Report) -> None:
         if report.step == 5:
@@ -287,6 +290,39 @@ def test_a_second_training_in_one_folder_is_refused_while_the_first_goes_on(
     train(corpus, run, RECIPE, seed=11, report=meanwhile)
     assert_same_run(run, uninterrupted)
     assert_same_run(tmp_path / "copy", uninterrupted)
+
+
+def test_of_two_trainings_started_at_once_the_second_refuses_and_does_not_train_over_the_first(
+    corpus: Corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has found the folder unused, if it looked, and waits for it while the first trains."""
+    run, refusals, started = tmp_path / "run", [], threading.Event()
+    real = folder.FileLock.acquire
+
+    def acquire(self: Any, *args: Any, **options: Any) -> Any:
+        started.set()
+        return real(self, *args, **options)
+
+    def second() -> None:
+        try:
+            train(corpus, run, RECIPE, seed=12)
+        except RitornelloError as error:
+            refusals.append(str(error))
+
+    other = threading.Thread(target=second)
+
+    def meanwhile(report: Report) -> None:
+        if report.step == 1:
+            monkeypatch.setattr(folder.FileLock, "acquire", acquire)
+            other.start()
+            assert started.wait(10)
+
+    monkeypatch.setattr(folder, "WAIT_S", 60.0)
+    train(corpus, run, RECIPE, seed=11, report=meanwhile)
+    other.join(60)
+    assert len(refusals) == 1
+    assert f"{run}: holds a run already" in refusals[0]
+    assert_same_run(run, uninterrupted)
 
 
 def test_a_kill_in_the_very_first_save_leaves_the_folder_usable(corpus: Corpus, tmp_path: Path) -> None:
@@ -343,7 +379,7 @@ def test_a_disk_full_from_the_start_is_told_before_any_step(
     def never(*_: Any) -> None:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(loop, "token_nats", never)
+    monkeypatch.setattr(loop, "train_step", never)
     with full_disk(50_000), one_line(tmp_path / "run", "could not be written"):
         train(corpus, tmp_path / "run", RECIPE)
     monkeypatch.undo()

@@ -55,14 +55,21 @@ class DSMR(Model[State]):
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
         return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
 
-    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+    def forward(
+        self, tokens: Tensor, state: State, *, detach: bool = True, sight_tokens: int | None = None
+    ) -> tuple[Tensor, State]:
         """See `Model`. Tokens are read segment by segment, and what a segment leaves behind is detached.
 
-        ``detach=False`` lets gradients through, to measure how far influence reaches.
+        ``detach=False`` lets gradients through, to measure how far influence reaches. Of their memories, all layers see
+        ``sight_tokens`` at most; None: all.
         """
-        return self.by_segments(tokens, state, lambda part, before: self._within_segment(part, before, detach))
+        return self.by_segments(
+            tokens, state, lambda part, before: self._within_segment(part, before, detach, sight_tokens)
+        )
 
-    def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
+    def _within_segment(
+        self, tokens: Tensor, state: State, detach: bool, sight_tokens: int | None
+    ) -> tuple[Tensor, State]:
         schedule, length = self.config.schedule, tokens.shape[1]
         rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
@@ -75,7 +82,7 @@ class DSMR(Model[State]):
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = project(block, x, rotation)
             memories = old_k.shape[2]
-            seen = min((h for h in (horizon, self.sight_tokens) if h is not None), default=None)
+            seen = min((h for h in (horizon, sight_tokens) if h is not None), default=None)
             sight = sights.setdefault(
                 (seen, memories), Sight(state.position, length, memories, seen, self.segment_tokens, schedule.rule)
             )

@@ -38,7 +38,6 @@ class Model(nn.Module, Generic[S]):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.sight_tokens: int | None = None  # of their memories, all layers see so much at most; None: all
         self.embedding = nn.Embedding(codec.VOCABULARY_SIZE, config.width)
 
     def complete(self, layers: Iterable[Layer] = ()) -> None:

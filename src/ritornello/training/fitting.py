@@ -1,7 +1,8 @@
-"""Whether the memories of a training fit a machine, said before it starts."""
+"""Memory: whether that of a training fits a machine, said before it starts; what is free, and what was taken."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,18 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return sizes[0] if sizes else None
+
+
+def memory_peak_bytes(device: torch.device) -> int:
+    """The most that the device's allocator has held; on a CPU, the most that the process has had resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
 
 
 def _size(count: int) -> str:

@@ -1,43 +1,45 @@
-"""The training loop: lanes stream whole pieces, the state is carried and detached, one segment is one step."""
+"""The training loop: a step, now and then a validation, a line in the log, a save, until the run has its length.
+
+``train`` is read from top to bottom. What a step's loss is and what is carried from one to the next is the reader's
+(``readers``); where the run stands is a `RunState`, and everything else about it is settled in a `Run`.
+"""
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ritornello import codec
-from ritornello.checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ritornello.codec import steering
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
-from ritornello.evaluation import evaluate
 from ritornello.feed import Crops, Lanes
-from ritornello.likelihood import to_device, token_nats
 from ritornello.models import build, from_checkpoint, with_inputs
+from ritornello.models.protocol import Model
+from ritornello.training.fitting import memory_peak_bytes
+from ritornello.training.folder import check_unused, interruptible, locked, resumable
 from ritornello.training.journal import Journal
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
 from ritornello.training.readers import Reader, reader_of
-from ritornello.training.recipes import Recipe, with_defaults
+from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
+REPORT_EVERY_S = 1.0
 COMPOSER_PERFORMANCES = 8  # of a composer in the training split, for a label of their own
-WAIT_S = 10.0  # for another process to leave a run's folder: one that was asked to stop is saving
-SAVE_MARGIN_S = 20.0  # a time budget keeps this much for the last save, and as much as a validation took
+LEAST_RESERVE_S = 20.0  # that a time budget keeps for its end, besides a last validation
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,100 @@ class Report:
     validation: float | None
     """nats/token on whole validation pieces, where they were just read"""
     best: float | None
+
+
+@dataclass
+class RunState:
+    """Where a run stands."""
+
+    step: int = 0
+    tokens: int = 0
+    """predicted so far"""
+    best: float | None = None
+    """lowest validation, nats/token"""
+    validated_step: int = 0
+    """of the latest validation"""
+    seconds: float = 0.0
+    """that the run took, at the latest reading of its clock"""
+    step_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    save_seconds: float = 0.0
+    """what the latest step, validation and save took"""
+    share: float = 0.0
+    """of the run that is done, 0 to 1, as it was settled with the clock's reading after a step"""
+    losses: list[Tensor] = field(default_factory=list)
+    """of the latest `LOG_EVERY_STEPS` steps, nats/token"""
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON-able values."""
+        return {name: value for name, value in vars(self).items() if name not in ("share", "losses")}
+
+    @classmethod
+    def of(cls, progress: dict[str, Any]) -> RunState:
+        """From what `progress` gave, or an older version of it, whose last weights are taken to be validated."""
+        known = {name: progress[name] for name in cls().progress() if name in progress}
+        return cls(**({"validated_step": progress["step"]} | known))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is made of. Nothing here is ever another; weights, optimisers and the reader change inside."""
+
+    folder: Path
+    recipe: Recipe
+    data: dict[str, str]
+    """name and licence of what the weights are trained on"""
+    seed: int
+    hours: float | None
+    steps: int | None
+    precision: Precision
+    model: Model[Any]
+    optimisers: Optimisers
+    reader: Reader
+    began_s: float
+    """when its clock stood at zero, by the system's"""
+
+    def clock(self) -> float:
+        """Seconds that the run took so far, those before it was resumed included."""
+        return time.monotonic() - self.began_s
+
+    def share_done(self, state: RunState) -> float:
+        """How much of the steps is done, or of the hours less what the end takes: a step, three saves, a validation."""
+        steps = self.recipe.steps if self.steps is None else self.steps
+        if self.hours is None:
+            return min(1.0, state.step / steps)
+        reserve_s = state.validation_seconds + max(LEAST_RESERVE_S, 3 * state.save_seconds + state.step_seconds)
+        by_clock = state.seconds / max(self.hours * 3600 - reserve_s, 1e-9)
+        return min(1.0, max(by_clock, 0.0 if self.steps is None else state.step / steps))
+
+
+@dataclass
+class News:
+    """What has come since the last report."""
+
+    tokens_before: int
+    seconds: float = 0.0
+    """of training alone"""
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, state: RunState) -> None:
+        """One step more."""
+        self.seconds += state.step_seconds
+        self.losses.append(state.losses[-1])
+
+    def report(self, run: Run, state: RunState, validation: float | None) -> Report:
+        """All of it, and where the run stands."""
+        return Report(
+            step=state.step,
+            share=state.share,
+            tokens=state.tokens,
+            nats_per_token=float(torch.stack(self.losses).mean()) if self.losses else math.nan,
+            tokens_per_s=(state.tokens - self.tokens_before) / max(self.seconds, 1e-9),
+            memory_bytes=memory_peak_bytes(run.model.device),
+            left_s=state.seconds / max(state.share, 1e-9) * (1 - state.share),
+            validation=validation,
+            best=state.best,
+        )
 
 
 def train(
@@ -98,127 +194,201 @@ def train(
     Raises:
         RitornelloError: for settings that do not fit, or a folder that cannot be used.
     """
+    began_s = time.monotonic()
+    _check_length(hours, steps)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    last = _resumable(run, recipe) if resume else None
-    if last is None:
-        _check_unused(run)
-    done: dict[str, Any] = last.progress if last else {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
-    if last and hours is None and steps is None:
-        hours, steps = done["hours"], done["steps"]
-    seed = done["seed"] if last else seed
-    n_steps = recipe.steps if steps is None else steps
-    _check_limits(hours, n_steps)
+    with locked(run), interruptible() as interrupted:
+        last = resumable(run, recipe) if resume else None
+        if last:
+            done = last.progress
+            seed, precision = done["seed"], done.get("precision", precision)
+            hours, steps = (done["hours"], done["steps"]) if hours is None and steps is None else (hours, steps)
+            state, data = RunState.of(done), last.data
+            torch.manual_seed(seed)
+            model = from_checkpoint(last)
+        else:
+            check_unused(run)
+            start = load_checkpoint(init) if init else None
+            state, data = RunState(), _trained_on(corpus, start)
+            torch.manual_seed(seed)
+            model = _first_model(corpus, recipe, start)
+        model.to(device).train()
+        precision = precision or faster_precision(device, width=model.config.width)
+        parts = Run(
+            folder=run,
+            recipe=recipe,
+            data=data,
+            seed=seed,
+            hours=hours,
+            steps=steps,
+            precision=precision,
+            model=model,
+            optimisers=Optimisers(model, recipe),
+            reader=reader_of(model, corpus, recipe, seed, precision),
+            began_s=began_s - state.seconds,
+        )
+        if last:
+            parts.reader.feed.restore(last.progress["feed"])
+            _restore(parts, state, last.tensors("training"))
+        _go_on(parts, state, interrupted, report)
+    return state.best if state.best is not None else math.nan
 
-    torch.manual_seed(seed)
-    start = last or (load_checkpoint(init) if init else None)
-    data = last.data if last else _trained_on(corpus, start)
-    if start and start.family != recipe.model.family:
-        raise RitornelloError(f"{start.folder}: is of the family {start.family}; name a recipe of that family with it")
-    model = from_checkpoint(start) if start else build(recipe.model)
-    if not last:
-        model = with_inputs(model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ())
-    model.to(device).train()
-    optimisers = Optimisers(model, recipe)
-    precision = done.get("precision") or precision or faster_precision(device, width=model.config.width)
-    reader = reader_of(model, corpus, recipe, seed, precision)
-    feed = reader.feed
-    validation_pieces = _validation_pieces(corpus, recipe)
-    autocast = torch.bfloat16 if precision == "bf16" else None
-    losses: list[Tensor] = []
-    if last:
-        feed.restore(done["feed"])
-        losses = _restore(last.tensors("training"), optimisers, reader, device)
 
-    step, tokens, best = done["step"], done["tokens"], done["best"]
-    validation_s = done.get("validation_seconds", 0.0)
-    before_s, began_s = done["seconds"], time.monotonic()
-    saved_s = reported_s = began_s
-    logged_tokens, logged_s = tokens, began_s
-
-    def elapsed_s() -> float:
-        return before_s + time.monotonic() - began_s
-
-    def share() -> float:
-        by_clock = elapsed_s() / max(hours * 3600 - SAVE_MARGIN_S - validation_s, 1e-9) if hours else 0.0
-        return min(1.0, max(by_clock, 0.0 if hours and not steps else step / n_steps))
-
-    def save(name: str, feed_state: dict[str, Any] | None) -> None:
-        progress = {
-            "step": step,
-            "tokens": tokens,
-            "seconds": elapsed_s(),
-            "validation_seconds": validation_s,
-            "best": best,
-            "legal": recipe.legal,
-            "precision": precision,
-            "recipe": recipe.settings(),
-            "seed": seed,
-            "hours": hours,
-            "steps": steps,
-        }
-        tensors = {"weights": model.state_dict()}
-        if feed_state is not None:
-            progress["feed"] = feed_state
-            tensors["training"] = _training_tensors(optimisers, reader, losses[1 - LOG_EVERY_STEPS :], device)
-        family, config = model.config.family, model.config.to_json()
-        save_checkpoint(run / name, family=family, config=config, data=data, progress=progress, tensors=tensors)
-
-    with _alone(run), _interruptible() as interrupted, _ahead(feed) as batches:
-        journal = Journal(run, after_step=step)
-        feed_state = feed.state() if not last else done["feed"]
-        if not last:
-            save("last", feed_state)  # whatever stops the run, there is something to resume; a bad folder shows now
-        while share() < 1.0 and not interrupted:
+def _go_on(run: Run, state: RunState, interrupted: list[int], report: Callable[[Report], None]) -> None:
+    """From wherever the run stands to its end, or until it is interrupted."""
+    journal, news = Journal(run.folder, after_step=state.step), News(state.tokens)
+    feed_state = run.reader.feed.state()
+    if state.step == 0:
+        save(run, state, "last", feed_state)  # whatever stops it, there is something to resume; a bad folder shows now
+    saved_s = reported_s = state.seconds = run.clock()
+    state.share = run.share_done(state)
+    with _prefetched(run.reader.feed) as batches:
+        while state.share < 1 and not interrupted:
             batch, feed_state = next(batches)
-            targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
-            inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
-            count = int(np.count_nonzero(batch.targets != codec.PAD))
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                logits = reader.logits(batch, inputs, share())
-            loss = token_nats(logits, targets, to_device(batch.context, device)).sum() / count
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimisers.step(learning_rate_factor(recipe, step=step, progress=share()))
-            step, tokens = step + 1, tokens + count
-            losses.append(loss.detach())
-
+            train_step(run, state, batch)
+            now_s = run.clock()
+            state.step_seconds, state.seconds = now_s - state.seconds, now_s
+            state.share = run.share_done(state)
+            news.add(state)
+            # A run of hours must know early how many of them a validation takes.
+            due = state.step % run.recipe.validate_every_steps == 0 or (run.hours and not state.validation_seconds)
             validation = None
-            if step % recipe.validate_every_steps == 0 or share() >= 1.0:
-                paused_s = time.monotonic()
-                validation = evaluate(
-                    model, corpus, "validation", legal=recipe.legal, pieces=validation_pieces, autocast=autocast
-                ).nats_per_token
-                took_s = time.monotonic() - paused_s
-                validation_s, logged_s = max(validation_s, took_s), logged_s + took_s  # tokens/s are of training alone
-                journal.write(step, tokens=tokens, seconds=elapsed_s(), validation=validation)
-                if best is None or validation < best:
-                    best = validation
-                    save("best", None)
-            if step % LOG_EVERY_STEPS == 0:
-                mean = float(torch.stack(losses[-LOG_EVERY_STEPS:]).mean())
-                if not math.isfinite(mean):
-                    raise RitornelloError(
-                        f"{run}: the loss became {mean} at step {step}; start another run with --init {run / 'best'}"
-                    )
-                journal.write(step, tokens=tokens, seconds=elapsed_s(), nats=mean)
-            now_s = time.monotonic()
-            if validation is not None or now_s - reported_s > 1:
-                speed = (tokens - logged_tokens) / (now_s - logged_s)
-                left_s = elapsed_s() / max(share(), 1e-9) * (1 - share())
-                nats = float(torch.stack(losses).mean())
-                report(Report(step, share(), tokens, nats, speed, memory_peak_bytes(device), left_s, validation, best))
-                reported_s, losses = now_s, losses[-LOG_EVERY_STEPS + 1 :]
-                logged_tokens, logged_s = tokens, now_s
-            if now_s - saved_s > recipe.checkpoint_every_s:
-                save("last", feed_state)
+            if due and state.share < 1:
+                validation = validate(run, state, journal)
+                state.share = run.share_done(state)
+            if state.step % LOG_EVERY_STEPS == 0:
+                log_losses(run, state, journal)
+            if validation is not None or now_s - reported_s > REPORT_EVERY_S:
+                report(news.report(run, state, validation))
+                news, reported_s = News(state.tokens), now_s
+            if now_s - saved_s > run.recipe.checkpoint_every_s:
+                save(run, state, "last", feed_state)
                 saved_s = now_s
-        save("last", feed_state)
-        journal.close()
-    return best if best is not None else math.nan
+    if state.share >= 1 and state.validated_step < state.step:
+        report(news.report(run, state, validate(run, state, journal)))
+    save(run, state, "last", feed_state)
+    journal.close()
+
+
+def train_step(run: Run, state: RunState, batch: Any) -> None:
+    """One update from one batch: loss, gradients, clipping, optimisers."""
+    count = int(np.count_nonzero(batch.targets != codec.PAD))
+    loss = run.reader.nats(batch, state.share).sum() / count
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
+    run.optimisers.step(learning_rate_factor(run.recipe, step=state.step, progress=state.share))
+    state.step, state.tokens = state.step + 1, state.tokens + count
+    state.losses = [*state.losses[1 - LOG_EVERY_STEPS :], loss.detach()]
+
+
+def validate(run: Run, state: RunState, journal: Journal) -> float:
+    """Nats/token of whole validation pieces; where none were lower, the weights are saved as the best."""
+    began_s = run.clock()
+    nats = run.reader.validate(state.share)
+    state.seconds = run.clock()
+    state.validated_step, state.validation_seconds = state.step, state.seconds - began_s
+    journal.write(state.step, tokens=state.tokens, seconds=state.seconds, validation=nats)
+    if state.best is None or nats < state.best:
+        state.best = nats
+        save(run, state, "best")
+    return nats
+
+
+def log_losses(run: Run, state: RunState, journal: Journal) -> None:
+    """The mean of the latest steps' losses. Raises RitornelloError where it is no number."""
+    mean = float(torch.stack(state.losses).mean())
+    if not math.isfinite(mean):
+        begin = f"start another run with --init {run.folder / 'best'}"
+        raise RitornelloError(f"{run.folder}: the loss became {mean} at step {state.step}; {begin}")
+    journal.write(state.step, tokens=state.tokens, seconds=state.seconds, nats=mean)
+
+
+def save(run: Run, state: RunState, name: str, feed_state: dict[str, Any] | None = None) -> None:
+    """Writes a checkpoint of that name; with the feed's state, one to resume from."""
+    began_s = state.seconds = run.clock()
+    config, tensors = run.model.config, {"weights": run.model.state_dict()}
+    progress = {
+        **state.progress(),
+        "legal": run.recipe.legal,
+        "precision": run.precision,
+        "recipe": run.recipe.settings(),
+        "seed": run.seed,
+        "hours": run.hours,
+        "steps": run.steps,
+    }
+    if feed_state is not None:
+        progress["feed"] = feed_state
+        tensors["training"] = _training_tensors(run, state)
+    save_checkpoint(
+        run.folder / name,
+        family=config.family,
+        config=config.to_json(),
+        data=run.data,
+        progress=progress,
+        tensors=tensors,
+    )
+    state.seconds = run.clock()
+    state.save_seconds = state.seconds - began_s
+
+
+def _training_tensors(run: Run, state: RunState) -> dict[str, Tensor]:
+    device, losses = run.model.device, state.losses[1 - LOG_EVERY_STEPS :]  # the log's next mean needs them
+    tensors = {f"optimiser/{name}": tensor for name, tensor in run.optimisers.tensors().items()}
+    tensors |= {f"state/{name}": tensor for name, tensor in run.reader.tensors().items()}
+    tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)
+    tensors["random/cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def _restore(run: Run, state: RunState, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `_training_tensors` gave."""
+    device = run.model.device
+    for prefix, restore in (("optimiser/", run.optimisers.restore), ("state/", run.reader.restore)):
+        restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    state.losses = list(tensors.get("losses", torch.zeros(0)).to(device))
+    torch.set_rng_state(tensors["random/cpu"])
+    if device.type == "cuda" and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)
+
+
+def _first_model(corpus: Corpus, recipe: Recipe, init: Checkpoint | None) -> Model[Any]:
+    """The recipe's model, or that of a checkpoint with the recipe's motif memory and labels."""
+    if init and init.family != recipe.model.family:
+        raise RitornelloError(f"{init.folder}: is of the family {init.family}; name a recipe of that family with it")
+    model = from_checkpoint(init) if init else build(recipe.model)
+    return with_inputs(
+        model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ()
+    )
+
+
+def _labels(corpus: Corpus) -> tuple[str, ...]:
+    """What a model of the corpus can be told: composers heard often, and the sources but the first."""
+    records = corpus.pieces("train")
+    heard = Counter(record.composer for record in records if record.composer)
+    composers = sorted(name for name, number in heard.items() if number >= COMPOSER_PERFORMANCES and name != "unknown")
+    sources = list(dict.fromkeys(record.source.split("/")[0] for record in records))
+    return steering.labels(composers, sources[1:])
+
+
+def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:
+    """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
+    now = {"name": corpus.name, "licence": corpus.licence}
+    before = init.data if init else {}
+    return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
+
+
+def _check_length(hours: float | None, steps: int | None) -> None:
+    least = LEAST_RESERVE_S / 3600
+    if hours is not None and not least < hours <= 10_000:
+        raise RitornelloError(f"hours is {hours}; it must lie between {least:.3f} and 10,000")
+    if steps is not None and not 1 <= steps <= 10**9:
+        raise RitornelloError(f"steps is {steps}; it must lie between 1 and 1,000,000,000")
 
 
 @contextmanager
-def _ahead(feed: Lanes | Crops) -> Iterator[Iterator[tuple[Any, dict[str, Any]]]]:
+def _prefetched(feed: Lanes | Crops) -> Iterator[Iterator[tuple[Any, dict[str, Any]]]]:
     """Batches made in a thread while the step before them runs, each with the feed's state behind it."""
 
     def take() -> tuple[Any, dict[str, Any]]:
@@ -233,126 +403,3 @@ def _ahead(feed: Lanes | Crops) -> Iterator[Iterator[tuple[Any, dict[str, Any]]]
 
     with ThreadPoolExecutor(1) as pool:
         yield batches()
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop; a second Ctrl-C stops at once."""
-    asked: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us handles signals
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _check_unused(run: Path) -> None:
-    if any((run / name / MANIFEST).exists() for name in ("last", "best")):
-        raise RitornelloError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
-
-
-@contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """The folder, made if need be, to this process alone; the system gives it back however the process ends."""
-    lock = FileLock(run / ".lock", timeout=WAIT_S)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise RitornelloError(f"{run}: another process trains there; wait for it or name another folder") from None
-    except OSError as error:
-        raise RitornelloError(f"{run}: cannot be made ({error.strerror}); name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _resumable(run: Path, recipe: Recipe) -> Checkpoint:
-    if (run / "last").is_dir():
-        with _alone(run):
-            pass  # nobody is about to save a later one
-    last = load_checkpoint(run / "last")
-    before, now = with_defaults(last.progress["recipe"]), recipe.settings()
-    for key in now:
-        if before[key] != now[key]:
-            was = f"was trained with {key} = {before[key]}, not {now[key]}"
-            raise RitornelloError(f"{run}: {was}; resume it unchanged")
-    return last
-
-
-def _check_limits(hours: float | None, steps: int) -> None:
-    if hours is not None and not SAVE_MARGIN_S / 3600 < hours <= 10_000:
-        raise RitornelloError(f"hours is {hours}; it must lie between {SAVE_MARGIN_S / 3600:.3f} and 10,000")
-    if not 1 <= steps <= 10**9:
-        raise RitornelloError(f"steps is {steps}; it must lie between 1 and 1,000,000,000")
-
-
-def _trained_on(corpus: Corpus, start: Checkpoint | None) -> dict[str, str]:
-    """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
-    now = {"name": corpus.name, "licence": corpus.licence}
-    before = start.data if start else {}
-    return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
-
-
-def _labels(corpus: Corpus) -> tuple[str, ...]:
-    """What a model of the corpus can be told: composers heard often, and the sources but the first, which needs none."""
-    records = corpus.pieces("train")
-    heard = Counter(record.composer for record in records if record.composer)
-    composers = sorted(
-        name for name, performances in heard.items() if performances >= COMPOSER_PERFORMANCES and name != "unknown"
-    )
-    sources = list(dict.fromkeys(record.source.split("/")[0] for record in records))
-    return steering.labels(composers, sources[1:])
-
-
-def _validation_pieces(corpus: Corpus, recipe: Recipe) -> list[int] | None:
-    there = len(corpus.pieces("validation"))
-    if recipe.validation_pieces is None or recipe.validation_pieces >= there:
-        return None
-    return sorted(np.random.default_rng(0).permutation(there)[: recipe.validation_pieces].tolist())
-
-
-def _training_tensors(
-    optimisers: Optimisers, reader: Reader, losses: list[Tensor], device: torch.device
-) -> dict[str, Tensor]:
-    tensors = {f"optimiser/{name}": tensor for name, tensor in optimisers.tensors().items()}
-    tensors |= {f"state/{name}": tensor for name, tensor in reader.tensors().items()}
-    tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)  # the log's next mean needs them
-    tensors["random/cpu"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
-    return tensors
-
-
-def _restore(tensors: dict[str, Tensor], optimisers: Optimisers, reader: Reader, device: torch.device) -> list[Tensor]:
-    """Puts back what `_training_tensors` gave; returns the latest losses."""
-    for prefix, restore in (("optimiser/", optimisers.restore), ("state/", reader.restore)):
-        restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-    torch.set_rng_state(tensors["random/cpu"])
-    if device.type == "cuda" and "random/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random/cuda"], device)
-    return list(tensors.get("losses", torch.zeros(0)).to(device))
-
-
-def memory_peak_bytes(device: torch.device) -> int:
-    """The most that the device's allocator has held; on a CPU, the most that the process has had resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ModuleNotFoundError:  # on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB

@@ -1,16 +1,19 @@
-"""How a model reads its training data: what it is fed, and what it carries from step to step."""
+"""How a model reads its training data: what it is fed, what it carries from step to step, and the loss of a batch."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ritornello.corpus import Corpus
+from ritornello.evaluation import evaluate
 from ritornello.feed import Batch, CropBatch, Crops, Lanes
-from ritornello.models.config import CropSizes
+from ritornello.horizons import HorizonSchedule
+from ritornello.likelihood import to_device, token_nats
 from ritornello.models.protocol import Model, named_tensors, with_tensors
 from ritornello.training import fitting
 from ritornello.training.precision import Precision
@@ -18,20 +21,42 @@ from ritornello.training.recipes import Recipe
 
 
 class Reader:
-    """A feed and what reading it takes."""
+    """A feed and what reading it takes. Axes: B lanes or crops, T tokens that each predicts in a step."""
 
     feed: Lanes | Crops
     """where batches come from"""
 
-    def logits(self, batch: Any, inputs: Tensor, progress: float) -> Tensor:
-        """The model's logits for the batch's targets.
+    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, precision: Precision) -> None:
+        self._model, self._corpus, self._recipe = model, corpus, recipe
+        self._autocast = torch.bfloat16 if precision == "bf16" else None
+        self._validation_pieces = _drawn(len(corpus.pieces("validation")), recipe.validation_pieces)
+
+    def nats(self, batch: Any, progress: float) -> Tensor:
+        """-ln p of each target of a batch of the feed, (B, T), with gradients; what is carried moves on.
 
         Args:
             batch: of the feed.
-            inputs: the batch's, on the model's device.
             progress: share of the run that is done, 0 to 1.
         """
+        device = self._model.device
+        targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+        inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = self.logits(batch, inputs, progress)
+        return token_nats(logits, targets, to_device(batch.context, device))
+
+    def logits(self, batch: Any, inputs: Tensor, progress: float) -> Tensor:
+        """The model's logits (B, T, V) for the batch's targets, from its inputs on the model's device."""
         raise NotImplementedError
+
+    def validate(self, progress: float) -> float:
+        """Nats/token of whole validation pieces, the same in every run of a recipe."""
+        model, pieces = self._validated(progress), self._validation_pieces
+        legal, autocast = self._recipe.legal, self._autocast
+        return evaluate(model, self._corpus, "validation", legal=legal, pieces=pieces, autocast=autocast).nats_per_token
+
+    def _validated(self, progress: float) -> Model[Any]:
+        return self._model
 
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved beside the feed's state; nothing if nothing is carried."""
@@ -45,7 +70,7 @@ class Streaming(Reader):
     """Lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
     def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
-        self._model = model
+        super().__init__(model, corpus, recipe, precision)
         self.feed = Lanes(
             corpus,
             "train",
@@ -63,24 +88,33 @@ class Streaming(Reader):
         )
         memories = fitting.memories_of(model.config, recipe, corpus, device=model.device, precision=precision)
         memories.check_fit(fitting.free_bytes(model.device))
-        self._growing, schedule = recipe.growing, model.config.schedule
+        schedule = model.config.schedule
         self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
         self._states = [_in(precision, model.initial_state(recipe.lanes)) for _ in range(recipe.groups)]
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
-        self._model.sight_tokens = self._sight_tokens(progress)
         state = self._model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
-        logits, self._states[batch.group] = self._model(inputs, state)
+        sight_tokens = self._sight_tokens(progress)
+        less = {} if sight_tokens is None else {"sight_tokens": sight_tokens}
+        logits, self._states[batch.group] = self._model(inputs, state, **less)
         return logits
+
+    def _validated(self, progress: float) -> Model[Any]:
+        """The model with the horizons of what it sees by now."""
+        schedule, most = self._model.config.schedule, self._sight_tokens(progress)
+        if schedule is None or most is None:
+            return self._model
+        horizons = tuple(most if h is None else min(h, most) for h in schedule.horizons)
+        return self._model.rescheduled(HorizonSchedule(horizons, schedule.rule))
 
     def _sight_tokens(self, progress: float) -> int | None:
         """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""
-        segment_tokens = self._model.segment_tokens
+        segment_tokens, growing = self._model.segment_tokens, self._recipe.growing
         doublings = math.ceil(math.log2(max(1, self._furthest_tokens / segment_tokens)))
-        if progress >= self._growing or not doublings:
+        if progress >= growing or not doublings:
             return None
-        return segment_tokens << int(doublings * progress / self._growing)
+        return segment_tokens << int(doublings * progress / growing)
 
     def tensors(self) -> dict[str, Tensor]:
         """Each group's state; the first group's names are those of a run without groups."""
@@ -100,14 +134,15 @@ class Streaming(Reader):
 class Cropping(Reader):
     """Crops that have nothing to do with each other."""
 
-    def __init__(self, model: Model[Any], sizes: CropSizes, corpus: Corpus, recipe: Recipe, seed: int) -> None:
-        self._model = model
+    def __init__(self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision) -> None:
+        super().__init__(model, corpus, recipe, precision)
+        assert model.config.crops
         self.feed = Crops(
             corpus,
             "train",
             lanes=recipe.lanes,
-            context_tokens=sizes.context_tokens,
-            latents=sizes.latents,
+            context_tokens=model.config.crops.context_tokens,
+            latents=model.config.crops.latents,
             segmentation=recipe.segmentation,
             piece_tokens=recipe.piece_tokens,
             seed=seed,
@@ -121,6 +156,18 @@ class Cropping(Reader):
         return self._model.crop(inputs, torch.from_numpy(batch.before))
 
 
+def reader_of(model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
+    """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
+    return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision)
+
+
+def _drawn(there: int, wanted: int | None) -> list[int] | None:
+    """As many of the pieces, always the same; None for all."""
+    if wanted is None or wanted >= there:
+        return None
+    return sorted(np.random.default_rng(0).permutation(there)[:wanted].tolist())
+
+
 def _in(precision: Precision, state: Any) -> Any:
     """A state whose room takes no more than what will fill it."""
     if precision == "fp32":
@@ -131,11 +178,3 @@ def _in(precision: Precision, state: Any) -> Any:
 
 def _of(group: int) -> str:
     return f"/group {group}" if group else ""
-
-
-def reader_of(model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32") -> Reader:
-    """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
-    crops = model.config.crops
-    if crops:
-        return Cropping(model, crops, corpus, recipe, seed)
-    return Streaming(model, corpus, recipe, seed, precision)
