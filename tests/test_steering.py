@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import one_line
 from tiny import made_up_tokens, random_model, save_model, write_corpus
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
 from ritornello.codec import steering
 from ritornello.corpus import Corpus
+from ritornello.engines import load_engine
 from ritornello.evaluation import evaluate
 from ritornello.feed import Lanes
 from ritornello.models import from_checkpoint, with_inputs
 from ritornello.notes import Piece
+from ritornello.performing import Performer
+from ritornello.sampling import Sampling
 from ritornello.training.loop import COMPOSER_PERFORMANCES, train
 from ritornello.training.recipes import recipe_named
 
@@ -156,3 +160,102 @@ def test_training_learns_labels_and_evaluation_tells_none(corpus: Corpus, tmp_pa
     with torch.no_grad():
         model.label_embedding.weight.fill_(9.0)
     assert evaluate(model, corpus, "validation", legal=True).nats_per_token == read
+
+
+# ---- playing ----
+
+
+@pytest.fixture(scope="module", params=[0, 32], ids=["labels alone", "labels and hints"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = random_model(7, labels=LABELS, motif_notes=request.param)
+    with torch.no_grad():
+        model.label_embedding.weight[0] = 0
+    return save_model(model, tmp_path_factory.mktemp("told") / "model")
+
+
+BLEND = {"composer=chopin": 0.75, "composer=Bach": 0.25, "density=3": 1.0}
+
+
+@torch.no_grad()
+def blended(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    """(T, V) logits by the model's own forward, its embedding moved by the blend's vectors, summed by hand."""
+    model = from_checkpoint(load_checkpoint(folder))
+    table = model.label_embedding.weight
+    vector = 0.75 * table[2] + 0.25 * table[1] + table[1 + LABELS.index("density=3")]
+    embed = model.embed
+    model.embed = lambda rows: embed(rows) + vector
+    notes = model.config.motif_notes
+    rows = codec.with_hints(tokens, codec.MotifMemory(notes).read(tokens) if notes else None)
+    return model(torch.from_numpy(rows)[None], model.initial_state(1))[0][0].numpy()
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx-fp32"])
+def test_engines_read_what_they_are_told_as_the_model_does(folder: Path, engine: str) -> None:
+    tokens = np.r_[codec.START, made_up_tokens(3, 30)[0][:-1]].astype(np.int64)
+    weights = steering.weights(LABELS, BLEND)
+    session = load_engine(str(folder), engine).begin()
+    untold = session.fork().score(tokens)
+    session.tell(weights)
+    told, expected = session.score(tokens), blended(folder, tokens)
+    assert np.abs(told - expected).max() < 1e-4 * expected.std()
+    assert np.abs(told - untold).max() > 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_a_fork_and_a_saved_take_are_told_the_same(folder: Path, engine: str) -> None:
+    performer = Performer(load_engine(str(folder), engine), told=BLEND, guidance=1.5)
+
+    def tokens(take, count: int = 30) -> list[int]:
+        rng = np.random.default_rng(5)
+        return [take.play(Sampling(), rng, may_end=False).token for _ in range(count)]
+
+    take = performer.begin()
+    tokens(take, 10)
+    twin, saved = take.fork(), take.save()
+    again = performer.resume(saved)
+    played = tokens(take)
+    assert tokens(twin) == tokens(again) == played
+    other = performer.resume(saved)
+    other.tell({})
+    assert tokens(other) != played
+    assert performer.begin()._session.nbytes == Performer(performer.engine).begin()._session.nbytes
+
+
+def test_guidance_weighs_what_is_told(folder: Path) -> None:
+    """The logits are those of a take that is told, moved away from those of one that is not; 1 is no guidance."""
+    engine = load_engine(str(folder), "torch")
+    logits = {}
+    for told, guidance in (({}, 1.0), (BLEND, 1.0), (BLEND, 2.5), (BLEND, 0.0)):
+        take = Performer(engine, told=told, guidance=guidance).begin()
+        take.hear(made_up_tokens(3, 20)[0][:-1])
+        logits[bool(told), guidance] = take._logits
+    plain, told = logits[False, 1.0], logits[True, 1.0]
+    np.testing.assert_allclose(logits[True, 2.5], plain + 2.5 * (told - plain), atol=1e-4)
+    np.testing.assert_allclose(logits[True, 0.0], plain, atol=1e-4)
+
+
+def test_what_is_asked_for_becomes_labels() -> None:
+    assert steering.asked() == {}
+    assert steering.asked("chopin") == {"composer=chopin": 1.0}
+    assert steering.asked("chopin:3, Bach:1", "rolls", density=2, register=7) == {
+        "source=rolls": 1.0,
+        "composer=chopin": 0.75,
+        "composer=Bach": 0.25,
+        "density=2": 1.0,
+        "register=7": 1.0,
+    }
+
+
+def test_what_cannot_be_asked_for_is_refused(folder: Path) -> None:
+    engine = load_engine(str(folder), "torch")
+    for composers, words in (("chopin:much", "no number"), ("chopin:0", "above 0"), ("chopin:-1,bach", "above 0")):
+        with one_line(words):
+            steering.asked(composers)
+    with one_line("density is 8", "1 and 7"):
+        steering.asked(density=8)
+    with one_line("composer 'shopin'", "Chopin", "Bach"):
+        Performer(engine, told=steering.asked("shopin"))
+    with one_line("cannot be told a source"):
+        steering.weights(("density=1",), {"source=rolls": 1.0})
+    with one_line("guidance is 11"):
+        Performer(engine, told=BLEND, guidance=11).begin()

@@ -8,13 +8,15 @@ change with any token, and a blend of composers is a mean of their vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello.codec import vocabulary as v
 from ritornello.codec.encoding import steps_of
+from ritornello.errors import RitornelloError
 
 AHEAD_S = 8.0
 """the seconds that are described: from the present moment on"""
@@ -62,4 +64,55 @@ def following(tokens: ArrayLike) -> NDArray[np.int64]:
     for column, (edges, values) in enumerate(zip(EDGES.values(), means)):
         told = (seconds >= LEAST_S) & ((count > 0) | (column == 0))
         found[:, column] = np.where(told, 1 + np.searchsorted(edges, values, side="right"), 0)
+    return found
+
+
+def asked(composers: str | None = None, source: str | None = None, **steps: int | None) -> dict[str, float]:
+    """What one asks for, as labels and their weights.
+
+    Args:
+        composers: one, or several and their shares: ``chopin:0.7,debussy:0.3``. Shares are taken relative to their sum.
+        source: whose performances it is to be like, such as ``rolls``.
+        steps: of density, loudness and register, from 1 to `STEPS`.
+
+    Raises:
+        RitornelloError: for shares and steps that are none.
+    """
+    found = {f"source={source}": 1.0} if source else {}
+    shares: dict[str, float] = {}
+    for part in composers.split(",") if composers else ():
+        name, colon, share = part.partition(":")
+        try:
+            shares[name.strip()] = float(share) if colon else 1.0
+        except ValueError:
+            raise RitornelloError(f"the share {share!r} of {name} is no number; write such as chopin:0.7") from None
+    if any(not 0 < share < np.inf for share in shares.values()):
+        raise RitornelloError(f"the shares in {composers!r} must be above 0")
+    found |= {f"composer={name}": share / sum(shares.values()) for name, share in shares.items()}
+    for name, step in steps.items():
+        if step is not None and not 1 <= step <= STEPS:
+            raise RitornelloError(f"{name} is {step}; it must lie between 1 and {STEPS}")
+        found |= {f"{name}={step}": 1.0} if step is not None else {}
+    return found
+
+
+def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.float32]:
+    """(L,) how much of each of a model's labels is told. Names may be in any case.
+
+    Raises:
+        RitornelloError: for a label that the model does not know, with what it knows.
+    """
+    places = {label.casefold(): place for place, label in enumerate(labels)}
+    found = np.zeros(len(labels), np.float32)
+    for label, weight in told.items():
+        if label.casefold() not in places:
+            kind, _, value = label.partition("=")
+            known = [name.partition("=")[2] for name in labels if name.startswith(f"{kind}=")]
+            if not known:
+                raise RitornelloError(f"this model cannot be told a {kind}; leave --{kind} out or take another model")
+            near = get_close_matches(value.casefold(), [name.casefold() for name in known], n=1, cutoff=0.5)
+            meant = next((name for name in known if near and name.casefold() == near[0]), None)
+            hint = f"do you mean {meant}? " if meant else ""
+            raise RitornelloError(f"this model does not know the {kind} {value!r}; {hint}it knows {', '.join(known)}")
+        found[places[label.casefold()]] = weight
     return found
