@@ -267,7 +267,8 @@ class Performer:
         self.sampling = sampling or Sampling()
         self.told = told or {}
         self.guidance = guidance
-        steering.weights(engine.labels, self.told)
+        if self.told:
+            steering.weights(engine.labels, self.told)  # a label that the engine does not know shows now
 
     def begin(self) -> Take:
         """A performance in the making that has no event yet, and is told what the performer is."""
