@@ -120,6 +120,11 @@ class Take:
         """(128,) the keys that sound now; a copy."""
         return self._grammar.sounding
 
+    @property
+    def velocity(self) -> int:
+        """The MIDI velocity that the next strike has, unless it is changed."""
+        return self._decoder.velocity
+
     def hear(self, tokens: ArrayLike, *, until_s: float = 0.0) -> list[codec.Note]:
         """Takes events (T,) that others played, without END, and gives the notes that they end.
 
