@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+import sys
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import mido
 import numpy as np
 import pytest
 from conftest import made_up_piece, one_line
 from scripted import shift
 
-from ritornello import codec
+from ritornello import codec, live
 from ritornello.duet import AHEAD_S, Duet, Takeover
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
@@ -300,3 +307,185 @@ def test_what_cannot_be_is_refused() -> None:
         Duet(performer, print, seed=0, takeover="nod")  # type: ignore[arg-type]
     with one_line("key is 128"):
         Duet(performer, print, seed=0, key=128)
+
+
+# ---- ports ----
+
+
+class Wires:
+    """What `rtmidi2` is to a program: ports that come and go, and what was sent to them."""
+
+    def __init__(self) -> None:
+        self.inputs, self.outputs = ["Piano 1", "Other"], ["Synth", "Piano 1"]
+        self.opened: list[tuple[str, object]] = []
+        self.sent: list[tuple[int, ...]] = []
+        self.callback: Any = None
+
+    def module(self) -> SimpleNamespace:
+        wires = self
+
+        class Port:
+            def __init__(self, client: str) -> None:
+                self.client = client
+
+            def open_port(self, number: int) -> None:
+                wires.opened.append((type(self).__name__, number))
+
+            def open_virtual_port(self, name: str) -> None:
+                wires.opened.append((type(self).__name__, name))
+
+            def close_port(self) -> None:
+                wires.opened.append((type(self).__name__, "closed"))
+
+        class MidiIn(Port):
+            def __setattr__(self, name: str, value: object) -> None:
+                if name == "callback":
+                    wires.callback = value
+                object.__setattr__(self, name, value)
+
+        class MidiOut(Port):
+            def send_raw(self, *message: int) -> None:
+                wires.sent.append(message)
+
+        return SimpleNamespace(
+            MidiIn=MidiIn,
+            MidiOut=MidiOut,
+            get_in_ports=lambda: list(self.inputs),
+            get_out_ports=lambda: list(self.outputs),
+        )
+
+
+@pytest.fixture
+def wires(monkeypatch: pytest.MonkeyPatch) -> Wires:
+    made = Wires()
+    monkeypatch.setitem(sys.modules, "rtmidi2", made.module())
+    return made
+
+
+def test_ports_are_found_by_a_part_of_their_name_and_taken_again_when_they_come_back(wires: Wires) -> None:
+    now_s, heard = [0.0], []
+    ports = live.Ports("piano", "SYNTH", heard.append, clock=lambda: now_s[0])
+    assert wires.opened == [("MidiIn", 0), ("MidiOut", 0)]
+    wires.callback([0x90, 60, 64], 0.001)
+    assert heard == [(0.0, [0x90, 60, 64])]
+    assert ports.look() == []
+    wires.outputs.remove("Synth")
+    now_s[0] = 1.5
+    assert ports.look() == ["SYNTH"]
+    ports.send(0x80, 60, 0)
+    assert not wires.sent
+    now_s[0] = 2.0
+    wires.outputs.append("Synth")
+    assert ports.look() == []
+    ports.send(0x90, 60, 1)
+    assert not wires.sent, "looked at once a second"
+    now_s[0] = 3.0
+    ports.look()
+    ports.send(0x90, 60, 1)
+    assert wires.sent == [(0x90, 60, 1)]
+    assert wires.opened[-1] == ("MidiOut", 1)
+    with one_line("no MIDI port named 'cello' to listen to", "Piano 1, Other"):
+        live.Ports("cello", "Synth", heard.append)
+
+
+def test_of_all_messages_keys_and_the_pedal_count_on_every_channel() -> None:
+    said: list[tuple[object, ...]] = []
+    duet = SimpleNamespace(
+        **{name: lambda *a, name=name: said.append((name, *a)) for name in ("strike", "release", "pedal")}
+    )
+    messages = [[0x93, 60, 64], [0x90, 60, 0], [0x85, 61, 9], [0xB1, 64, 64], [0xB0, 64, 63], [0xB0, 67, 127]]
+    messages += [[0xFE], [0xF8], [], [0xC0, 5], [0xE0, 0, 64], [0xF0, 1, 2, 0xF7], [0x90, 60], [0xD0, 1]]
+    for message in messages:
+        live.obey(duet, 1.0, message)  # type: ignore[arg-type]
+    assert said == [
+        ("strike", 1.0, 60, 64),
+        ("release", 1.0, 60),
+        ("release", 1.0, 61),
+        ("pedal", 1.0, True),
+        ("pedal", 1.0, False),
+    ]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, ...]] = []
+
+    def send(self, *message: int) -> None:
+        self.messages.append(message)
+
+
+def test_a_run_plays_what_its_inbox_holds_and_leaves_no_key_down_when_it_fails() -> None:
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sink, now_s = Sink(), [0.0]
+    duet = Duet(Performer(Reading(PHRASE)), live.sender(sink), seed=1, takeover="key")
+    for message in ([0x90, 60, 64], [0x80, 60, 0], [0x90, 21, 64]):
+        inbox.put((0.0, message))
+
+    def stop() -> bool:
+        now_s[0] += 0.001
+        if now_s[0] > 1.2:
+            raise OSError("the cable is out")
+        return False
+
+    with pytest.raises(OSError, match="cable"):
+        live.run(duet, inbox, sink, stop=stop, clock=lambda: now_s[0], beats_per_minute=100)
+    keys = [(0.0, m[1], m[2] if m[0] == 0x90 else 0) for m in sink.messages if m[0] in (0x80, 0x90)]
+    assert any(velocity for _, _, velocity in keys)
+    assert not still_down(keys)
+    assert sink.messages[-1] == (0xB0, 123, 0)
+    assert sum(message == (0xF8,) for message in sink.messages) == pytest.approx(1.2 * 100 / 60 * 24, abs=1)
+
+
+def test_ten_thousand_messages_at_once_are_all_heard_and_the_first_key_ends_the_turn() -> None:
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sink = Sink()
+    duet = Duet(Performer(Reading(PHRASE)), live.sender(sink), seed=1, takeover="key")
+    for n in range(5000):
+        inbox.put((n * 1e-4, [0x90, 30 + n % 60, 1 + n % 127]))
+        inbox.put((n * 1e-4 + 5e-5, [0x80, 30 + n % 60, 0]))
+    asked = iter([False, False, True])
+    live.run(duet, inbox, sink, stop=lambda: next(asked), clock=lambda: 1.0)
+    assert len(duet.notes) == 5000
+    assert inbox.empty()
+
+
+def test_the_verb_lists_ports_and_refuses_what_it_cannot_do(command: Any, wires: Wires, tmp_path: Path) -> None:
+    done = command("duet")
+    assert (done.code, done.out.splitlines()) == (0, ["--in: Piano 1, Other", "--out: Synth, Piano 1"])
+    for arguments, words in (
+        (("--in", "cello", "--out", "synth"), "no MIDI port named 'cello'"),
+        (("--in", "piano", "--out", "synth", "--record", tmp_path / "no" / "a.mid"), "no"),
+        (("--in", "piano", "--out", "synth", "--send-clock", "5"), "between 20 and 400"),
+    ):
+        done = command("duet", *arguments)
+        assert done.code == 2
+        assert words in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+def test_the_verb_plays_and_records_both_players(command: Any, wires: Wires, tmp_path: Path, model: Path) -> None:
+    """A person's key, the key that calls the model, and a tenth of a minute of what follows; each on a track."""
+    events = [(0.3, [0x90, 60, 64]), (0.5, [0x80, 60, 0]), (0.7, [0x90, 21, 64])]
+
+    def person() -> None:
+        while wires.callback is None:
+            time.sleep(0.01)
+        began_s = time.monotonic()
+        for at_s, message in events:
+            time.sleep(max(0.0, began_s + at_s - time.monotonic()))
+            wires.callback(message, 0.0)
+
+    player = threading.Thread(target=person)
+    player.start()
+    out = tmp_path / "duet.mid"
+    options = ("--takeover", "key", "--minutes", "0.05", "--seed", 3, "--record", out, "--model", model)
+    done = command("duet", "--in", "piano", "--out", "synth", "--engine", "onnx-fp32", *options)
+    player.join()
+    assert done.code == 0, done.err
+    tracks = mido.MidiFile(out).tracks
+    struck = [[m.note for m in track if m.type == "note_on" and m.velocity] for track in tracks]
+    assert struck[0] == [60]
+    played = [m[1] for m in wires.sent if m[0] == 0x90]
+    assert struck[1] == played[: len(struck[1])]
+    assert len(struck[1]) == len(played) > 0
+    assert "1 turns" in done.err

@@ -21,6 +21,7 @@ import numpy as np
 from ritornello import codec
 from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, STEPS_PER_S, velocity_bin
 from ritornello.errors import RitornelloError
+from ritornello.notes import Piece
 from ritornello.performing import REST_S, Performer, Take
 
 Takeover = Literal["pedal", "silence", "key"]
@@ -75,18 +76,25 @@ class Duet:
         takeover: the model's turn comes with the pedal (it comes up and no key is held), with silence after a phrase,
             or with a key, which is then no music.
         key: that key's pitch.
-
-    The model's turn ends with any key that the person strikes.
+        handback_pedal: the person's pedal ends the model's turn, as any key that they strike does.
     """
 
     def __init__(
-        self, performer: Performer, send: Send, *, seed: int, takeover: Takeover = "silence", key: int = 21
+        self,
+        performer: Performer,
+        send: Send,
+        *,
+        seed: int,
+        takeover: Takeover = "silence",
+        key: int = 21,
+        handback_pedal: bool = False,
     ) -> None:
         if takeover not in TAKEOVERS:
             raise RitornelloError(f"unknown takeover {takeover!r}; there are {', '.join(TAKEOVERS)}")
         if not 0 <= key <= 127:
             raise RitornelloError(f"key is {key}; it must lie between 0 and 127")
         self._performer, self._send, self._takeover, self._key = performer, send, takeover, key
+        self._handback_pedal = handback_pedal
         self._rng = np.random.default_rng(seed)
         self.delays = Delays()
         self.notes: list[Played] = []
@@ -124,6 +132,16 @@ class Duet:
         gaps = np.diff(self._strikes)
         pace = float(np.quantile(gaps, PACE_QUANTILE)) if len(gaps) else MOST_SILENCE_S
         return min(max(PACE_FACTOR * pace, LEAST_SILENCE_S), MOST_SILENCE_S)
+
+    def sounds(self, pitch: int) -> bool:
+        """Whether either player holds a key."""
+        return pitch in self._held or pitch in self._sounding
+
+    def pieces(self) -> tuple[Piece, Piece]:
+        """What the person and the model have played, from the duet's first key on."""
+        ours, theirs = ([note[:4] for note in self.notes if note.by_model is model] for model in (True, False))
+        person = Piece.from_notes(theirs, pedals=np.reshape(self.pedals, (-1, 2)), title="person")
+        return person, Piece.from_notes(ours, title="model")
 
     # ---- what the person does ----
 
@@ -164,6 +182,8 @@ class Duet:
             self.pedals.append((max(self._down_s - self._first_s, 0.0), time_s - self._first_s))
         self._down_s = time_s if down else None
         if self.playing:
+            if down and self._handback_pedal:
+                self.interrupt(time_s)
             return
         self._encoder.pedal(self._piece_s(time_s), down)
         self._last_s = time_s
