@@ -28,6 +28,7 @@ from torch.nn.attention import flex_attention
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
+from ritornello.codec import steering
 from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation, Lanes
 from ritornello.feed.packing import TOKEN, PackedLanes
@@ -62,11 +63,11 @@ def lanes(corpus: Corpus, kind: Any = Lanes, **options: Any) -> Any:
 def assert_same_batch(packed: Any, batch: Any) -> None:
     """Everything that a plain batch tells a model and its loss, from the bytes that go to a device."""
     rows, position = sent(packed, CPU)
-    assert rows.shape == (*batch.targets.shape, 38)
+    assert rows.shape == (*batch.targets.shape, 48)
     assert torch.equal(position, torch.from_numpy(batch.position))
     assert packed.group == batch.group
     ids = fast._ids(rows, "input").numpy()
-    assert np.array_equal(ids if batch.inputs.ndim == 3 else ids[..., 0], batch.inputs)
+    assert np.array_equal(ids[..., : batch.inputs.shape[-1]] if batch.inputs.ndim == 3 else ids[..., 0], batch.inputs)
     assert np.array_equal(fast._ids(rows, "target")[..., 0].numpy(), batch.targets)
     assert np.array_equal(packed.targets, batch.targets)
     assert packed.tokens == batch.tokens
@@ -83,6 +84,17 @@ def test_packed_batches_are_the_plain_ones(corpus: Corpus, options: dict[str, An
     for _ in range(60):  # several epochs
         assert_same_batch(next(packed), next(plain))
         assert packed.state() == plain.state()
+
+
+def test_packed_batches_tell_labels(corpus: Corpus) -> None:
+    how = {"motif_notes": 50, "labels": steering.labels(("Bach",), ("train",)), "told": 0.6}
+    plain, packed = lanes(corpus, **how), lanes(corpus, PackedLanes, workers=0, **how)
+    told = 0
+    for _ in range(30):
+        batch = next(plain)
+        assert_same_batch(next(packed), batch)
+        told += batch.inputs[..., -steering.COLUMNS :].any()
+    assert told > 20
 
 
 def test_idle_lanes_and_the_end_of_a_finite_feed_are_the_plain_ones(corpus: Corpus) -> None:
@@ -222,10 +234,11 @@ def assert_near(one: Path, other: Path, steps: int) -> None:
     "recipe",
     [
         PLAIN,
+        replace(PLAIN, told=0.6),
         replace(PLAIN, legal=False, groups=1, model=tiny_config(schedule=HorizonSchedule((40, 0)))),
         replace(PLAIN, model=tiny_config(schedule=HorizonSchedule((37, 16), "sliding"))),
     ],
-    ids=["biases and hints, two groups", "free", "sliding"],
+    ids=["biases and hints, two groups", "labels", "free", "sliding"],
 )
 def test_losses_and_validations_are_those_of_the_plain_loop(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Any

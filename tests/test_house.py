@@ -45,12 +45,15 @@ MAY_IMPORT = {
     "training": "errors files codec corpus feed horizons checkpoint models likelihood evaluation",
     "engines": "errors files codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
+    "duet": "errors notes codec performing",
+    "live": "errors duet",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
-    "models likelihood evaluation recall training bench studies engines performing __init__",
+    "models likelihood evaluation recall training bench studies engines performing duet live "
+    "__init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -71,6 +74,7 @@ MAY_NAME = {
     "safetensors": r"checkpoint\.py|engines/exported\.py|cli/common\.py",
     "onnxruntime": r"engines/runtime\.py",
     "onnx": r"engines/graph\.py",
+    "rtmidi2": r"live\.py",
 }
 # Never torch, not even in a function; the command line alone may load it there, when a verb needs it.
 NEVER_TORCH = {
@@ -88,7 +92,7 @@ NEVER_TORCH = {
     "feed",
     "horizons",
 }
-NEVER_TORCH |= {"sampling", "performing"}
+NEVER_TORCH |= {"sampling", "performing", "duet", "live"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 WITHOUT_TORCH = [
     "ritornello",

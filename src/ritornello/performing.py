@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
+from ritornello.codec import steering
 from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, N_PITCHES, STEPS_PER_S
-from ritornello.engines import DEFAULT_ENGINE, Engine, Saved, load_engine
+from ritornello.engines import DEFAULT_ENGINE, Engine, Saved, Session, load_engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
 
 MAX_MINUTES = 24 * 60.0
+MAX_GUIDANCE = 10.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
 OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
@@ -96,7 +98,10 @@ class Take:
     """
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._session = engine.begin()
+        self._untold: Session | None = None  # reads the same and is told nothing, where what is told is to weigh more
+        self._guidance = 1.0
         self._grammar = codec.Grammar()
         self._decoder = codec.StreamDecoder()
         self._unread = [codec.START]  # drawn and not yet read: what follows the end is never asked for
@@ -119,6 +124,11 @@ class Take:
     def sounding(self) -> NDArray[np.bool_]:
         """(128,) the keys that sound now; a copy."""
         return self._grammar.sounding
+
+    @property
+    def velocity(self) -> int:
+        """The MIDI velocity that the next strike has, unless it is changed."""
+        return self._decoder.velocity
 
     def hear(self, tokens: ArrayLike, *, until_s: float = 0.0) -> list[codec.Note]:
         """Takes events (T,) that others played, without END, and gives the notes that they end.
@@ -150,6 +160,26 @@ class Take:
             token, KeyEvent(self.seconds, token % N_PITCHES, velocity if token < codec.NOTE_OFF else 0), finished
         )
 
+    def tell(self, told: Mapping[str, float], *, guidance: float = 1.0) -> None:
+        """Says what the music is to be from here on: labels of the engine's and their weights (`codec.steering`).
+
+        With ``guidance`` g the logits are (1 - g) x those of being told nothing + g x those of being told (J. Ho,
+        T. Salimans, arXiv 2207.12598): above 1 what is told weighs more, at twice the cost of a token.
+
+        Raises:
+            RitornelloError: for a label that the engine does not know, or a guidance that is none.
+        """
+        if not 0 <= guidance <= MAX_GUIDANCE:
+            raise RitornelloError(f"guidance is {guidance}; it must lie between 0 and {MAX_GUIDANCE:g}")
+        weights = steering.weights(self._engine.labels, told)
+        if guidance == 1 or not weights.any():
+            self._untold = None
+        elif self._untold is None:
+            self._untold = self._session.fork()
+            self._untold.tell(np.zeros_like(weights))
+        self._guidance = guidance
+        self._session.tell(weights)
+
     def finish(self) -> list[codec.Note]:
         """Ends it here: the notes that still sound, closed now."""
         return self._decoder.finish()
@@ -157,26 +187,34 @@ class Take:
     def fork(self) -> Take:
         """Another take at the same moment. What becomes of one of them never changes the other."""
         twin = copy.copy(self)
-        twin._session = self._session.fork()
+        twin._session, twin._untold = self._session.fork(), self._untold and self._untold.fork()
         twin._grammar, twin._decoder = copy.deepcopy(self._grammar), copy.deepcopy(self._decoder)
         twin._unread = list(self._unread)
         return twin
 
     def save(self) -> Saved:
         """This moment as named arrays, for `Performer.resume`: a value that later events do not change."""
-        return self._session.save() | {
-            "grammar": self._grammar.to_array(),
-            "decoder": self._decoder.to_array(),
-            "unread": np.array(self._unread, np.int64),
-            "logits": self._logits.copy(),
-            "moment": np.array([self._key_step, self._silent_until, self._has_notes]),
-        }
+        untold = {f"untold/{name}": value for name, value in (self._untold.save() if self._untold else {}).items()}
+        return (
+            self._session.save()
+            | untold
+            | {
+                "guidance": np.array(self._guidance),
+                "grammar": self._grammar.to_array(),
+                "decoder": self._decoder.to_array(),
+                "unread": np.array(self._unread, np.int64),
+                "logits": self._logits.copy(),
+                "moment": np.array([self._key_step, self._silent_until, self._has_notes]),
+            }
+        )
 
     @classmethod
     def resume(cls, engine: Engine, saved: Mapping[str, NDArray[Any]]) -> Take:
         """The take that was saved. Raises RitornelloError as `Engine.resume` does."""
         take = cls.__new__(cls)
-        take._session = engine.resume(saved)
+        take._engine, take._session, take._guidance = engine, engine.resume(saved), float(saved["guidance"])
+        untold = {name.removeprefix("untold/"): saved[name] for name in saved if name.startswith("untold/")}
+        take._untold = engine.resume(untold) if untold else None
         take._grammar = codec.Grammar.from_array(saved["grammar"])
         take._decoder = codec.StreamDecoder.from_array(saved["decoder"])
         take._unread, take._logits = saved["unread"].tolist(), saved["logits"].copy()
@@ -195,7 +233,10 @@ class Take:
 
     def _read(self) -> None:
         if self._unread:
-            self._logits = self._session.read(np.array(self._unread))
+            unread, g = np.array(self._unread), self._guidance
+            self._logits = self._session.read(unread)
+            if self._untold is not None:
+                self._logits = (1 - g) * self._untold.read(unread) + g * self._logits
             self._unread = []
 
     def _legal(self, may_end: bool) -> NDArray[np.bool_]:
@@ -217,15 +258,34 @@ class Performer:
     Args:
         engine: see `ritornello.engines.Engine`.
         sampling: how events are drawn. It may be replaced at any time; a stream obeys it from its next event on.
+        told: what the music is to be, and how much that is to weigh: see `Take.tell`.
+        guidance: see `Take.tell`.
+
+    Raises:
+        RitornelloError: for labels that the engine does not know.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling | None = None,
+        *,
+        told: Mapping[str, float] | None = None,
+        guidance: float = 1.0,
+    ) -> None:
         self.engine = engine
         self.sampling = sampling or Sampling()
+        self.told = told or {}
+        self.guidance = guidance
+        if self.told:
+            steering.weights(engine.labels, self.told)  # a label that the engine does not know shows now
 
     def begin(self) -> Take:
-        """A performance in the making that has no event yet."""
-        return Take(self.engine)
+        """A performance in the making that has no event yet, and is told what the performer is."""
+        take = Take(self.engine)
+        if self.told:
+            take.tell(self.told, guidance=self.guidance)
+        return take
 
     def resume(self, saved: Mapping[str, NDArray[Any]]) -> Take:
         """The take that was saved (`Take.save`). Raises RitornelloError if it is of another engine or model."""
@@ -380,10 +440,16 @@ def check_length(seconds: float) -> None:
 
 
 def load(
-    model: str, *, engine: str = DEFAULT_ENGINE, sampling: Sampling | None = None, threads: int | None = None
+    model: str,
+    *,
+    engine: str = DEFAULT_ENGINE,
+    sampling: Sampling | None = None,
+    told: Mapping[str, float] | None = None,
+    guidance: float = 1.0,
+    threads: int | None = None,
 ) -> Performer:
     """A performer with a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_engine` does."""
-    return Performer(load_engine(model, engine, threads=threads), sampling)
+    return Performer(load_engine(model, engine, threads=threads), sampling, told=told, guidance=guidance)
 
 
 def _shifted(progress: Progress, start_s: float) -> Progress:

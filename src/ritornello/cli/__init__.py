@@ -16,6 +16,9 @@ import typer
 from ritornello.cli import playing
 
 # isort: split
+from ritornello.cli import duet
+
+# isort: split
 from ritornello.cli import corpora
 
 # isort: split

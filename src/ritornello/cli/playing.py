@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ritornello.cli.common import AsJson, app, clock, console, music_bar, stopping
+from ritornello.codec import steering
 from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
 from ritornello.files import STANDARD_OUTPUT, check_writable
@@ -30,6 +31,12 @@ Temperature = Annotated[
 ]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
+Composer = Annotated[str | None, typer.Option(help="In whose manner, or a blend: chopin:0.7,debussy:0.3.")]
+Density = Annotated[int | None, typer.Option(help="Of notes, 1 (sparse) to 7.")]
+Loudness = Annotated[int | None, typer.Option(help="1 (soft) to 7.")]
+Register = Annotated[int | None, typer.Option(help="1 (low) to 7.")]
+SourceName = Annotated[str | None, typer.Option("--source", help="As in this part of the model's data: rolls.")]
+Guidance = Annotated[float, typer.Option(help="Above 1 what is asked for weighs more, at twice the cost.")]
 Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")]
 EngineName = Annotated[str, typer.Option("--engine", help="onnx (int8 weights), onnx-fp32, or torch.")]
 Png = Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")]
@@ -51,6 +58,12 @@ def generate(
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
     min_p: MinP = Sampling.min_p,
+    composer: Composer = None,
+    density: Density = None,
+    loudness: Loudness = None,
+    register: Register = None,
+    source_name: SourceName = None,
+    guidance: Guidance = 1.0,
     model: Model = DEFAULT_MODEL,
     engine: EngineName = DEFAULT_ENGINE,
     threads: Threads = None,
@@ -66,7 +79,8 @@ def generate(
     seed = secrets.randbelow(2**32) if seed is None else seed
     files = Files(out, png, svg, wav)
     soundfont = files.checked(soundfont, minutes * 60, as_json)
-    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
+    told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
+    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p), told, guidance)
     with music_bar(minutes * 60) as progress, stopping() as stop:
         performance = performer.generate(
             seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress, stop=stop
@@ -88,6 +102,12 @@ def continue_piece(
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
     min_p: MinP = Sampling.min_p,
+    composer: Composer = None,
+    density: Density = None,
+    loudness: Loudness = None,
+    register: Register = None,
+    source_name: SourceName = None,
+    guidance: Guidance = 1.0,
     model: Model = DEFAULT_MODEL,
     engine: EngineName = DEFAULT_ENGINE,
     threads: Threads = None,
@@ -105,7 +125,8 @@ def continue_piece(
     files = Files(out, png, svg, wav, source, force)
     prompt_s = piece.seconds if prompt_seconds is None else min(prompt_seconds, piece.seconds)
     soundfont = files.checked(soundfont, prompt_s + minutes * 60, as_json)
-    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
+    told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
+    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p), told, guidance)
     with music_bar(minutes * 60) as progress, stopping() as stop:
         try:
             performance = performer.continue_piece(
@@ -172,11 +193,19 @@ class Files:
         return found
 
 
-def _performer(minutes: float, model: str, engine: str, threads: int | None, sampling: Sampling) -> Any:
+def _performer(
+    minutes: float,
+    model: str,
+    engine: str,
+    threads: int | None,
+    sampling: Sampling,
+    told: dict[str, float],
+    guidance: float,
+) -> Any:
     from ritornello.performing import check_length, load
 
     check_length(minutes * 60)
-    return load(model, engine=engine, sampling=sampling, threads=threads)
+    return load(model, engine=engine, sampling=sampling, told=told, guidance=guidance, threads=threads)
 
 
 def _write(

@@ -7,7 +7,7 @@ they finish), ``grammar`` (which event may come next), ``motifs`` (what followed
 from ritornello.codec.encoding import decode, encode, seconds_of, steps_of
 from ritornello.codec.grammar import Context, Grammar, contexts, legal_events
 from ritornello.codec.motifs import HINT_COLUMNS, N_HINTS, NOTHING, MotifMemory, hints, with_hints
-from ritornello.codec.streaming import Note, StreamDecoder
+from ritornello.codec.streaming import Note, StreamDecoder, StreamEncoder
 from ritornello.codec.vocabulary import (
     END,
     FINGERPRINT,
@@ -43,6 +43,7 @@ __all__ = [
     "MotifMemory",
     "Note",
     "StreamDecoder",
+    "StreamEncoder",
     "contexts",
     "decode",
     "describe",

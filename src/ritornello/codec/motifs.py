@@ -14,6 +14,7 @@ how compressors do it (J. Ziv, A. Lempel, "A universal algorithm for sequential 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ INTERVALS = 3  # that must be as they were for a pointer to be set: four strikes
 LOOK_AHEAD = 4  # old strikes among which a new one is looked for
 LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
 MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
+PHRASE = 24  # strikes among which a passage's beginning is looked for
 MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
 
 # Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
@@ -149,6 +151,25 @@ class MotifMemory:
             AGE + min(age.bit_length(), N_AGES - 1),
         )
 
+    def recall(self, steps: int) -> bool:
+        """Points to what was struck about so many steps ago, as if it had been followed up to there.
+
+        What is told from the next event on is then that passage, so that a model may go on with it. The place is the
+        strike behind the longest pause within `PHRASE` strikes of it. False, and nothing is changed, where there is
+        no such place.
+        """
+        held = range(max(1, self._count - self.notes + 1), self._count)
+        aim = self._now - steps
+        at = bisect_left(held, aim, key=lambda n: self._onsets[n % self.notes])
+        near = held[max(0, at - PHRASE) : at + PHRASE]
+        if not 0 < at < len(held) - PHRASE:
+            return False
+        place = max(near, key=lambda n: self._onsets[n % self.notes] - self._onsets[(n - 1) % self.notes])
+        self._next, self._used, self._missed, self._shift = place, 0, 0, 0
+        self._followed = MAX_FOLLOWED
+        self._old, self._new = self._onsets[(place - 1) % self.notes], self._onsets[(self._count - 1) % self.notes]
+        return True
+
     def _strike(self, pitch: int) -> None:
         n = self._count
         self._count += 1
@@ -271,7 +292,10 @@ def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
     return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)
 
 
-def with_hints(tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.int64]:
-    """Tokens (..., T) and the hints after each, (..., T, HINT_COLUMNS), as rows of ids (..., T, 1 + HINT_COLUMNS)."""
-    rows = np.asarray(tokens, np.int64)
-    return rows if hints is None else np.concatenate([rows[..., None], hints.astype(np.int64)], axis=-1)
+def with_hints(
+    tokens: NDArray[np.integer], hints: NDArray[np.integer] | None, labels: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """Tokens (..., T) as rows of ids (..., T, 1 + columns): each, the hints after it and the labels told with it."""
+    told = [more.astype(np.int64) for more in (hints, labels) if more is not None]
+    rows = tokens.astype(np.int64)
+    return np.concatenate([rows[..., None], *told], axis=-1) if told else rows

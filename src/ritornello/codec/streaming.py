@@ -1,7 +1,11 @@
-"""Tokens to notes as they are told, one token at a time, for live use; agrees with ``encoding.decode``."""
+"""Translation while music is made: tokens to notes as they are told, keys and pedal to tokens as they are played.
+
+`StreamDecoder` agrees with ``encoding.decode``, `StreamEncoder` with ``encoding.encode``.
+"""
 
 from __future__ import annotations
 
+from math import floor
 from typing import NamedTuple
 
 import numpy as np
@@ -98,3 +102,97 @@ class StreamDecoder:
             return []
         onset, velocity = self._open.pop(pitch)
         return [Note(onset / v.STEPS_PER_S, self._step / v.STEPS_PER_S, pitch, velocity)]
+
+
+class StreamEncoder:
+    """Encodes what is played on one piano, key by key; memory is bounded by the 128 keys.
+
+    Events come in order of their times, which are seconds from the piece's start; of events at one time pedals come
+    first, then releases. A step's events are told when the next step begins, since only then it is known what they are.
+
+    Args:
+        told: the step that earlier tokens have reached, to go on from.
+        velocity_bin: of the last strike in those; -1 for none.
+        step: the first in which something may happen.
+
+    >>> encoder = StreamEncoder()
+    >>> encoder.strike(0.0, 60, 62)
+    >>> encoder.release(0.5, 60)
+    >>> encoder.until(0.6)
+    [371, 60, 305, 188]
+    """
+
+    def __init__(self, told: int = 0, velocity_bin: int = -1, *, step: int = 0) -> None:
+        self._told, self._bin = told, velocity_bin  # where the tokens stand, and the bin of the last strike in them
+        self._tokens: list[int] = []  # told, and not yet asked for
+        self._step = step  # the open one
+        self._strikes: dict[int, int] = {}  # of the open step: pitch -> velocity
+        self._releases: dict[int, set[int]] = {}  # by step, from the open one on
+        self._since: dict[int, int] = {}  # by sounding pitch: the step of its strike
+        self._held: set[int] = set()  # keys that are down
+        self._pedal = False
+
+    @property
+    def sounding(self) -> list[int]:
+        """Pitches that sound, ascending: of keys that are down, and of those that the pedal holds."""
+        return sorted(self._since)
+
+    def strike(self, time_s: float, pitch: int, velocity: int) -> None:
+        """A key goes down."""
+        self._to(time_s)
+        if pitch in self._strikes:  # of one key one strike in a step: with the greatest velocity and the last release
+            velocity = max(velocity, self._strikes[pitch])
+            self._releases.get(self._step + 1, set()).discard(pitch)
+        elif pitch in self._since:
+            self._end(pitch)
+        self._strikes[pitch], self._since[pitch] = velocity, self._step
+        self._held.add(pitch)
+
+    def release(self, time_s: float, pitch: int) -> None:
+        """A key comes up; its note ends unless the pedal holds it."""
+        self._to(time_s)
+        self._held.discard(pitch)
+        if pitch in self._since and not self._pedal:
+            self._end(pitch)
+
+    def pedal(self, time_s: float, down: bool) -> None:
+        """The sustain pedal goes down, or comes up and lets go what no key holds."""
+        self._to(time_s)
+        self._pedal = down
+        for pitch in [] if down else self._since.keys() - self._held:
+            self._end(pitch)
+
+    def until(self, time_s: float) -> list[int]:
+        """What was not yet asked for of the steps before that of ``time_s``."""
+        self._to(time_s)
+        tokens, self._tokens = self._tokens, []
+        return tokens
+
+    def _to(self, time_s: float) -> None:
+        """Closes the steps before that of a time. What comes late is taken to come now."""
+        step = floor(time_s * v.STEPS_PER_S + 0.5)
+        while self._step < step and (self._strikes or self._releases):
+            self._tell()
+            self._step = min(self._releases, default=step)
+        self._step = max(self._step, step)
+
+    def _tell(self) -> None:
+        """The open step's events: shifts, releases, strikes."""
+        releases = sorted(self._releases.pop(self._step, ()))
+        if releases or self._strikes:
+            seconds, rest = divmod(self._step - self._told - 1, v.MAX_SHIFT_STEPS)
+            if self._step > self._told:
+                self._tokens += [v.SHIFT + v.MAX_SHIFT_STEPS - 1] * seconds + [v.SHIFT + rest]
+            self._told = self._step
+        self._tokens += [v.NOTE_OFF + pitch for pitch in releases]
+        for pitch, velocity in sorted(self._strikes.items()):
+            if v.velocity_bin(velocity) != self._bin:
+                self._bin = int(v.velocity_bin(velocity))
+                self._tokens.append(v.VELOCITY + self._bin)
+            self._tokens.append(v.NOTE_ON + pitch)
+        self._strikes = {}
+
+    def _end(self, pitch: int) -> None:
+        """A note's end: now, a step after its strike at the soonest."""
+        at = max(self._step, self._since.pop(pitch) + 1)
+        self._releases.setdefault(at, set()).add(pitch)

@@ -38,6 +38,9 @@ class Session(Protocol):
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
 
+    def tell(self, labels: NDArray[np.floating]) -> None:
+        """Tells from the next token on what the music is to be: the weight (L,) of each of the engine's labels."""
+
     def fork(self) -> Session:
         """Another session at the same moment. What one of them reads the other never sees."""
 
@@ -54,6 +57,10 @@ class Engine(Protocol):
     """name and licence of what the model was trained on"""
     legal: bool
     """whether it was trained under the grammar"""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it can be told of the music to play (`codec.steering`)."""
 
     @property
     def threads(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.func import functional_call
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
@@ -30,6 +31,10 @@ class TorchEngine:
     @property
     def threads(self) -> int:
         return torch.get_num_threads()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.model.config.labels
 
     @property
     def weight_bytes(self) -> int:
@@ -64,7 +69,9 @@ class TorchEngine:
             name: torch.tensor(saved[f"state/{name}"], device=t.device) for name, t in named_tensors(form).items()
         }
         motifs = codec.MotifMemory.from_array(saved["motifs"]) if "motifs" in saved else None
-        return TorchSession(self.model, with_tensors(form, tensors), int(saved["position"]), motifs)
+        session = TorchSession(self.model, with_tensors(form, tensors), int(saved["position"]), motifs)
+        session.tell(saved["labels"])
+        return session
 
 
 class TorchSession:
@@ -72,6 +79,7 @@ class TorchSession:
 
     def __init__(self, model: Model[Any], state: Any, position: int, motifs: codec.MotifMemory | None) -> None:
         self._model, self._state, self._position, self._motifs = model, state, position, motifs
+        self._told = np.zeros(len(model.config.labels), np.float32)
 
     @property
     def position(self) -> int:
@@ -89,17 +97,29 @@ class TorchSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if not len(tokens):
             raise ValueError("a session reads at least one token")
-        rows = codec.with_hints(tokens, self._motifs.read(tokens) if self._motifs else None)
-        logits, self._state = self._model(torch.from_numpy(rows)[None].to(self._model.device), self._state)
+        hints = self._motifs.read(tokens) if self._motifs else None
+        labels, instead = None, {}
+        if self._told.any():  # all that is told is one vector, read as if it were the first label's
+            table = self._model.state_dict()["label_embedding.weight"]
+            told = torch.from_numpy(self._told).to(table) @ table[1:]
+            labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": told.expand(2, -1)}
+        rows = torch.from_numpy(codec.with_hints(tokens, hints, labels))[None].to(self._model.device)
+        logits, self._state = functional_call(self._model, instead, (rows, self._state))
         self._position += len(tokens)
         found: NDArray[np.float32] = logits[0].cpu().numpy()
         return found
 
+    def tell(self, labels: NDArray[np.floating]) -> None:
+        self._told = np.array(labels, np.float32)
+
     def fork(self) -> TorchSession:
-        return TorchSession(self._model, self._state, self._position, self._motifs and self._motifs.copy())
+        twin = TorchSession(self._model, self._state, self._position, self._motifs and self._motifs.copy())
+        twin.tell(self._told)
+        return twin
 
     def save(self) -> Saved:
         motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
         state = {f"state/{name}": tensor.cpu().numpy().copy() for name, tensor in named_tensors(self._state).items()}
         mine = {"identity": identity("torch", self._model.config), "position": np.array(self._position)}
+        mine["labels"] = self._told.copy()
         return {**mine, **state, **motifs}

@@ -5,7 +5,8 @@ outputs, so that whoever runs the graph decides where they are put; which slot i
 scores (0 or minus infinity). Weights are external data: the graph itself is small.
 
 Axes: T tokens, L layers, H heads, D head size, C width, R_h slots of a layer of horizon h, V events.
-Inputs: tokens (T,) int64; with a motif memory hints (T, F) int64; cos, sin (1, T, D / 2); seen.h (1 or T, R_h);
+Inputs: tokens (T,) int64; with a motif memory hints (T, F) int64; with labels the weight
+of each that is told, labels (1, N); cos, sin (1, T, D / 2); seen.h (1 or T, R_h);
 keys.l (1, H, D, R_h), values.l (1, H, R_h, D).
 Outputs: logits (T, V), new_keys (L, H, D, T), new_values (L, H, T, D).
 """
@@ -52,6 +53,8 @@ class _Graph:
             columns = self.constant("columns", np.array([1], np.int64))
             told = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
             x = self.node("Add", x, told)
+        if config.labels:
+            x = self.node("Add", x, self.node("MatMul", "labels", "label_embedding"))
         new_keys, new_values = [], []
         for layer, horizon in enumerate(config.horizons):
             x, k, v = self.block(x, layer, horizon)

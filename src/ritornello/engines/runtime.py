@@ -52,6 +52,10 @@ class OnnxEngine:
         self._sessions: dict[int, Any] = {}
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        return self.config.labels
+
+    @property
     def weight_bytes(self) -> int:
         return weight_bytes(self.config, self.precision)
 
@@ -80,7 +84,9 @@ class OnnxSession:
         self._engine, self._position = engine, position
         self._rings = Rings(engine.config)
         self._motifs = codec.MotifMemory(engine.config.motif_notes) if engine.config.motif_notes else None
+        self._told = np.zeros(len(engine.config.labels), np.float32)
         if saved is not None:
+            self._told = saved["labels"].copy()
             self._rings.load(saved)
             self._motifs = self._motifs and codec.MotifMemory.from_array(saved["motifs"])
         self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
@@ -117,16 +123,20 @@ class OnnxSession:
             tokens = tokens[length:]
         return np.concatenate(found)
 
+    def tell(self, labels: NDArray[np.floating]) -> None:
+        self._told = np.array(labels, np.float32)
+
     def fork(self) -> OnnxSession:
         return self._engine.resume(self.save())
 
     def save(self) -> Saved:
         motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
         mine = {"identity": identity("onnx", self._engine.config), "position": np.array(self._position)}
-        return {**mine, **self._rings.save(), **motifs}
+        return {**mine, "labels": self._told.copy(), **self._rings.save(), **motifs}
 
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        logits = bound.run(self._position, tokens, self._motifs.read(tokens) if self._motifs else None)
+        hints = self._motifs.read(tokens) if self._motifs else None
+        logits = bound.run(self._position, tokens, hints, self._told)
         self._position += len(tokens)
         return logits
 
@@ -151,12 +161,20 @@ class _Bound:
         for name, array in self._outputs.items():
             self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
 
-    def run(self, position: int, tokens: NDArray[np.integer], hints: NDArray[np.integer] | None) -> NDArray[np.float32]:
+    def run(
+        self,
+        position: int,
+        tokens: NDArray[np.integer],
+        hints: NDArray[np.integer] | None,
+        told: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
         """The logits (T, V), valid until the next run. Rows of a chunk beyond the tokens given are of no meaning."""
         inputs, length = self._inputs, len(tokens)
         inputs["tokens"][:length] = tokens
         if hints is not None:
             inputs["hints"][:length] = hints
+        if len(told):
+            inputs["labels"][0] = told
         angles = np.arange(position, position + inputs["cos"].shape[1])[:, None] * self._rates
         np.cos(angles, out=inputs["cos"][0], casting="same_kind")
         np.sin(angles, out=inputs["sin"][0], casting="same_kind")

@@ -32,6 +32,8 @@ def input_shapes(config: DSMRConfig, tokens: int) -> Shapes:
     shapes: Shapes = {"tokens": (tokens,), "cos": angles, "sin": angles}
     if config.motif_notes:
         shapes["hints"] = (tokens, HINT_COLUMNS)
+    if config.labels:
+        shapes["labels"] = (1, len(config.labels))
     for horizon in dict.fromkeys(config.horizons):
         shapes[f"seen.{horizon}"] = (queries, config.room(horizon))
     for layer, horizon in enumerate(config.horizons):

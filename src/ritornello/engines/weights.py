@@ -31,6 +31,8 @@ def initialisers(weights: Arrays, config: DSMRConfig, precision: Precision) -> d
     }
     if config.motif_notes:
         found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, config.width))
+    if config.labels:
+        found["label_embedding"] = _taken(weights, "label_embedding.weight", (1 + len(config.labels), config.width))[1:]
     for layer in layers:
         if config.qk_bias:
             bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, config.heads, 1, config.head_size))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
@@ -37,6 +38,7 @@ class _Lane:
     tokens: NDArray[np.uint16]  # empty in another process's lane
     context: codec.Context | None
     hints: NDArray[np.int16] | None
+    labels: NDArray[np.int64] | None
 
 
 class Lanes:
@@ -61,6 +63,9 @@ class Lanes:
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
+        labels: that inputs tell (see `codec.steering`), by name; none for inputs without.
+        told: share of segments that are told anything; each label of these is told in half of them. A source is
+            always told: without its label a model is to play as the others do.
         pieces: only these indices of the split; None for all.
         share: those of the B lanes that batches hold, where other processes have the others; None for all.
         exchange: gives the numbers of all processes for those of this one. It is told the length of what they begin.
@@ -82,6 +87,8 @@ class Lanes:
         augmentation: Augmentation | None = None,
         grammar: bool = False,
         motif_notes: int = 0,
+        labels: tuple[str, ...] = (),
+        told: float = 0.0,
         pieces: list[int] | None = None,
         share: slice | None = None,
         exchange: Callable[[dict[int, int]], dict[int, int]] = dict,
@@ -98,6 +105,7 @@ class Lanes:
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
+        self._labels, self._told = {name: number for number, name in enumerate(labels, 1)}, told
         self._piece_tokens = piece_tokens
         self._titles = self._performances_by_title() if by_title else None
         self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
@@ -191,14 +199,30 @@ class Lanes:
 
     def _load(self, epoch: int, piece: int, position: int, own: bool) -> _Lane:
         if not own:
-            return _Lane(epoch, piece, position, 0, np.zeros(0, np.uint16), None, None)
+            return _Lane(epoch, piece, position, 0, np.zeros(0, np.uint16), None, None, None)
         tokens = self.corpus.tokens(self.records[piece])
         if self._augmentation is not None:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
         tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
         hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
-        return _Lane(epoch, piece, position, len(tokens), tokens, context, hints)
+        labels = self._labels_of(epoch, piece, tokens) if self._labels else None
+        return _Lane(epoch, piece, position, len(tokens), tokens, context, hints, labels)
+
+    def _labels_of(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """(T, COLUMNS) what is told with each token; 0 for nothing, or where there is no such label."""
+        record = self.records[piece]
+        of_piece = (f"composer={record.composer}", f"source={record.source.split('/')[0]}")
+        found = np.zeros((len(tokens), steering.COLUMNS), np.int64)
+        found[:, :2] = [self._labels.get(name, 0) for name in of_piece]
+        steps = steering.following(tokens)
+        firsts = np.array([self._labels[f"{name}=1"] for name in steering.EDGES])
+        found[:, 2:] = np.where(steps > 0, firsts + steps - 1, 0)
+        rng, segments = np.random.default_rng([self._seed, epoch, piece, 1]), -(-len(tokens) // self.segment_tokens)
+        told = rng.random((segments, steering.COLUMNS)) < 0.5
+        told &= rng.random((segments, 1)) < self._told
+        told[:, steering.SOURCE] = True
+        return found * np.repeat(told, self.segment_tokens, axis=0)[: len(tokens)]
 
     def _batch(self, lanes: list[_Lane | None], turn: range, group: int) -> Batch:
         busy = [lane for i in turn if (lane := self._lanes[i])]
@@ -208,6 +232,7 @@ class Lanes:
         inputs = np.full((n, width), codec.PAD, np.int64)
         targets = np.full((n, width), codec.PAD, np.int64)
         hints = np.full((n, width, codec.HINT_COLUMNS), codec.NOTHING) if self._motif_notes else None
+        labels = np.zeros((n, width, steering.COLUMNS), np.int64) if self._labels else None
         piece, position = np.full(n, -1), np.zeros(n, np.int64)
         context = blank_context(n, width) if self._grammar else None
         for i, lane in enumerate(lanes):
@@ -219,11 +244,13 @@ class Lanes:
             inputs[i, 1 : stop - start] = lane.tokens[start : stop - 1]
             if hints is not None and lane.hints is not None:
                 hints[i, : stop - start] = lane.hints[start:stop]
+            if labels is not None and lane.labels is not None:
+                labels[i, : stop - start] = lane.labels[start:stop]
             piece[i], position[i] = lane.piece, start
             if context is not None and lane.context is not None:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
-        inputs = codec.with_hints(inputs, hints)
+        inputs = codec.with_hints(inputs, hints, labels)
         return Batch(inputs, targets, position == 0, context, piece, position, group, self._advance(busy))
 
     def _advance(self, lanes: list[_Lane]) -> int:

@@ -1,4 +1,4 @@
-"""Lanes packed for a device: 38 bytes hold all that a model and its loss take of a token, made by processes ahead.
+"""Lanes packed for a device: 48 bytes hold all that a model and its loss take of a token, made by processes ahead.
 
 A piece's hints and grammar take a processor about six microseconds a token, of which a large GPU trains on several. But
 they follow from (seed, epoch, piece) alone, and which pieces come next is known: processes make them while the lanes
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.codec import steering
 from ritornello.corpus.workers import usable_processors
 from ritornello.errors import RitornelloError
 from ritornello.feed.lanes import Lanes, _Lane
@@ -29,7 +30,7 @@ from ritornello.feed.lanes import Lanes, _Lane
 TOKEN = np.dtype(
     [
         ("target", "<i2"),
-        ("input", "<i2", (1 + codec.HINT_COLUMNS,)),  # the token before and the hint after that; 0 without hints
+        ("input", "<i2", (1 + codec.HINT_COLUMNS + steering.COLUMNS,)),  # the token before, its hint and labels, else 0
         ("sounding", "u1", (16,)),  # the target's grammar context: a bit for each of 128 keys,
         ("numbers", "u1", (3,)),  # floors of strikes and releases and the velocity bin, each plus one,
         ("flags", "u1"),  # and after_velocity, may_shift, may_end as bits
@@ -81,7 +82,7 @@ class PackedLanes(Lanes):
     def packed(self, epoch: int, piece: int) -> NDArray[Any]:
         """A piece as an epoch reads it, (tokens,) TOKEN."""
         lane = super()._load(epoch, piece, 0, True)
-        return packed(lane.tokens, lane.context, lane.hints)
+        return packed(lane.tokens, lane.context, lane.hints, lane.labels)
 
     def _begin(self, epoch: int, piece: int) -> Future[NDArray[Any]]:
         if self._pool is None:
@@ -108,7 +109,7 @@ class PackedLanes(Lanes):
                 raise RitornelloError("a process that prepares pieces was killed; is there enough memory?") from None
             # Without what was made for a lane of another process after all.
             self._ahead = {k: f for k, f in self._ahead.items() if k != (epoch, piece) and k[0] >= self._epoch}
-        return _Lane(epoch, piece, position, len(rows), rows, None, None)
+        return _Lane(epoch, piece, position, len(rows), rows, None, None, None)
 
     def _coming(self) -> Iterator[tuple[int, int]]:
         """The pieces that own lanes will take next, as far as it is known which lanes end first."""
@@ -138,13 +139,20 @@ class PackedLanes(Lanes):
         return PackedBatch(rows, position, group, self._advance(busy))
 
 
-def packed(tokens: NDArray[Any], context: codec.Context | None, hints: NDArray[np.int16] | None) -> NDArray[Any]:
-    """The tokens of a piece (T,), their grammar contexts and hints -> (T,) TOKEN."""
+def packed(
+    tokens: NDArray[Any],
+    context: codec.Context | None,
+    hints: NDArray[np.int16] | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> NDArray[Any]:
+    """The tokens of a piece (T,), their grammar contexts, hints and labels -> (T,) TOKEN."""
     rows = np.zeros(len(tokens), TOKEN)
     rows["target"] = tokens
     rows["input"][:, 0] = np.concatenate([[codec.START], tokens[:-1]])
     if hints is not None:
-        rows["input"][:, 1:] = hints
+        rows["input"][:, 1 : 1 + codec.HINT_COLUMNS] = hints
+    if labels is not None:
+        rows["input"][:, 1 + codec.HINT_COLUMNS :] = labels
     if context is not None:
         rows["sounding"] = np.packbits(context.sounding, axis=-1, bitorder="little")
         rows["numbers"] = np.stack([context.floor_on, context.floor_off, context.velocity], -1) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ WRITTEN_TICKS_PER_S = 1_000
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 
 
-def write_midi(piece: Piece, path: str | Path) -> None:
+def write_midi(piece: Piece | Sequence[Piece], path: str | Path) -> None:
     """Writes a MIDI file of format 0: one piano track, 120 quarters per minute, 1 ms per tick, pedal as controller 64.
+
+    Several pieces that sound together, such as those of two players, are the tracks of a file of format 1, each on
+    channels of its own.
 
     Reading it gives the same piece, every time rounded to 1 ms (a pedal span shorter than that is lost). A note struck
     while an older one of its key is held takes another channel, since a MIDI release cannot say which note it means.
@@ -32,22 +36,25 @@ def write_midi(piece: Piece, path: str | Path) -> None:
     Raises:
         RitornelloError: if the file cannot be written; an older file of that name is then untouched.
     """
-    track = _track_bytes(_events(piece), piece.title)
-    header = b"MThd" + struct.pack(">IHHH", 6, 0, 1, WRITTEN_TICKS_PER_QUARTER)
+    pieces = [piece] if isinstance(piece, Piece) else piece
+    header = b"MThd" + struct.pack(">IHHH", 6, int(len(pieces) > 1), len(pieces), WRITTEN_TICKS_PER_QUARTER)
     with whole_file(path) as file:
-        file.write(header + b"MTrk" + struct.pack(">I", len(track)) + track)
+        file.write(header)
+        for number, part in enumerate(pieces):
+            track = _track_bytes(_events(part, MELODIC_CHANNELS[number :: len(pieces)]), part.title)
+            file.write(b"MTrk" + struct.pack(">I", len(track)) + track)
 
 
-def _events(piece: Piece) -> list[tuple[int, int, bytes]]:
+def _events(piece: Piece, channels: list[int]) -> list[tuple[int, int, bytes]]:
     """(tick, rank, message) in playing order. Within a tick: pedal, releases, strikes.
 
     The pedal goes first because its span holds what is released at its very beginning. A note that lasts no tick is
     struck after the releases and released before the strikes.
     """
     on, off = _ticks(piece.onset), _ticks(piece.offset)
-    channel = _channels(on, off, piece.pitch)
+    channel = _channels(on, off, piece.pitch, channels)
     events: list[tuple[int, int, bytes]] = []
-    for used in sorted(set(channel) | {0}):
+    for used in sorted(set(channel) | {channels[0]}):
         events.append((0, 0, bytes([0xC0 | used, 0])))
         for down, up in _ticks(piece.pedals).tolist():
             if up > down:
@@ -64,20 +71,20 @@ def _ticks(seconds: NDArray[np.float64]) -> Ints:
     return np.rint(seconds * WRITTEN_TICKS_PER_S).astype(np.int64)
 
 
-def _channels(on: Ints, off: Ints, pitch: NDArray[np.integer]) -> list[int]:
-    """(N,) a channel for each note, so that no two notes of a key overlap in one: the first that is free.
+def _channels(on: Ints, off: Ints, pitch: NDArray[np.integer], channels: list[int]) -> list[int]:
+    """(N,) one of the channels for each note, so that no two notes of a key overlap in one: the first that is free.
 
     With more notes at once on a key than there are channels, the last channel takes the rest.
     """
-    channel = [0] * len(on)
-    ends: dict[int, list[int]] = {}  # for each key, when it falls silent in each of MELODIC_CHANNELS
+    channel = [channels[0]] * len(on)
+    ends: dict[int, list[int]] = {}  # for each key, when it falls silent in each channel
     columns = (on.tolist(), off.tolist(), pitch.tolist())
     for note in np.lexsort((off, pitch, on)).tolist():
         start, end, key = (column[note] for column in columns)
-        silent = ends.setdefault(key, [0] * len(MELODIC_CHANNELS))
+        silent = ends.setdefault(key, [0] * len(channels))
         place = next((place for place, last in enumerate(silent) if last <= start), len(silent) - 1)
         silent[place] = max(end, silent[place])
-        channel[note] = MELODIC_CHANNELS[place]
+        channel[note] = channels[place]
     return channel
 
 

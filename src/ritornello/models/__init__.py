@@ -5,7 +5,7 @@ Here checkpoints become models. torch is loaded when the first is built.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ritornello.checkpoint import Checkpoint
@@ -21,12 +21,23 @@ def build(config: ModelConfig) -> Model[Any]:
     return cast("Model[Any]", at_place(FAMILIES[config.family].model)(config))
 
 
-def with_motif_memory(model: Model[Any], notes: int) -> Model[Any]:
-    """The same weights in a model that also reads a motif memory's hints, which move nothing until they are trained."""
-    grown = build(replace(model.config, motif_notes=notes))
-    grown.load_state_dict(model.state_dict(), strict=False)
-    assert grown.hint_embedding is not None
-    grown.hint_embedding.weight.data.zero_()
+def with_inputs(model: Model[Any], *, motif_notes: int, labels: tuple[str, ...]) -> Model[Any]:
+    """The same weights in a model that also reads hints and labels, which move nothing until they are trained.
+
+    What it had it keeps; a motif memory or labels are given to a model that has none. Raises RitornelloError for a
+    family that cannot have them.
+    """
+    new = {"motif_notes": motif_notes, "labels": labels}
+    changes: dict[str, Any] = {name: value for name, value in new.items() if value and not getattr(model.config, name)}
+    if not changes:
+        return model
+    known = {field.name for field in fields(model.config)}
+    if not known.issuperset(changes):
+        raise RitornelloError(f"models of the family {model.config.family} have no {' and no '.join(changes)}")
+    grown = build(replace(model.config, **changes))
+    before = model.state_dict()
+    for name, weight in grown.state_dict().items():
+        weight.copy_(before[name]) if name in before else weight.zero_()
     return grown
 
 

@@ -117,11 +117,28 @@ def hint_embedding(width: int) -> nn.Embedding:
     return table
 
 
-def embedded(tokens: Tensor, embedding: nn.Embedding, hint_embedding: nn.Embedding | None) -> Tensor:
-    """(B, T) ids, or with hints rows (B, T, 1 + HINT_COLUMNS) -> (B, T, C), what the first layer reads."""
-    if hint_embedding is None:
+def label_embedding(labels: int, width: int) -> nn.Embedding | None:
+    """A vector (C,) for every label, silent at the start, and one for none that stays zero; None without labels."""
+    if not labels:
+        return None
+    table = nn.Embedding(1 + labels, width, padding_idx=0)
+    nn.init.zeros_(table.weight)
+    return table
+
+
+def embedded(
+    tokens: Tensor, embedding: nn.Embedding, hint_embedding: nn.Embedding | None, label_embedding: nn.Embedding | None
+) -> Tensor:
+    """(B, T) ids, or rows (B, T, ...) of a token, its hints and its labels -> (B, T, C), what the first layer reads."""
+    if tokens.ndim == 2:
         return norm(embedding(tokens))
-    return norm(embedding(tokens[..., 0])) + hint_embedding(tokens[..., 1:]).sum(dim=-2)
+    labels = 1 + (codec.HINT_COLUMNS if hint_embedding is not None else 0)
+    x = norm(embedding(tokens[..., 0]))
+    if hint_embedding is not None:
+        x = x + hint_embedding(tokens[..., 1:labels]).sum(dim=-2)
+    if label_embedding is not None and tokens.shape[-1] > labels:
+        x = x + label_embedding(tokens[..., labels:]).sum(dim=-2)
+    return x
 
 
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:

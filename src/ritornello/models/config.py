@@ -49,6 +49,8 @@ class ModelConfig:
     """memory horizons, one per layer; None in families without"""
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
+    labels: tuple[str, ...] = ()
+    """what the model may be told of the music (`codec.steering`), in the order of their vectors"""
 
     # Fields of every family; a value here would be their default.
     width: int
@@ -127,7 +129,7 @@ class ModelConfig:
 class AttentionConfig(ModelConfig):
     """Sizes of a model made of ``models.blocks``."""
 
-    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes")
+    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes", "labels")
 
     width: int = 256
     """C, channels of the residual stream"""
@@ -141,8 +143,11 @@ class AttentionConfig(ModelConfig):
     """queries and keys have learned biases, which start as a preference for what is near"""
     motif_notes: int = 0
     """see `ModelConfig`"""
+    labels: tuple[str, ...] = ()
+    """see `ModelConfig`"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
         self.check_whole("width", "heads", "mlp_width")
         self.check_whole("motif_notes", low=0)
         if self.width % (2 * self.heads):

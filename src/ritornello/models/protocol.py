@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.blocks import Layer, embedded, hint_embedding, initialise, norm
+from ritornello.models.blocks import Layer, embedded, hint_embedding, initialise, label_embedding, norm
 from ritornello.models.config import ModelConfig
 
 S = TypeVar("S")
@@ -31,6 +31,7 @@ class Model(nn.Module, Generic[S]):
     config: ModelConfig
     """what it was built from"""
     hint_embedding: nn.Embedding | None
+    label_embedding: nn.Embedding | None
     final_gain: nn.Parameter
     head: nn.Linear
 
@@ -46,6 +47,7 @@ class Model(nn.Module, Generic[S]):
         initialise(self.embedding, self.head, layers)
         # Drawn last: a seed's other weights are those of a model without.
         self.hint_embedding = hint_embedding(self.config.width) if self.config.motif_notes else None
+        self.label_embedding = label_embedding(len(self.config.labels), self.config.width)
 
     def initial_state(self, batch: int) -> S:
         """The state of ``batch`` lanes that have read nothing."""
@@ -58,9 +60,9 @@ class Model(nn.Module, Generic[S]):
     def forward(self, tokens: Tensor, state: S) -> tuple[Tensor, S]:
         """(B, T) token ids and the state before them -> (B, T, V) logits for the next events, and the state after.
 
-        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. What the
-        state holds is detached. Gradients reach back to the start of a token's segment, or of its window where the
-        model computes that again.
+        A model with a motif memory reads rows, (B, T, 1 + HINT_COLUMNS): each token and the hint after it. One with
+        labels may be told some, in the columns after those. What the state holds is detached. Gradients reach back to
+        the start of a token's segment, or of its window where the model computes that again.
         """
         raise NotImplementedError
 
@@ -115,7 +117,7 @@ class Model(nn.Module, Generic[S]):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""
-        return embedded(tokens, self.embedding, self.hint_embedding)
+        return embedded(tokens, self.embedding, self.hint_embedding, self.label_embedding)
 
     def predict(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""

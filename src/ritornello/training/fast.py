@@ -210,7 +210,10 @@ def _begin(model: DSMR, rows: Tensor, position: Tensor) -> tuple[Tensor, Rotatio
     """What the first layer reads (B, T, C), and the rotation of all layers."""
     inputs = _ids(rows, "input")
     places = position[:, None] + torch.arange(rows.shape[1], device=rows.device)
-    x = model.embed(inputs if model.hint_embedding is not None else inputs[..., 0])
+    last = 1 + codec.HINT_COLUMNS
+    tables = ((slice(1, last), model.hint_embedding), (slice(last, None), model.label_embedding))
+    read = [inputs[..., columns] for columns, table in tables if table is not None]
+    x = model.embed(torch.cat([inputs[..., :1], *read], dim=-1))
     return x, rotary(places, model.config.head_size, like=model.final_gain)
 
 
@@ -419,7 +422,7 @@ def _errors(
     _awaken(reference)
     fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
     how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
-    how |= {"motif_notes": config.motif_notes}
+    how |= {"motif_notes": config.motif_notes, "labels": config.labels, "told": 0.5}
     feeds: tuple[Any, Any] = PackedLanes(corpus, "train", workers=0, **how), Lanes(corpus, "train", **how)
     place = torch.arange(lanes, device=device) % PLACES
     half = max(config.horizons) // 2 // tokens * tokens

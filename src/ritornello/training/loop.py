@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -21,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ritornello.codec import steering
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.feed import Crops, Lanes
-from ritornello.models import build, from_checkpoint, with_motif_memory
+from ritornello.models import build, from_checkpoint, with_inputs
 from ritornello.models.protocol import Model
 from ritornello.training.fitting import memory_peak_bytes
 from ritornello.training.folder import check_unused, interruptible, locked, resumable
@@ -37,6 +39,7 @@ from ritornello.training.recipes import Recipe
 
 LOG_EVERY_STEPS = 10
 REPORT_EVERY_S = 1.0
+COMPOSER_PERFORMANCES = 8  # of a composer in the training split, for a label of their own
 RANK_SEEDS = 1_000_003
 LEAST_RESERVE_S = 20.0  # that a time budget keeps for its end, besides a last validation
 
@@ -223,7 +226,7 @@ def train(
             start = load_checkpoint(init) if init else None
             state, data = RunState(), _trained_on(corpus, start)
             torch.manual_seed(seed)
-            model = _first_model(recipe, start)
+            model = _first_model(corpus, recipe, start)
         model.to(device).train()
         precision = precision or ranks.all(faster_precision(device, width=model.config.width))[0]
         parts = Run(
@@ -375,16 +378,21 @@ def _restore(run: Run, state: RunState, tensors: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(tensors["random/cuda"], device)
 
 
-def _first_model(recipe: Recipe, init: Checkpoint | None) -> Model[Any]:
-    """The recipe's model, or that of a checkpoint with the recipe's motif memory."""
-    if init is None:
-        return build(recipe.model)
-    model = from_checkpoint(init)
-    if model.config.family != recipe.model.family:
+def _first_model(corpus: Corpus, recipe: Recipe, init: Checkpoint | None) -> Model[Any]:
+    """The recipe's model, or that of a checkpoint with the recipe's motif memory and labels."""
+    if init and init.family != recipe.model.family:
         raise RitornelloError(f"{init.folder}: is of the family {init.family}; name a recipe of that family with it")
-    if recipe.model.motif_notes and not model.config.motif_notes:
-        model = with_motif_memory(model, recipe.model.motif_notes)
-    return model
+    model = from_checkpoint(init) if init else build(recipe.model)
+    return with_inputs(model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ())
+
+
+def _labels(corpus: Corpus) -> tuple[str, ...]:
+    """What a model of the corpus can be told: composers heard often, and the sources but the first."""
+    records = corpus.pieces("train")
+    heard = Counter(record.composer for record in records if record.composer)
+    composers = sorted(name for name, number in heard.items() if number >= COMPOSER_PERFORMANCES and name != "unknown")
+    sources = list(dict.fromkeys(record.source.split("/")[0] for record in records))
+    return steering.labels(composers, sources[1:])
 
 
 def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:

@@ -88,8 +88,14 @@ class Streaming(Reader):
         self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
     ) -> None:
         super().__init__(model, corpus, recipe, seed, precision, ranks)
-        segment_tokens, groups, by_title = model.segment_tokens, recipe.groups, recipe.by_title
-        self.feed = self._lanes(segment_tokens=segment_tokens, groups=groups, by_title=by_title, **self._feeding)
+        self.feed = self._lanes(
+            segment_tokens=model.segment_tokens,
+            groups=recipe.groups,
+            by_title=recipe.by_title,
+            labels=model.config.labels,
+            told=recipe.told,
+            **self._feeding,
+        )
         lanes = self._own.stop - self._own.start
         own = replace(recipe, lanes=lanes)
         memories = fitting.memories_of(model.config, own, corpus, device=model.device, precision=precision)

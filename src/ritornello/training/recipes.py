@@ -59,6 +59,9 @@ class Recipe:
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    told: float = 0.0
+    """share of segments that are told what they are (`codec.steering`); models get labels where it is above 0. For
+    lanes only"""
     segmentation: str = "random_end"
     """how crops are chosen: random_start, random_end or sequential; lanes read whole pieces"""
     equal: str = "parameters"
@@ -99,6 +102,7 @@ class Recipe:
             ("warmup_steps", 0, 10**9),
             ("decay_share", 0, 1),
             ("growing", 0, 1),
+            ("told", 0, 1),
             ("clip_norm", 1e-9, 1e9),
             ("validate_every_steps", 1, 10**9),
             ("validation_pieces", 1, 10**9),
@@ -114,6 +118,7 @@ class Recipe:
         for name, neutral, kind, of_kind in (
             ("groups", 1, "that is trained on crops", self.model.crops),
             ("by_title", False, "that is trained on crops", self.model.crops),
+            ("told", 0, "that is trained on crops", self.model.crops),
             ("growing", 0, "without horizons", self.model.schedule is None),
         ):
             if of_kind and getattr(self, name) != neutral:

@@ -1,0 +1,159 @@
+"""``duet``."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from ritornello.cli.common import app, clock, console, stopping
+from ritornello.cli.playing import (
+    DEFAULT_MODEL,
+    Composer,
+    Density,
+    EngineName,
+    Guidance,
+    Loudness,
+    MinP,
+    Model,
+    Register,
+    Seed,
+    Temperature,
+    Threads,
+    TopP,
+)
+from ritornello.codec import steering
+from ritornello.engines import DEFAULT_ENGINE
+from ritornello.errors import RitornelloError
+from ritornello.files import check_writable
+from ritornello.sampling import Sampling
+
+LIST = "list"
+SHOW_S = 0.1  # between two pictures of the monitor
+
+
+class Takeover(str, Enum):
+    """What gives the model its turn."""
+
+    silence = "silence"
+    pedal = "pedal"
+    key = "key"
+
+
+@app.command(epilog="Example: ritornello duet --in piano --out piano --takeover silence --record duet.mid")
+def duet(
+    source: Annotated[
+        str, typer.Option("--in", help="The MIDI port you play on, or a part of its name; list, or virtual.")
+    ] = LIST,
+    target: Annotated[str, typer.Option("--out", help="The MIDI port that the model plays on.")] = LIST,
+    takeover: Annotated[
+        Takeover, typer.Option(help="The model's turn: after a silence, when the pedal comes up, or with --key.")
+    ] = Takeover.silence,
+    key: Annotated[int, typer.Option(help="The MIDI pitch that gives the turn with --takeover key.")] = 21,
+    handback_pedal: Annotated[
+        bool, typer.Option("--handback-pedal", help="Your pedal ends the model's turn too, not only your keys.")
+    ] = False,
+    record: Annotated[Path | None, typer.Option(help="Write here what you both played, a track each.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop then; else with Ctrl-C.")] = None,
+    send_clock: Annotated[float | None, typer.Option(help="Send MIDI clock at so many beats a minute.")] = None,
+    seed: Seed = None,
+    temperature: Temperature = Sampling.temperature,
+    top_p: TopP = Sampling.top_p,
+    min_p: MinP = Sampling.min_p,
+    composer: Composer = None,
+    density: Density = None,
+    loudness: Loudness = None,
+    register: Register = None,
+    source_name: Annotated[str | None, typer.Option("--like", help="As in this part of the model's data.")] = None,
+    guidance: Guidance = 1.0,
+    model: Model = DEFAULT_MODEL,
+    engine: EngineName = DEFAULT_ENGINE,
+    threads: Threads = None,
+) -> None:
+    """Play, stop, and the model goes on; strike a key and it is your turn again."""
+    from ritornello import live
+
+    if LIST in (source, target):
+        for name, ports in zip(("--in", "--out"), live.listed()):
+            print(f"{name}: {', '.join(ports) or 'no ports'}")
+        return
+    if send_clock is not None and not 20 <= send_clock <= 400:
+        raise RitornelloError(f"a clock of {send_clock:g} beats a minute; it must lie between 20 and 400")
+    if record is not None:
+        check_writable(record)
+    from ritornello.duet import Duet
+    from ritornello.midi import write_midi
+    from ritornello.performing import load
+
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
+    sampling = Sampling(temperature, top_p, min_p)
+    performer = load(model, engine=engine, sampling=sampling, told=told, guidance=guidance, threads=threads)
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    ports = live.Ports(source, target, inbox.put)
+    playing = Duet(
+        performer,
+        live.sender(ports),
+        seed=seed,
+        takeover=takeover.value,
+        key=key,
+        handback_pedal=handback_pedal,
+    )
+    until_s = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
+    try:
+        with stopping() as stop, _monitor(playing, seed) as monitor:
+            live.run(
+                playing,
+                inbox,
+                ports,
+                stop=lambda: stop() or time.monotonic() >= until_s,
+                look=ports.look,
+                beats_per_minute=send_clock,
+                monitor=monitor,
+            )
+    finally:
+        ports.close()
+        if record is not None and playing.notes:
+            write_midi(playing.pieces(), record)
+    delays = playing.delays
+    console.print(
+        f"{len(playing.notes)} notes, {len(delays.takeovers)} turns of the model's"
+        + (f", its first key {max(delays.takeovers) * 1000:.0f} ms after its time at most" if delays.takeovers else "")
+        + (f"; {record}" if record else "")
+    )
+
+
+@contextmanager
+def _monitor(playing: Any, seed: int) -> Iterator[Callable[[], None]]:
+    """Shows who plays, in the terminal; a request to end the process lets the duet end itself first."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    shown_s = began_s = time.monotonic()
+    try:
+        with Live(console=console, transient=True, auto_refresh=False) as screen:
+
+            def show() -> None:
+                nonlocal shown_s
+                now_s = time.monotonic()
+                if now_s - shown_s < SHOW_S or not console.is_terminal:
+                    return
+                shown_s = now_s
+                who = f"model, {playing.reserve_s:.1f} s ahead" if playing.playing else "you"
+                late = f"late {playing.delays.latest * 1000:.0f} ms at most"
+                keys = "".join("#" if playing.sounds(pitch) else "." for pitch in range(21, 109))
+                words = f"{clock(now_s - began_s)}  {who:<20} {late}, seed {seed}"
+                screen.update(Text(f"{keys}\n{words}"), refresh=True)
+
+            yield show
+    finally:
+        signal.signal(signal.SIGTERM, previous)
