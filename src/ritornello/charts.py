@@ -14,7 +14,7 @@ from ritornello.errors import RitornelloError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER, INK, FAINT, GRID = "#fbf9f5", "#2b2830", "#78727a", "#e2ddd3"
+PAPER, STRIPE, INK, FAINT, GRID = "#fbf9f5", "#f1ede3", "#2b2830", "#78727a", "#e2ddd3"
 # As many as the memory study has rows. The first four differ in lightness too, each lighter than the one before.
 COLOURS = (
     *("#1a1042", "#0b7285", "#d0453a", "#c77d0a", "#5f8b3c", "#8a4fa3"),

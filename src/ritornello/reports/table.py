@@ -28,7 +28,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     scores = [[name, *(_scores(comparison, name) for comparison in comparisons)] for name in names]
     parts = [
         *sets_table(comparisons),
-        _table(("OA / KLD", *(str(comparison.generated.folder) for comparison in comparisons)), scores),
+        markdown_table(("OA / KLD", *(str(comparison.generated.folder) for comparison in comparisons)), scores),
         "Overlap area and KL divergence (in nats, on one grid) of the distances within the reference and those between "
         "the sets; **bold** is outside the band.",
         *repetition_tables(comparisons),
@@ -41,7 +41,7 @@ def sets_table(comparisons: Sequence[Comparison]) -> list[str]:
     reference = comparisons[0].reference
     human = [_name(reference), str(len(reference.names)), "", "", "", *_repetition(comparisons[0], 0)]
     return [
-        _table(HEADER, [human, *map(_row, comparisons)]),
+        markdown_table(HEADER, [human, *map(_row, comparisons)]),
         "Inside and outside: features inside the band of random halves of the reference, and others. Repetition: the "
         "mean share of notes that repeat, and the share of windows of 10 s with more of it than 95% of the reference's "
         "pieces have.",
@@ -58,11 +58,11 @@ def repetition_tables(comparisons: Sequence[Comparison]) -> list[str]:
     stretches = [f"{minutes} {end} min" for minutes, end in zip(MINUTES, until)]
     shown = [column for column in range(1, 1 + len(stretches)) if any(line[column] for line in over_time)]
     return [
-        _table(("token autocorrelation at lag", *(f"{lag:,}" for lag in LAGS), "mean size"), by_lag),
+        markdown_table(("token autocorrelation at lag", *(f"{lag:,}" for lag in LAGS), "mean size"), by_lag),
         "Token autocorrelation (PerceiverS, equation 9, token ids as numbers): the mean over pieces; its size is the "
         f"mean without signs over all lags from 1 to {LONGEST_LAG:,}. At lags beyond a piece's end it is 0. Of the "
         "reference also where nine tenths of its pieces lie.",
-        _table(
+        markdown_table(
             ("near / far repetition", *(stretches[column - 1] for column in shown)),
             [[line[0], *(line[column] for column in shown)] for line in over_time],
         ),
@@ -127,6 +127,7 @@ def _scores(comparison: Comparison, name: str) -> str:
     return text if result.inside else f"**{text}**"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column to the left, the others to the right."""
     lines = (header, ["---", *["---:"] * (len(header) - 1)], *rows)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
