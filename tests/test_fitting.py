@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from ritornello.studies.rows import STUDIES
+from ritornello.studies.settings import StudySettings
 from tiny import SEGMENT_TOKENS, random_model, tiny_config
 
 from ritornello.errors import RitornelloError
@@ -17,8 +19,6 @@ from ritornello.horizons import MAX_HORIZON_TOKENS, HorizonSchedule
 from ritornello.models.attention import flex
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.protocol import nbytes
-from ritornello.studies.rows import STUDIES
-from ritornello.studies.settings import StudySettings
 from ritornello.training import fitting
 from ritornello.training.fitting import Memories, memories_of
 from ritornello.training.precision import Precision

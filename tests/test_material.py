@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ritornello.studies.material import NEVER, ages, returning
 
 from ritornello import codec
-from ritornello.studies.material import NEVER, ages, returning
 
 STREAMS = st.lists(st.sampled_from([0, 1, 127, codec.NOTE_OFF, 300, codec.END]), max_size=60)
 

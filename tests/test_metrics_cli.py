@@ -18,6 +18,7 @@ import pytest
 from command import Outcome, Run
 from conftest import made_up_piece
 from PIL import Image
+from ritornello.reports.drawing import Panel, round_ticks
 from short_studies import assert_drawn, table_below
 
 from ritornello import codec
@@ -26,7 +27,6 @@ from ritornello.metrics import FEATURES, STANDARD, compare, extract, repetition_
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.reports import Comparison, compare_folders, compare_pieces, page
-from ritornello.reports.drawing import Panel, round_ticks
 from ritornello.reports.sets import KEY_LENGTH_FEATURES
 
 VOID = {"meta", "img", "br"}

@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 import torch
 from command import Run, assert_refused
+from ritornello.studies.results import result_path
+from ritornello.studies.runs import run_study
+from ritornello.studies.settings import SETTINGS, StudySettings
 from short_studies import play_briefly
 from tiny import SEGMENT_TOKENS, made_up_tokens, tiny_config, write_corpus
 
@@ -28,9 +31,6 @@ from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.studies import measuring
-from ritornello.studies.results import result_path
-from ritornello.studies.runs import run_study
-from ritornello.studies.settings import SETTINGS, StudySettings
 from ritornello.training import fitting, loop, recipes
 from ritornello.training.loop import Report
 

@@ -16,6 +16,11 @@ import pytest
 import torch
 from command import Run, assert_refused
 from conftest import made_up_piece
+from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
+from ritornello.studies.perceivers import ORDER, markdown, rows_of
+from ritornello.studies.results import result_path
+from ritornello.studies.settings import StudySettings
+from ritornello.studies.summary import Row
 from short_studies import assert_drawn, play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
@@ -30,11 +35,6 @@ from ritornello.models.perceivers import PerceiverConfig
 from ritornello.reports import compare_pieces
 from ritornello.sampling import Sampling
 from ritornello.studies import measuring, playing, runs, table_one
-from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
-from ritornello.studies.perceivers import ORDER, markdown, rows_of
-from ritornello.studies.results import result_path
-from ritornello.studies.settings import StudySettings
-from ritornello.studies.summary import Row
 from ritornello.training import fitting, recipes
 from ritornello.training.optimisers import learning_rate_factor
 from ritornello.training.readers import Cropping, reader_of

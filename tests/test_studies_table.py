@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from command import Run, assert_refused
-from short_studies import assert_drawn, table_below
-
-from ritornello.files import write_whole
 from ritornello.studies.cells import repeat_tables
 from ritornello.studies.results import result_path
 from ritornello.studies.summary import Row, figures_of, over_seeds, rows_of
 from ritornello.studies.table import markdown
+from short_studies import assert_drawn, table_below
+
+from ritornello.files import write_whole
 
 
 def result(row: str, seed: int = 0, **changes: Any) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 from command import Run
+from ritornello.studies.choices import markdown
+from ritornello.studies.results import result_path, training_path
+from ritornello.studies.settings import StudySettings
+from ritornello.studies.summary import UNCHANGED
 from short_studies import assert_drawn, play_briefly, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
@@ -21,10 +25,6 @@ from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build
 from ritornello.studies import measuring
-from ritornello.studies.choices import markdown
-from ritornello.studies.results import result_path, training_path
-from ritornello.studies.settings import StudySettings
-from ritornello.studies.summary import UNCHANGED
 from ritornello.training import recipes
 from ritornello.training.recipes import Recipe
 

@@ -6,6 +6,7 @@ Matplotlib is used only here, through its objects (no global state), and importe
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,3 +75,13 @@ def save(figure: Figure, path: Path) -> None:
         raise RitornelloError(f"{path}: cannot be written ({error.strerror}); name another file") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure for a page, its words as text."""
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US
-from ritornello.reports.results import LAGS, Comparison
+from ritornello.reports.comparison import LAGS, Comparison
 from ritornello.reports.sets import LONGEST_LAG, MusicSet
-from ritornello.reports.words import figure, widths
 
 REPETITION = ("near_repetition", "far_repetition")
 HEADER = ("set", "pieces", "inside", "outside", "furthest outside, in widths", "near repetition", "far repetition")
@@ -71,6 +70,11 @@ def repetition_tables(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
+def number(value: float) -> str:
+    """Three digits that count, the digits before the point always whole."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _name(reference: MusicSet) -> str:
     return f"{reference.folder} (reference)"
 
@@ -98,7 +102,7 @@ def _over_time(side: MusicSet) -> Iterator[str]:
 
 def _row(comparison: Comparison) -> list[str]:
     outside = comparison.outside()
-    worst = ", ".join(f"{result.feature.name} {widths(result)}" for result in outside[:WORST])
+    worst = ", ".join(f"{result.feature.name} {result.widths:.1f}" for result in outside[:WORST])
     return [
         str(comparison.generated.folder),
         str(len(comparison.generated.names)),
@@ -114,7 +118,7 @@ def _repetition(comparison: Comparison, side: int) -> Iterator[str]:
     for kind, name in enumerate(REPETITION):
         result, above = comparison.results.get(name), comparison.above
         means = result.means if result else None
-        texts = [] if means is None else [figure(means[side])]
+        texts = [] if means is None else [number(means[side])]
         texts += [] if above is None else [f"{above[side][kind]:.0%} above"]
         yield ", ".join(texts)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.charts import FAINT, STRIPE, new_figure, save
+from ritornello.horizons.costs import costs_of
 from ritornello.reports.table import markdown_table
 from ritornello.studies.record import BLOCK_TOKENS, Bin, Part, Record
 
@@ -29,10 +30,12 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 COVERED = 0.95
 
-SEEDS = "± is the standard deviation over seeds"
+STATE_AFTER_TOKENS = 16_384  # of a piece: what an unlimited state is counted for
+
+OVER_SEEDS = "± is the standard deviation over seeds"
 INTERVALS = (
-    f"{SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; in a "
-    "difference seeds and pieces are paired."
+    f"{OVER_SEEDS}. [low, high] is the interval of {COVERED:.0%} over compositions, drawn with all their performances; "
+    "in a difference seeds and pieces are paired."
 )
 PEAK_MEMORY = (
     "Peak memory is that of training and its validations beyond the idle process, counted alike in every row; an "
@@ -105,6 +108,18 @@ class Row:
     def played_token_s(self) -> float | None:
         """Processor time of a played token, median over seeds."""
         return _median(run.playing.cpu_seconds_per_token for run in self.runs if run.playing)
+
+    @property
+    def session_bytes(self) -> int | None:
+        """What playing one piece keeps in memory."""
+        return self.first.playing.session_bytes if self.first.playing else None
+
+    @property
+    def state_bytes(self) -> int:
+        """Keys and values of one lane after `STATE_AFTER_TOKENS`, in the precision of the run; of a DSMR."""
+        model, precision = self.first.recipe.streaming, self.first.settings.precision
+        sizes = {"width": model.width, "segment_tokens": model.segment_tokens}
+        return costs_of(model.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes).state_bytes[precision]
 
     def paired(self, other: Row) -> list[tuple[Record, Record]]:
         """The runs of both rows with the same seed; none of a row with itself."""
@@ -246,19 +261,35 @@ class Column:
     """how it stands in a cell: a format, or what makes the text"""
 
 
-ROW = Column("row", "row", lambda row, _: row.name)
-SEEDS_DONE = Column("", "seeds", lambda row, _: row.seeds)
-PARAMETERS = Column("parameters", "parameters", lambda row, _: row.first.parameters, ",")
+def plain(key: str, heading: str = "", form: Form = "") -> Column:
+    """An attribute of `Row`, by its name."""
+    return Column(heading, key, lambda row, _: getattr(row, key), form)
 
 
-def ratio(measure: Callable[[Row], float | None]) -> Callable[[Row, Row | None], float | None]:
-    """A column's value: a figure as a share of the baseline's."""
+def ratio(heading: str, key: str, form: str = ".2f") -> Column:
+    """An attribute of `Row` as a share of the baseline's."""
 
     def value(row: Row, baseline: Row | None) -> float | None:
-        ours, theirs = measure(row), measure(baseline) if baseline else None
+        ours, theirs = (getattr(one, key) if one else None for one in (row, baseline))
+        ours, theirs = (one.mean if isinstance(one, Estimate) else one for one in (ours, theirs))
         return ours / theirs if ours is not None and theirs else None
 
-    return value
+    return Column(heading, f"ratios.{key}", value, form)
+
+
+def behind(key: str, heading: str = "", part: Part = "by_piece") -> Column:
+    """Nats/token more than the baseline, with an `Interval`."""
+    return Column(heading, key, lambda row, baseline: row.interval_behind(part, baseline), "+.4f")
+
+
+def behind_by_seed(key: str, heading: str = "", part: Part = "by_piece") -> Column:
+    """Nats/token more than the baseline, with each seed."""
+    return Column(heading, key, lambda row, baseline: row.behind_by_seed(part, baseline), "+.4f")
+
+
+ROW = Column("row", "row", lambda row, _: row.name)
+SEEDS, PERPLEXITY = plain("seeds"), plain("perplexity", "perplexity", ".3f")
+PARAMETERS = Column("parameters", "parameters", lambda row, _: row.first.parameters, ",")
 
 
 def cell(value: Any, form: Form = "") -> str:
@@ -280,7 +311,7 @@ def markdown(study: Study, records: Iterable[Record]) -> str:
     parts = [
         f"## {study.heading}",
         study.introduction + missing,
-        markdown_table(*_cells(study, rows)),
+        table(study.columns, rows, baseline),
         "\n".join(f"- {note}" for note in [*common_notes(rows), *study.notes(rows)]),
         *study.sections(rows, baseline),
     ]
@@ -289,8 +320,8 @@ def markdown(study: Study, records: Iterable[Record]) -> str:
 
 def figures(study: Study, records: Iterable[Record]) -> list[dict[str, Any]]:
     """Every column of every row as JSON-able values."""
-    rows, of_rows = rows_of(study, records), []
-    baseline = row_named(rows, study.baseline)
+    rows = rows_of(study, records)
+    baseline, of_rows = row_named(rows, study.baseline), []
     for row in rows:
         of_row: dict[str, Any] = {}
         for column in study.columns:
@@ -303,9 +334,14 @@ def figures(study: Study, records: Iterable[Record]) -> list[dict[str, Any]]:
     return of_rows
 
 
-def _cells(study: Study, rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+def table(columns: Sequence[Column], rows: Sequence[Row], baseline: Row | None) -> str:
+    """In Markdown."""
+    return markdown_table(*cells(columns, rows, baseline))
+
+
+def cells(columns: Sequence[Column], rows: Sequence[Row], baseline: Row | None) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line for each row."""
-    shown, baseline = [column for column in study.columns if column.heading], row_named(rows, study.baseline)
+    shown = [column for column in columns if column.heading]
     lines = [[cell(column.value(row, baseline), column.form) for column in shown] for row in rows]
     return [column.heading for column in shown], lines
 
@@ -414,17 +450,18 @@ def on_maestro(rows: list[Row]) -> bool:
 
 def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
     """The table of the report as a picture; its first and last column are words."""
-    header, lines = _cells(study, rows_of(study, records))
+    rows = rows_of(study, records)
+    header, lines = cells(study.columns, rows, row_named(rows, study.baseline))
     above = [text.replace(" / ", "\n/ ").replace(" behind ", "\nbehind ") for text in header]
-    cells = [[text.strip("`") for text in line] for line in lines]
-    widths = [max(len(text) for text in [*head.split("\n"), *column]) + 2 for head, column in zip(above, zip(*cells))]
+    texts = [[text.strip("`") for text in line] for line in lines]
+    widths = [max(len(text) for text in [*head.split("\n"), *column]) + 2 for head, column in zip(above, zip(*texts))]
     head_lines = max(text.count("\n") for text in above) + 1
-    height_lines = 1.6 * len(cells) + 1.2 * head_lines
+    height_lines = 1.6 * len(texts) + 1.2 * head_lines
     figure = new_figure(0.085 * sum(widths), 0.2 * height_lines)
     axes = figure.subplots()
     axes.axis("off")
     shares = [width / sum(widths) for width in widths]
-    table = axes.table(cellText=cells, colLabels=above, cellLoc="right", colWidths=shares, loc="center")
+    table = axes.table(cellText=texts, colLabels=above, cellLoc="right", colWidths=shares, loc="center")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     for (line, column), box in table.get_celld().items():

@@ -9,18 +9,8 @@ from ritornello.charts import FAINT, INK, new_figure, save
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.config import DSMRConfig
-from ritornello.studies.report import (
-    INTERVALS,
-    PARAMETERS,
-    ROW,
-    SEEDS_DONE,
-    Column,
-    Row,
-    name_heights,
-    ratio,
-    repeat_tables,
-    row_named,
-)
+from ritornello.studies import report
+from ritornello.studies.report import PARAMETERS, ROW, SEEDS, Column, Row
 from ritornello.studies.study import Recipes, Study
 from ritornello.training.recipes import MOTIF_NOTES, Recipe
 
@@ -94,24 +84,13 @@ def recalls(recipe: Recipe, budget_tokens: int) -> Recipes:
 
 
 COLUMNS = (
-    ROW,
-    SEEDS_DONE,
+    *(ROW, SEEDS),
     Column("", "recipe", lambda row, _: row.first.recipe.settings()),
-    Column(
-        "nats/token behind unchanged",
-        "behind_unchanged",
-        lambda row, unchanged: row.interval_behind("by_piece", unchanged),
-        "+.4f",
-    ),
-    Column(
-        "the same by seed",
-        "behind_unchanged_by_seed",
-        lambda row, unchanged: row.behind_by_seed("by_piece", unchanged),
-        "+.4f",
-    ),
-    Column("nats/token", "nats_per_token", lambda row, _: row.nats_per_token, ".4f"),
-    Column("", "tokens_per_s", lambda row, _: row.tokens_per_s),
-    Column("tokens/s / unchanged", "tokens_per_s_ratio", ratio(lambda row: row.tokens_per_s), ".2f"),
+    report.behind("behind_unchanged", "nats/token behind unchanged"),
+    report.behind_by_seed("behind_unchanged_by_seed", "the same by seed"),
+    report.plain("nats_per_token", "nats/token", ".4f"),
+    report.plain("tokens_per_s"),
+    replace(report.ratio("tokens/s / unchanged", "tokens_per_s"), key="tokens_per_s_ratio"),
     PARAMETERS,
 )
 
@@ -119,7 +98,7 @@ COLUMNS = (
 def notes(rows: list[Row]) -> list[str]:
     """In what the row that changes nothing differs from the recipe that the study was asked for."""
     lines = []
-    if unchanged := row_named(rows, UNCHANGED):
+    if unchanged := report.row_named(rows, UNCHANGED):
         run = unchanged.first
         asked, had = (
             {**asdict(r), **r.model.to_json(), "model": None} for r in (run.settings.recipe_settings, run.recipe)
@@ -131,7 +110,7 @@ def notes(rows: list[Row]) -> list[str]:
     return [
         *lines,
         f"Steps of more tokens are fewer. The validations on the way were of {validated or 'all'} pieces.",
-        f"{INTERVALS} What other seeds would give is said by the column beside it.",
+        f"{report.INTERVALS} What other seeds would give is said by the column beside it.",
     ]
 
 
@@ -146,7 +125,7 @@ def draw(rows: list[Row], unchanged: Row | None, path: Path) -> None:
         axes.plot(nats, [height] * len(nats), "o", color=INK, alpha=0.6)
     if unchanged:
         axes.axvline(0, color=FAINT, lw=1)
-    name_heights(axes, rows)
+    report.name_heights(axes, rows)
     axes.set_xlabel(f"nats/token more than {UNCHANGED}, by seed" if unchanged else "nats/token, by seed")
     save(figure, path)
 
@@ -163,7 +142,7 @@ TRAINING = Study(
     introduction="The best row first.",
     columns=COLUMNS,
     notes=notes,
-    sections=lambda rows, unchanged: repeat_tables(rows),
+    sections=lambda rows, unchanged: report.repeat_tables(rows),
     draw=draw,
 )
 STUDIES = (TRAINING, replace(TRAINING, name="recall", rows=recalls, legal=False))

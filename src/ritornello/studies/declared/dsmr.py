@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from ritornello.charts import COLOURS, FAINT, new_figure, save
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.costs import costs_of
 from ritornello.horizons.study import study_texts
-from ritornello.models.config import DSMRConfig
 from ritornello.recall import gap_axis
-from ritornello.reports.table import markdown_table
+from ritornello.studies import report
 from ritornello.studies.record import Bin, Record
-from ritornello.studies.report import (
-    PEAK_MEMORY,
-    ROW,
-    SEEDS,
-    SEEDS_DONE,
-    Column,
-    Estimate,
-    Row,
-    cell,
-    equal,
-    name_heights,
-    on_maestro,
-    position_tables,
-    ratio,
-    repeat_tables,
-    span,
-    table_of_bins,
-)
+from ritornello.studies.report import PERPLEXITY, ROW, SEEDS, Column, Estimate, Row
 from ritornello.studies.study import Recipes, Study
 from ritornello.training.recipes import Recipe
 
@@ -41,7 +22,6 @@ FULL = "full memory"
 GROWING_SHARE = 0.5  # of the run, in two rows of ours
 INTERCHANGED = ("binary, low layers", "binary, high layers", "binary, alternating")
 """rows with the same total memory in different layers"""
-STATE_AFTER_TOKENS = 16_384  # of a piece: what an unlimited state is counted for
 SMOOTHED_LINES = 10  # of the training log, one line being ten steps
 
 
@@ -70,71 +50,42 @@ def schedules(recipe: Recipe, budget_tokens: int) -> Recipes:
     return rows | {f"{name}, growing": replace(rows[name], growing=GROWING_SHARE) for name in (FULL, "two-scale")}
 
 
-def schedule_of(row: Row) -> HorizonSchedule:
-    """The horizons of all runs of a row."""
-    assert row.first.model.schedule is not None
-    return row.first.model.schedule
+def published(heading: str, measure: str, form: str, *, key: str = "paper_ratios") -> Column:
+    """The paper's figure as a share of full memory's; with the key ``paper`` as it is."""
 
-
-def state_bytes(row: Row) -> int:
-    """Keys and values of one lane after `STATE_AFTER_TOKENS`, in the precision of the run."""
-    model = row.first.model
-    assert isinstance(model, DSMRConfig)
-    sizes = {"width": model.width, "segment_tokens": model.segment_tokens}
-    return costs_of(model.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes).state_bytes[row.first.settings.precision]
-
-
-MEASURES: dict[str, Callable[[Row], float | None]] = {
-    "perplexity": lambda row: row.perplexity.mean,
-    "tokens_per_s": lambda row: row.tokens_per_s,
-    "peak_bytes": lambda row: row.peak_bytes,
-    "state_bytes": state_bytes,
-}
-
-
-def ours(heading: str, measure: str, form: str) -> Column:
-    """A figure as a share of full memory's."""
-    return Column(f"{heading} / full", f"ratios.{measure}", ratio(MEASURES[measure]), form)
-
-
-def paper(measure: str, form: str, *, key: str = "paper_ratios", heading: str = "paper") -> Column:
-    """The paper's figure, or its share of full memory's."""
-
-    def value(row: Row, baseline: Row | None) -> float | None:
-        if row.name not in PUBLISHED:
-            return None
+    def value(row: Row, _: Row | None) -> float | None:
+        paper = PUBLISHED.get(row.name)
         whole = getattr(PUBLISHED[FULL], measure) if key == "paper_ratios" else 1
-        return float(getattr(PUBLISHED[row.name], measure) / whole)
+        return paper and float(getattr(paper, measure) / whole)
 
     return Column(heading, f"{key}.{measure}", value, form)
 
 
 COLUMNS = (
-    ROW,
-    SEEDS_DONE,
-    *(ours("perplexity", "perplexity", ".3f"), paper("perplexity", ".3f")),
-    *(ours("tokens/s", "tokens_per_s", ".2f"), paper("tokens_per_s", ".2f")),
-    *(ours("peak memory", "peak_bytes", ".2f"), paper("peak_bytes", ".2f")),
-    ours("state", "state_bytes", ".3f"),
-    Column("perplexity", "perplexity", lambda row, _: row.perplexity, ".3f"),
-    *(paper(measure, ".2f", key="paper", heading="") for measure in ("peak_bytes", "tokens_per_s")),
-    paper("perplexity", ".2f", key="paper"),
+    *(ROW, SEEDS),
+    *(report.ratio("perplexity / full", "perplexity", ".3f"), published("paper", "perplexity", ".3f")),
+    *(report.ratio("tokens/s / full", "tokens_per_s"), published("paper", "tokens_per_s", ".2f")),
+    *(report.ratio("peak memory / full", "peak_bytes"), published("paper", "peak_bytes", ".2f")),
+    report.ratio("state / full", "state_bytes", ".3f"),
+    *(PERPLEXITY, published("paper", "perplexity", ".2f", key="paper")),
+    *(published("", measure, "", key="paper") for measure in ("peak_bytes", "tokens_per_s")),
     Column("nats/token behind full", "behind_full", Row.behind, "+.4f"),
-    Column("", "nats_per_token", lambda row, _: row.nats_per_token),
-    Column("", "tokens_per_s", lambda row, _: row.tokens_per_s),
-    Column("", "peak_bytes", lambda row, _: row.peak_bytes),
-    Column("", "state_bytes", lambda row, _: state_bytes(row)),
+    *map(report.plain, ("nats_per_token", "tokens_per_s", "peak_bytes", "state_bytes")),
     Column("", "budget_tokens", lambda row, _: schedule_of(row).budget_tokens),
     Column("horizons", "schedule", lambda row, _: str(schedule_of(row)), lambda text: f"`{text}`"),
 )
+
+
+def schedule_of(row: Row) -> HorizonSchedule:
+    """The horizons of all runs of a row."""
+    return row.first.recipe.streaming.schedule
 
 
 def notes(rows: list[Row]) -> list[str]:
     """What was equal, and the paper has otherwise."""
 
     def size(run: Record) -> str:
-        model = run.model
-        assert isinstance(model, DSMRConfig)
+        model = run.recipe.streaming
         return (
             f"{run.parameters / 1e6:.2f} M parameters in {model.schedule.layers} layers of width {model.width}, "
             f"{model.heads} heads, segments of {model.segment_tokens:,} tokens"
@@ -143,33 +94,41 @@ def notes(rows: list[Row]) -> list[str]:
     budgets = [tokens for row in rows if (tokens := schedule_of(row).budget_tokens) is not None]
     shares = {run.recipe.growing for row in rows for run in row.runs} - {0}
     return [
-        f"{equal(rows, 'size', size)}; for each seed the same weights at the start and the same order of pieces.",
-        *([f"Budget of the limited rows: {span(budgets)} tokens."] if budgets else []),
+        f"{report.equal(rows, 'size', size)}; for each seed the same first weights and order of pieces.",
+        *([f"Budget of the limited rows: {report.span(budgets)} tokens."] if budgets else []),
         *(
             f"Growing, ours and not the paper's: in the first {share:.0%} of training no layer sees more of its memory "
             "than a segment, then two, four and so on; after it all."
             for share in shares
         ),
-        f"Not equal to the paper: {'' if on_maestro(rows) else 'its data are MAESTRO, and '}its model, training and "
-        "GPU are its own. Ratios compare, figures do not.",
-        f"{SEEDS}; of nats/token behind another row it is the standard error over pieces, seeds and pieces paired.",
-        f"{PEAK_MEMORY} The state is one lane's after {STATE_AFTER_TOKENS:,} tokens, in the precision of training.",
+        f"Not equal to the paper: {'' if report.on_maestro(rows) else 'its data are MAESTRO, and '}its model, "
+        "training and GPU are its own. Ratios compare, figures do not.",
+        f"{report.OVER_SEEDS}; of nats/token behind another row it is the standard error over pieces.",
+        f"{report.PEAK_MEMORY} The state is one lane's after {report.STATE_AFTER_TOKENS:,} tokens, in the precision of "
+        "training.",
     ]
 
 
 def sections(rows: list[Row], full: Row | None) -> list[str]:
     """Whether one layer stands in for another, and what memory is for."""
+    cuts = sorted({most for row in rows for most, *_ in row.when_cut()})
+    cut = [Column(f"{most:,}", "", partial(nats_when_cut, most), ".4f") for most in cuts]
     return [
         *interchange([row for row in rows if row.name in INTERCHANGED]),
         "## What memory is for",
         "Nats/token inside passages that returned, and of all other tokens; both from the first token of a piece on "
         "that can be a return.",
-        *table_of_bins(rows, lambda run: (run.material.returning, run.material.new), names=("returning", "new")),
-        *repeat_tables(rows),
-        *position_tables(rows),
+        *report.table_of_bins(rows, lambda run: (run.material.returning, run.material.new), names=("returning", "new")),
+        *report.repeat_tables(rows),
+        *report.position_tables(rows),
         "Nats/token when no layer of the trained model is left more tokens than so many (empty: none had more).",
-        cuts_table(rows),
+        report.table((ROW, *cut, report.plain("nats_per_token", "as trained", ".4f")), rows, full),
     ]
+
+
+def nats_when_cut(most_tokens: int, row: Row, _: Row | None) -> Estimate | None:
+    """Nats/token where no layer is left more tokens; None where none had more."""
+    return next((nats for most, _, nats in row.when_cut() if most == most_tokens), None)
 
 
 def interchange(rows: list[Row]) -> list[str]:
@@ -177,41 +136,26 @@ def interchange(rows: list[Row]) -> list[str]:
     if len(rows) < 2:
         return []
     best, worst = rows[0], rows[-1]
-    lines = [
-        [
-            row.name,
-            ", ".join(str(layer) for layer, h in enumerate(schedule_of(row).horizons, 1) if h != 0),
-            f"{schedule_of(row).budget_tokens:,}",
-            cell(row.perplexity, ".3f"),
-            cell(row.behind(best), "+.4f"),
-        ]
-        for row in rows
-    ]
-    header = ("row", "layers that remember", "tokens in all", "perplexity", f"nats/token behind {best.name}")
-    parts = [
+    layers = {row.name: [layer for layer, h in enumerate(schedule_of(row).horizons, 1) if h != 0] for row in rows}
+    columns = (
+        ROW,
+        Column("layers that remember", "", lambda row, _: layers[row.name]),
+        Column("tokens in all", "", lambda row, _: schedule_of(row).budget_tokens, ","),
+        PERPLEXITY,
+        Column(f"nats/token behind {best.name}", "", Row.behind, "+.4f"),
+    )
+    more, pairs = worst.behind(best), worst.paired(best)
+    worse = sum(a.evaluation.nats_per_token > b.evaluation.nats_per_token for a, b in pairs)
+    words = more and (
+        f"The worst of them is {more.mean:.4f} nats/token behind the best, {more.mean / (more.spread or 1):.1f} times "
+        f"the standard error over pieces; it is the worse of the two with {worse} of {len(pairs)} seeds."
+    )
+    return [
         "## Can one layer stand in for another?",
         "The same total memory in different layers.",
-        markdown_table(header, lines),
+        report.table(columns, rows, best),
+        *([words] if words and more and more.spread else []),
     ]
-    if (more := worst.behind(best)) is not None and more.spread:
-        pairs = worst.paired(best)
-        worse = sum(a.evaluation.nats_per_token > b.evaluation.nats_per_token for a, b in pairs)
-        parts.append(
-            f"The worst of them is {more.mean:.4f} nats/token behind the best, {more.mean / more.spread:.1f} times the "
-            f"standard error over pieces; it is the worse of the two with {worse} of {len(pairs)} seeds."
-        )
-    return parts
-
-
-def cuts_table(rows: list[Row]) -> str:
-    """Nats/token of horizons cut at evaluation."""
-    of_rows = {row.name: {most: nats for most, _, nats in row.when_cut()} for row in rows}
-    cuts = sorted({most for of_row in of_rows.values() for most in of_row})
-    lines = [
-        [row.name, *(cell(of_rows[row.name].get(most), ".4f") for most in cuts), cell(row.nats_per_token, ".4f")]
-        for row in rows
-    ]
-    return markdown_table(["row", *(f"{most:,}" for most in cuts), "as trained"], lines)
 
 
 def draw(rows: list[Row], full: Row | None, path: Path) -> None:
@@ -259,7 +203,7 @@ def draw_perplexities(axes: Any, rows: list[Row], full: Row | None, colours: dic
         if full and row.name in PUBLISHED:
             theirs = PUBLISHED[row.name].perplexity / PUBLISHED[FULL].perplexity
             axes.plot([theirs], [height], "|", color=FAINT, ms=14, mew=2)
-    name_heights(axes, rows)
+    report.name_heights(axes, rows)
     axes.set(title="Perplexity / full memory (o by seed, | the paper's)" if full else "Perplexity (o by seed)")
 
 

@@ -11,26 +11,10 @@ from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.config import DSMRConfig, PerceiverConfig
-from ritornello.reports.table import markdown_table
+from ritornello.studies import report
 from ritornello.studies.declared.dsmr import schedules
 from ritornello.studies.record import BEGINNING_TOKENS, BLOCK_TOKENS
-from ritornello.studies.report import (
-    INTERVALS,
-    PARAMETERS,
-    PEAK_MEMORY,
-    ROW,
-    SEEDS_DONE,
-    Column,
-    Interval,
-    Row,
-    cell,
-    name_heights,
-    on_maestro,
-    position_tables,
-    ratio,
-    row_named,
-    span,
-)
+from ritornello.studies.report import PARAMETERS, PERPLEXITY, ROW, SEEDS, Column, Interval, Row
 from ritornello.studies.study import Recipes, Study
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
@@ -83,104 +67,82 @@ def look(row: Row) -> str:
     return f"{row.first.recipe.segmentation}; looks back {looks}, {model.layers} layers"
 
 
-def session_bytes(row: Row) -> int | None:
-    """What playing one piece keeps in memory."""
-    return row.first.playing.session_bytes if row.first.playing else None
-
-
 COLUMNS = (
-    ROW,
-    SEEDS_DONE,
+    *(ROW, SEEDS),
     Column("", "model", lambda row, _: {"family": row.first.model.family, **row.first.model.to_json()}),
     Column("", "segmentation", lambda row, _: row.first.recipe.segmentation if row.first.model.crops else None),
-    Column("perplexity / baseline", "ratios.perplexity", ratio(lambda row: row.perplexity.mean), ".3f"),
-    Column("tokens/s / baseline", "ratios.tokens_per_s", ratio(lambda row: row.tokens_per_s), ".2f"),
-    Column("peak memory / baseline", "ratios.peak_bytes", ratio(lambda row: row.peak_bytes), ".2f"),
-    Column("session / baseline", "ratios.session_bytes", ratio(session_bytes), ".2f"),
-    Column("time per played token / baseline", "ratios.played_token_s", ratio(lambda row: row.played_token_s), ".2f"),
-    Column("perplexity", "perplexity", lambda row, _: row.perplexity, ".3f"),
-    Column("", "tokens_per_s", lambda row, _: row.tokens_per_s),
-    Column("", "peak_bytes", lambda row, _: row.peak_bytes),
+    report.ratio("perplexity / baseline", "perplexity", ".3f"),
+    report.ratio("tokens/s / baseline", "tokens_per_s"),
+    report.ratio("peak memory / baseline", "peak_bytes"),
+    report.ratio("session / baseline", "session_bytes"),
+    report.ratio("time per played token / baseline", "played_token_s"),
+    *(PERPLEXITY, report.plain("tokens_per_s"), report.plain("peak_bytes")),
     Column("", "nats_per_token.by_piece", lambda row, _: row.interval("by_piece")),
     Column("", "nats_per_token.beginnings", lambda row, _: row.interval("beginnings")),
-    Column(
-        "nats/token behind baseline",
-        "behind_baseline.by_piece",
-        lambda row, base: row.interval_behind("by_piece", base),
-        "+.4f",
-    ),
-    Column("", "behind_baseline.beginnings", lambda row, base: row.interval_behind("beginnings", base)),
-    Column("", "beginnings_behind_baseline_by_seed", lambda row, base: row.behind_by_seed("beginnings", base)),
-    Column("session", "session_bytes", lambda row, _: session_bytes(row), lambda size: f"{size / 1e6:.2f} MB"),
-    Column("time per played token", "played_token_s", lambda row, _: row.played_token_s, lambda s: f"{s * 1e3:.2f} ms"),
+    report.behind("behind_baseline.by_piece", "nats/token behind baseline"),
+    report.behind("behind_baseline.beginnings", part="beginnings"),
+    report.behind_by_seed("beginnings_behind_baseline_by_seed", part="beginnings"),
+    report.plain("session_bytes", "session", lambda size: f"{size / 1e6:.2f} MB"),
+    report.plain("played_token_s", "time per played token", lambda seconds: f"{seconds * 1000:.2f} ms"),
     PARAMETERS,
     Column("segmentation and sight", "look", lambda row, _: look(row)),
+)
+BEGINNINGS = (
+    ROW,
+    report.behind("", f"nats/token behind {BASELINE}", "beginnings"),
+    report.behind_by_seed("", "the same by seed", "beginnings"),
+    Column("nats/token", "", lambda row, _: row.interval("beginnings"), ".4f"),
 )
 
 
 def notes(rows: list[Row]) -> list[str]:
     """What was equal, how the families read, and what the paper has otherwise."""
+    first, runs = rows[0].first, [run for row in rows for run in row.runs]
     models = {row.name: row.first.model for row in rows}
     cropped = {name: model for name, model in models.items() if isinstance(model, PerceiverConfig)}
-    looks = [f"{name} {len(model.scales)} + {model.layers}" for name, model in cropped.items()]
-    streamed = [row for row in rows if isinstance(row.first.model, DSMRConfig)]
-    beginnings = rows[0].first.beginnings
-    playing = rows[0].first.playing
-    lines = [f"Size: {span(run.parameters for row in rows for run in row.runs)} parameters."]
+    looks = ", ".join(f"{name} {len(model.scales)} + {model.layers}" for name, model in cropped.items())
+    lines = [f"Size: {report.span(run.parameters for run in runs)} parameters."]
+    unlike = [] if report.on_maestro(rows) else ["its data are MAESTRO"]
     if cropped:
-        lines[0] += " A look at the context has the weights of a layer of latents; looks and layers: "
-        lines[0] += f"{', '.join(looks)}."
+        lines[0] += f" A look at the context has the weights of a layer of latents; looks and layers: {looks}."
         largest = max(cropped.values(), key=lambda model: len(model.scales))
         here = {"N": largest.context_tokens, "Q": largest.latents, "width": largest.width, "layers": largest.layers}
         here |= {"short scale": min(scales)} if (scales := [s for s in largest.scales if s is not None]) else {}
-        unlike = [f"{name} {PAPER[name]:,} (here {value:,})" for name, value in here.items() if value != PAPER[name]]
-    else:
-        unlike = []
+        unlike += [f"{name} {PAPER[name]:,} (here {value:,})" for name, value in here.items() if value != PAPER[name]]
     if {BASELINE, SEGMENTED} <= cropped.keys():
-        lines.append(f"{BASELINE} and {SEGMENTED} are the same model with the same weights at the start.")
-    lines.append(
-        f"Beginnings are the first {BEGINNING_TOKENS:,} tokens of all {len(beginnings)} validation pieces, performances "
-        f"of {len({piece.composition for piece in beginnings})} compositions."
-    )
-    if streamed and cropped:
-        run = streamed[0].first
-        share = run.training.tokens / run.settings.corpus_tokens["train"]
+        lines.append(f"{BASELINE} and {SEGMENTED}: the same model with the same weights at the start.")
+    if cropped and (streamed := [run for run in runs if not run.model.crops]):
+        share = streamed[0].training.tokens / first.settings.corpus_tokens["train"]
         lines.append(
-            f"Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start "
-            f"to end, {share:.0%} of an epoch, in {run.recipe.groups} groups of lanes, and carries its memory; a "
-            "Perceiver reads crops, one of a piece in an epoch and for each seed in the same order, so that as many "
+            "Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start "
+            f"to end, {share:.0%} of an epoch, in {streamed[0].recipe.groups} groups of lanes, and carries its memory; "
+            "a Perceiver reads crops, one of a piece in an epoch and in the same order for each seed, so that as many "
             "predicted tokens come from many more pieces, each with its context read anew."
         )
-    unlike = [*([] if on_maestro(rows) else ["its data are MAESTRO"]), *unlike]
+    compositions = {piece.composition for piece in first.beginnings}
     return [
         *lines,
+        f"Beginnings: the first {BEGINNING_TOKENS:,} tokens of all {len(first.beginnings)} validation pieces, "
+        f"performances of {len(compositions)} compositions.",
         *([f"Not equal to the paper: {', '.join(unlike)}."] if unlike else []),
         "The paper gives no likelihoods: its table compares generated sets by their features, as 'study table "
         "perceivers --sets' does.",
-        INTERVALS,
-        f"{PEAK_MEMORY} A session is what playing one piece keeps in memory; time per played token is processor time on "
-        f"one thread, from token {playing.after_tokens if playing else 0:,} on, windows' moves included.",
+        report.INTERVALS,
+        f"{report.PEAK_MEMORY} A session is what playing one piece keeps in memory; time per played token is processor "
+        f"time on one thread, from token {first.playing.after_tokens if first.playing else 0:,} on, windows' moves "
+        "included.",
     ]
 
 
 def sections(rows: list[Row], baseline: Row | None) -> list[str]:
     """Beginnings, which the first experiment is about, and positions."""
-    lines = [
-        [
-            row.name,
-            cell(row.interval_behind("beginnings", baseline), "+.4f"),
-            cell(row.behind_by_seed("beginnings", baseline), "+.4f"),
-            cell(row.interval("beginnings"), ".4f"),
-        ]
-        for row in rows
-    ]
     return [
         "## Beginnings",
         f"Nats/token of the first {BEGINNING_TOKENS:,} tokens of every validation piece.",
-        markdown_table(("row", f"nats/token behind {BASELINE}", "the same by seed", "nats/token"), lines),
-        *verdict(baseline, row_named(rows, SEGMENTED)),
+        report.table(BEGINNINGS, rows, baseline),
+        *verdict(baseline, report.row_named(rows, SEGMENTED)),
         "## By position",
-        *position_tables(rows),
+        *report.position_tables(rows),
     ]
 
 
@@ -219,7 +181,7 @@ def draw(rows: list[Row], baseline: Row | None, path: Path) -> None:
     position.set(title="Whole pieces, by position", xlabel="from token", ylabel="nats/token")
     more.axhline(0, color=COLOUR_OF[BASELINE], lw=1)
     more.set(title=f"The same, beside {BASELINE}", xlabel="from token", ylabel=f"nats/token more than {BASELINE}")
-    name_heights(beginnings, rows)
+    report.name_heights(beginnings, rows)
     beginnings.locator_params(axis="x", nbins=5)
     label = "nats/token" if baseline is None else f"nats/token more than {BASELINE}, with intervals"
     beginnings.set(title=f"First {BEGINNING_TOKENS:,} tokens of all validation pieces", xlabel=label)
