@@ -41,7 +41,7 @@ def feature(result: Result) -> str:
     """Densities of the distances within and between the sets; and the values: of one number a piece a histogram, of a
     row of them mean profiles, of a matrix with 12 columns maps.
     """
-    figure = new_figure(8, 2.6)
+    figure = new_figure(7.2, 2.6)
     distances, values = figure.subplots(1, 2)
     _draw_distances(distances, result)
     entries = result.reference.shape[1]
@@ -118,7 +118,7 @@ def _draw_maps(axes: Any, result: Result) -> None:
     axes.grid(visible=False)
 
 
-def repetition(sets: Mapping[str, MusicSet]) -> Any:
+def repetition(sets: Mapping[str, MusicSet], *, width_in: float = 10) -> Any:
     """A figure of the share of notes that repeat, near and far, in the mean of each set by name as its pieces go on.
 
     The first set is the reference; the band holds nine tenths of its pieces.
@@ -130,7 +130,7 @@ def repetition(sets: Mapping[str, MusicSet]) -> Any:
     reference = next(iter(curves.values()))
     band = repetition_band(reference) if len(reference) >= BAND_PIECES else None
     colours = (REFERENCE, GENERATED) if len(sets) == 2 else COLOURS
-    figure = new_figure(10, 6)
+    figure = new_figure(width_in, 3 + 0.3 * width_in)
     for kind, axes in zip(RepetitionCurve._fields, figure.subplots(2, 1, sharex=True)):
         if band is not None:
             low, high = getattr(band, kind)
@@ -165,12 +165,12 @@ def _smooth(curve: Floats) -> Floats:
 def repetition_over_time(comparison: Comparison) -> str:
     """`repetition` of both sets."""
     sides = {"reference": comparison.reference, "generated": comparison.generated}
-    return _embedded(repetition(sides), "near and far repetition over time")
+    return _embedded(repetition(sides, width_in=7.2), "near and far repetition over time")
 
 
 def structure(result: Result) -> str:
     """Fitness by scale: mean of both sets, and the band that holds 90% of the reference's pieces."""
-    figure = new_figure(8, 3)
+    figure = new_figure(7.2, 4.6)
     axes = figure.subplots()
     order, ticks, title = _entries(result)
     axes.fill_between(order, *np.quantile(result.reference, BAND, axis=0), color=REFERENCE, alpha=0.2, lw=0)
