@@ -13,13 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from play_set import play_set
-
 from ritornello.charts import COLOURS, new_figure, save
 from ritornello.engines import DEFAULT_ENGINE, ENGINES
 from ritornello.reports import Comparison, compare_folders
 from ritornello.reports.table import number
 from ritornello.sampling import Sampling
+from ritornello.studies.table_one import play_set
 
 SHOWN = ("note_density", "velocity_mean", "sounding_length", "polyphony", "near_repetition", "far_repetition")
 

@@ -23,17 +23,24 @@ COLOURS = (
 )
 
 
+def needs_matplotlib() -> None:
+    """Raises RitornelloError, saying what to install, where charts cannot be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
+
+
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure in the house's look, to be filled with ``figure.subplots()`` and given to `save`.
 
     Raises:
         RitornelloError: where matplotlib is not installed.
     """
-    try:
-        from matplotlib import rcParams, rcsetup
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
+    needs_matplotlib()
+    from matplotlib import rcParams, rcsetup
+    from matplotlib.figure import Figure
+
     look: Any = {
         "font.size": 10,
         "axes.edgecolor": FAINT,

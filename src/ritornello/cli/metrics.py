@@ -42,12 +42,14 @@ def metrics(
 
     Several generated sets are printed as Markdown: a row for each, and the scores of every feature.
     """
+    from ritornello.charts import needs_matplotlib
     from ritornello.files import write_whole
     from ritornello.metrics import PRESETS
     from ritornello.reports import compare_folders, draw_repetition, markdown, page
 
     for path in filter(None, (html, repetition)):
         check_writable(path)
+        needs_matplotlib()
     if html is not None and len(generated) > 1:
         raise RitornelloError(f"--html shows one generated set and not {len(generated)}; give one, or leave it out")
     for name in preset or ():

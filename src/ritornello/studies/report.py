@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,10 +142,6 @@ class Row:
         """Nats/token, or how many more than another row; the mean over (common) seeds. None without one."""
         nats, pieces = self._mean(_nats(part), other), getattr(self.first, part)
         return None if nats is None else _bootstrap(nats, _tokens(pieces), _compositions(pieces))
-
-    def interval_behind(self, part: Part, other: Row | None) -> Interval | None:
-        """How many nats/token more than another row; None of none."""
-        return None if other is None else self.interval(part, other)
 
     def behind_by_seed(self, part: Part, other: Row | None) -> list[float]:
         """Nats/token that the row is worse by than another with each common seed."""
@@ -279,7 +275,7 @@ def ratio(heading: str, key: str, form: str = ".2f") -> Column:
 
 def behind(key: str, heading: str = "", part: Part = "by_piece") -> Column:
     """Nats/token more than the baseline, with an `Interval`."""
-    return Column(heading, key, lambda row, baseline: row.interval_behind(part, baseline), "+.4f")
+    return Column(heading, key, lambda row, baseline: baseline and row.interval(part, baseline), "+.4f")
 
 
 def behind_by_seed(key: str, heading: str = "", part: Part = "by_piece") -> Column:
@@ -455,19 +451,15 @@ def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
     above = [text.replace(" / ", "\n/ ").replace(" behind ", "\nbehind ") for text in header]
     texts = [[text.strip("`") for text in line] for line in lines]
     widths = [max(len(text) for text in [*head.split("\n"), *column]) + 2 for head, column in zip(above, zip(*texts))]
-    head_lines = max(text.count("\n") for text in above) + 1
-    height_lines = 1.6 * len(texts) + 1.2 * head_lines
-    figure = new_figure(0.085 * sum(widths), 0.2 * height_lines)
+    figure = new_figure(0.085 * sum(widths), 0.5 + 0.32 * len(texts))
     axes = figure.subplots()
     axes.axis("off")
-    shares = [width / sum(widths) for width in widths]
-    table = axes.table(cellText=texts, colLabels=above, cellLoc="right", colWidths=shares, loc="center")
+    shares, whole = [width / sum(widths) for width in widths], cast(Any, (0, 0, 1, 1))
+    table = axes.table(cellText=texts, colLabels=above, cellLoc="right", colWidths=shares, bbox=whole)
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     for (line, column), box in table.get_celld().items():
-        box.set_linewidth(0)
-        box.set_height((1.2 * head_lines if line == 0 else 1.6) / height_lines)
-        box.set_facecolor(STRIPE if line % 2 else "none")
+        box.set(linewidth=0, height=1.5 if line == 0 else 1, facecolor=STRIPE if line % 2 else "none")
         if column in (0, len(header) - 1):
             box.get_text().set_horizontalalignment("left")
         if line == 0 or header[column] == "paper":

@@ -54,8 +54,8 @@ def run_study(
         Whether all runs are done; False if the process was asked to stop.
 
     Raises:
-        RitornelloError: for unknown rows, conditions other than the folder's, rows that would not fit the machine,
-            or a run that failed; then the others save what they have.
+        RitornelloError: for unknown rows, another study's folder, rows that would not fit the machine, or a run that
+            failed; then the others save what they have.
     """
     for name, value, most in (("jobs", jobs, MAX_JOBS), ("seeds", seeds, MAX_SEEDS)):
         if not 1 <= value <= most:

@@ -58,30 +58,19 @@ class Study:
         recipe: str | None = None,
         lanes: int | None = None,
         piece_tokens: int | None = None,
-        steps: int | None = None,
-        budget_tokens: int | None = None,
-        legal: bool | None = None,
-        **more: Any,
+        **asked: Any,
     ) -> Conditions:
-        """What one command asks for, the study's and its recipe's own where it says nothing; ``more`` as they are.
+        """What one command asks for; of `Conditions` what is None is as the study, or its recipe, has it.
 
         Raises:
             RitornelloError: for an unknown recipe, or numbers outside their limits.
         """
         name = recipe or self.recipe
-        made_from = recipe_named(name).changed(lanes=lanes, piece_tokens=piece_tokens)
-        if budget_tokens is None:
-            budget_tokens = self.horizons_of(recipe_named(name)).streaming.schedule.budget_tokens or 0
-        return Conditions(
-            study=self.name,
-            recipe=name,
-            steps=made_from.steps if steps is None else steps,
-            budget_tokens=budget_tokens,
-            legal=self.legal if legal is None else legal,
-            recipe_settings=made_from,
-            **data_of(corpus),
-            **more,
-        )
+        settings = recipe_named(name).changed(lanes=lanes, piece_tokens=piece_tokens)
+        own = {"study": self.name, "recipe": name, "recipe_settings": settings, **data_of(corpus)}
+        own |= {"legal": self.legal, "steps": settings.steps}
+        own["budget_tokens"] = self.horizons_of(recipe_named(name)).streaming.schedule.budget_tokens or 0
+        return Conditions(**own | {field: value for field, value in asked.items() if value is not None})
 
 
 def studies() -> dict[str, Study]:

@@ -79,28 +79,16 @@ def play_set(
     *,
     pieces: int,
     tokens: int,
-    title: str,
+    title: str = "",
     first_seed: int = 0,
     engine: str = "torch",
     threads: int | None = None,
     say: Say = lambda _: None,
 ) -> None:
-    """Plays what is missing of ``folder/000.mid`` and on, each of so many tokens or to its end, piece n with seed n.
+    """Plays what is missing of ``folder/000.mid`` and on, each of so many tokens or to its end.
 
-    Args:
-        model: a bundled model's name, a checkpoint or an exported folder.
-        folder: made if need be; what is there is kept.
-        sampling: how tokens are drawn.
-        pieces: in the set.
-        tokens: the most of a piece.
-        title: of the pieces, before their numbers.
-        first_seed: piece n has seed n more than that.
-        engine: see `ritornello.performing.load`.
-        threads: of the engine.
-        say: called with one line after each piece.
-
-    Raises:
-        RitornelloError: for a model that cannot be loaded.
+    Piece n has the seed ``first_seed`` + n; ``model``, ``engine`` and ``threads`` are those of `performing.load`, which
+    says what is raised. ``say`` is called with one line after each piece.
     """
     missing = [n for n in range(pieces) if not _path(folder, n).exists()]
     performer = load(model, engine=engine, sampling=sampling, threads=threads) if missing else None
@@ -110,7 +98,7 @@ def play_set(
         piece = codec.decode(np.array([token for token, _ in events], np.uint16))
         path = _path(folder, number)
         folder.mkdir(parents=True, exist_ok=True)
-        replace(piece, title=f"{title}, piece {number}").write(path)
+        replace(piece, title=f"{title or model}, piece {number}").write(path)
         say(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s")
 
 
@@ -131,12 +119,11 @@ def play_sets(out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> N
 def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> Sets:
     """`play_sets`, and people's beside them: what is not there yet of ``out/sets/human`` and ``out/sets/human-2``.
 
-    People's pieces are of the validation and test splits of the corpus that the runs were trained on, one performance
-    of a title, cut to as many tokens. Of every set there are so many pieces, at least 4.
+    People's pieces are held out from the runs' training, one performance of a title, cut to as many tokens.
 
     Raises:
-        RitornelloError: as `play_sets`, and, before anything is written, for another corpus than the runs', one that
-            holds out too few titles, or a folder that holds more pieces.
+        RitornelloError: as `play_sets`, and, before anything is written, for fewer than 4 pieces, another corpus than
+            the runs', one that holds out too few titles, or a folder that holds more pieces.
     """
     if plan.pieces < LEAST_PIECES:
         raise RitornelloError(f"pieces is {plan.pieces}; it must lie between {LEAST_PIECES} and 1,000,000")
@@ -211,17 +198,7 @@ def _path(folder: Path, number: int) -> Path:
 def compare_sets(
     sets: Sets, rows: Iterable[str], *, jobs: int | None = None, progress: Progress | None = None
 ) -> Compared:
-    """Every set beside the reference.
-
-    Args:
-        sets: as `make_sets` left them.
-        rows: names, in the order of columns; those without sets are left out.
-        jobs: see `compare_folders`.
-        progress: see `compare_folders`.
-
-    Raises:
-        RitornelloError: as `compare_folders`.
-    """
+    """Every set beside the reference, in the order of ``rows``; the rest as in `compare_folders`."""
     reference, *others = sets.human
     folders = [*others, *sets.played.values()]
     wanted = (*FEATURES, "near_repetition", "far_repetition")
