@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from command import Run, assert_refused
-from short_studies import conditions, play_briefly, rows_of
+from short_studies import assert_drawn, conditions, play_briefly, rows_of, table_below
 from tiny import SEGMENT_TOKENS, made_up_tokens, tiny_config, write_corpus
 
 from ritornello.charts import COLOURS
@@ -27,7 +27,7 @@ from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.studies import measure
+from ritornello.studies import declared, measure
 from ritornello.studies.record import Conditions, record_path, to_json
 from ritornello.studies.run import run_study
 from ritornello.studies.study import SETTINGS, recipes_of, steps_of
@@ -193,6 +193,47 @@ def test_studies_read_every_performance_whatever_recipe_they_are_made_from(study
 
 def test_every_row_has_a_colour_of_its_own() -> None:
     assert len(rows_of()) == 12 <= len(set(COLOURS))
+
+
+RATES = """
+from dataclasses import replace
+from ritornello.studies import report
+from ritornello.studies.study import Study
+
+STUDIES = (
+    Study(
+        name="rates",
+        recipe="mini",
+        rows=lambda recipe, budget_tokens: {"slow": replace(recipe, matrix_lr=0.0001), "fast": recipe},
+        of_memory=False,
+        baseline="fast",
+        heading="Rates",
+        columns=(report.ROW, report.behind("behind", "nats/token behind fast")),
+    ),
+)
+"""
+
+
+def test_a_new_study_is_one_file(
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/rates_file.py").write_text(RATES)
+    monkeypatch.setattr(declared, "__path__", [*declared.__path__, str(tmp_path / "mine")])
+    asked = conditions("rates", corpus, steps=4, pieces=2)
+    for row in recipes_of(asked):
+        assert measure.measure_run(corpus, tmp_path, asked, row, 0, CPU)
+    outcome = study("table", "rates", "--out", tmp_path, "--curves", tmp_path / "curves.png")
+    assert outcome.code == 0, outcome.err
+    slow, fast = (run_["evaluation"]["nats_per_token"] for run_ in records_of(tmp_path, "slow", "fast"))
+    table = table_below(outcome.out, "## Rates")
+    assert table["fast"] == [""]
+    assert table["slow"][0].startswith(f"{slow - fast:+.4f} [")
+    assert_drawn(tmp_path / "curves.png")
+
+
+def records_of(out: Path, *rows: str) -> list[dict[str, Any]]:
+    return [json.loads(record_path(out, row, 0).read_text()) for row in rows]
 
 
 # A study, in processes of its own.

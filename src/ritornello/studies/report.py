@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.charts import FAINT, STRIPE, new_figure, save
+from ritornello.charts import FAINT, INK, STRIPE, new_figure, save
 from ritornello.horizons.costs import costs_of
 from ritornello.reports.table import markdown_table
 from ritornello.studies.record import BLOCK_TOKENS, Bin, Part, Record
@@ -464,6 +464,22 @@ def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
             box.get_text().set_horizontalalignment("left")
         if line == 0 or header[column] == "paper":
             box.get_text().set_color(FAINT)
+    save(figure, path)
+
+
+def draw_behind(rows: list[Row], baseline: Row | None, path: Path) -> None:
+    """What each run is behind the baseline's with the same seed; without a baseline, its nats/token."""
+    figure = new_figure(9, 0.28 * len(rows) + 1.2)
+    axes = figure.subplots()
+    base = {run.seed: run.evaluation.nats_per_token for run in baseline.runs} if baseline else {}
+    for height, row in enumerate(reversed(rows)):
+        runs = [run for run in row.runs if run.seed in base or not base]
+        nats = [run.evaluation.nats_per_token - base.get(run.seed, 0) for run in runs]
+        axes.plot(nats, [height] * len(nats), "o", color=INK, alpha=0.6)
+    if baseline:
+        axes.axvline(0, color=FAINT, lw=1)
+    name_heights(axes, rows)
+    axes.set_xlabel(f"nats/token more than {baseline.name}, by seed" if baseline else "nats/token, by seed")
     save(figure, path)
 
 

@@ -15,7 +15,7 @@ from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.studies import declared
 from ritornello.studies.record import Conditions, to_json
-from ritornello.studies.report import Column, Row
+from ritornello.studies.report import Column, Row, draw_behind
 from ritornello.training.recipes import Recipe, recipe_named, with_defaults
 
 SETTINGS = "study.json"
@@ -39,16 +39,16 @@ class Study:
     """whether it is under the grammar, unless asked otherwise"""
     baseline: str
     """the row that others are measured against"""
-    order: Callable[[Row], Any]
+    order: Callable[[Row], Any] = lambda row: row.nats_per_token.mean
     """what the rows of the report are sorted by"""
     heading: str
-    introduction: str
+    introduction: str = "The best row first."
     columns: tuple[Column, ...]
-    notes: Callable[[list[Row]], list[str]]
-    """what was equal and what was not, a sentence or two each"""
-    sections: Callable[[list[Row], Row | None], list[str]]
+    notes: Callable[[list[Row]], list[str]] = lambda rows: []
+    """what was equal and what was not besides what every report says, a sentence or two each"""
+    sections: Callable[[list[Row], Row | None], list[str]] = lambda rows, baseline: []
     """what follows in Markdown; the second argument is the baseline, where it is done"""
-    draw: Callable[[list[Row], Row | None, Path], None]
+    draw: Callable[[list[Row], Row | None, Path], None] = draw_behind
     """the curves"""
 
     def conditions(

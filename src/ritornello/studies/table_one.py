@@ -111,9 +111,15 @@ def play_sets(out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> N
     records = _records(out, study, plan)
     claim(out / "sets", {"study": study, "tokens": plan.tokens, **asdict(plan.sampling)})
     for run in records:
-        model, title = training_path(out, run.row, run.seed) / "best", f"{run.row}, seed {run.seed}"
-        folder, sizes = _folder(out, run), (plan.pieces, plan.tokens)
-        play_set(str(model), folder, plan.sampling, pieces=sizes[0], tokens=sizes[1], title=title, say=say)
+        play_set(
+            str(training_path(out, run.row, run.seed) / "best"),
+            _folder(out, run),
+            plan.sampling,
+            pieces=plan.pieces,
+            tokens=plan.tokens,
+            title=f"{run.row}, seed {run.seed}",
+            say=say,
+        )
 
 
 def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> Sets:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
-from ritornello.charts import FAINT, INK, new_figure, save
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.models.config import DSMRConfig
@@ -114,22 +112,6 @@ def notes(rows: list[Row]) -> list[str]:
     ]
 
 
-def draw(rows: list[Row], unchanged: Row | None, path: Path) -> None:
-    """What each run is behind the unchanged recipe with the same seed; without that, its nats/token."""
-    figure = new_figure(9, 0.28 * len(rows) + 1.2)
-    axes = figure.subplots()
-    base = {run.seed: run.evaluation.nats_per_token for run in unchanged.runs} if unchanged else {}
-    for height, row in enumerate(reversed(rows)):
-        runs = [run for run in row.runs if run.seed in base or not base]
-        nats = [run.evaluation.nats_per_token - base.get(run.seed, 0) for run in runs]
-        axes.plot(nats, [height] * len(nats), "o", color=INK, alpha=0.6)
-    if unchanged:
-        axes.axvline(0, color=FAINT, lw=1)
-    report.name_heights(axes, rows)
-    axes.set_xlabel(f"nats/token more than {UNCHANGED}, by seed" if unchanged else "nats/token, by seed")
-    save(figure, path)
-
-
 TRAINING = Study(
     name="training",
     recipe="study",
@@ -137,12 +119,9 @@ TRAINING = Study(
     of_memory=False,
     legal=True,
     baseline=UNCHANGED,
-    order=lambda row: row.nats_per_token.mean,
     heading="What each choice is worth",
-    introduction="The best row first.",
     columns=COLUMNS,
     notes=notes,
     sections=lambda rows, unchanged: report.repeat_tables(rows),
-    draw=draw,
 )
 STUDIES = (TRAINING, replace(TRAINING, name="recall", rows=recalls, legal=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -160,7 +161,7 @@ def interchange(rows: list[Row]) -> list[str]:
 
 def draw(rows: list[Row], full: Row | None, path: Path) -> None:
     """Perplexity by row, training curves against tokens and seconds, cuts, positions, the repeat test."""
-    colours = dict(zip((row.name for row in rows), COLOURS))
+    colours = dict(zip((row.name for row in rows), cycle(COLOURS)))
     figure = new_figure(15, 9.5)
     ((dots, tokens, seconds), (cuts, position, repeats)) = figure.subplots(2, 3)
     draw_perplexities(dots, rows, full, colours)
