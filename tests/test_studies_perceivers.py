@@ -360,7 +360,7 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
         "60 steps of the recipe perceivers_study (4 lanes), 61,440 tokens",
         "the first 1,024 tokens of all 3 validation pieces, performances of 2 compositions",
         "Not equal: which tokens training predicts",
-        "50% of an epoch, in 1 groups of lanes",
+        "50% of an epoch, and carries its memory",
         "Seeds: 0, 1; multi-scale only 0.",
         "its data are MAESTRO, N 32,768 (here 4,096)",
         "layers 24 (here 6), short scale 1,024 (here 256).",

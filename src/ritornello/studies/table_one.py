@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from ritornello.studies.study import claim, data_of
 
 PEOPLE = "other people"
 FEATURES = tuple(feature.name for feature in select(["perceivers"]))
-SCORES = {"oa": "oa_reference", "kld": "kld", "kld_mgeval": "kld_mgeval"}
 PAPER_TOKENS = 8192
 PAPER_HIGHER = {
     "effective segmentation": ("PC", "NC", "PCTM", "PR", "PI", "IOI", "NLTM", "PC/seg", "NC/seg", "IOI/seg"),
@@ -220,82 +219,111 @@ def _shortly_named(comparison: Comparison) -> Comparison:
     return replace(comparison, **{name: replace(side, folder=Path(side.folder.name)) for name, side in sides.items()})
 
 
+class Score(NamedTuple):
+    """Of one row in one feature, the means over seeds."""
+
+    oa: float
+    kld: float
+    kld_mgeval: float
+    outside: bool
+    """of the band, with every seed"""
+    oa_more: float | None
+    """share by which the overlap area is above the baseline's; None of the baseline, of people, and above nothing"""
+
+    @property
+    def text(self) -> str:
+        scores = _text(self.oa, self.kld, self.kld_mgeval)
+        return f"**{scores}**" if self.outside else scores
+
+
+Scores = Mapping[str, Mapping[str, Score]]  # by row and feature
+
+
+def scores_of(compared: Compared, baseline: str) -> Scores:
+    """Every row's; ``baseline`` is the row that others' areas are compared with."""
+
+    def mean(row: str, feature: str, score: str) -> float:
+        return statistics.fmean(one.results[feature].figures[score]["score"] for one in compared[row])
+
+    def score(row: str, feature: str) -> Score:
+        oa, alone = mean(row, feature, "oa_reference"), row in (baseline, PEOPLE) or baseline not in compared
+        theirs = 0 if alone else mean(baseline, feature, "oa_reference")
+        return Score(
+            oa=oa,
+            kld=mean(row, feature, "kld"),
+            kld_mgeval=mean(row, feature, "kld_mgeval"),
+            outside=not any(one.results[feature].inside for one in compared[row]),
+            oa_more=oa / theirs - 1 if theirs > TOLERANCE else None,
+        )
+
+    return {row: {feature: score(row, feature) for feature in FEATURES} for row in compared}
+
+
+def mean_more(scores: Mapping[str, Score]) -> float | None:
+    """Over the features of a row."""
+    known = [score.oa_more for score in scores.values() if score.oa_more is not None]
+    return statistics.fmean(known) if known else None
+
+
 def figures(sets: Sets, compared: Compared, baseline: str) -> dict[str, Any]:
-    """Scores of each row and feature, the means over seeds, and all that is known of each set, as JSON-able values."""
-    rows = {
-        name: {feature: _scores(comparisons, feature) for feature in FEATURES} for name, comparisons in compared.items()
-    }
-    for name, scores in rows.items():
-        for feature, values in scores.items():
-            theirs = rows[baseline][feature]["oa"] if baseline in rows and name not in (baseline, PEOPLE) else 0
-            values["oa_more"] = values["oa"] / theirs - 1 if theirs > TOLERANCE else None  # of nothing all is too much
-    more = {name: [v["oa_more"] for v in scores.values() if v["oa_more"] is not None] for name, scores in rows.items()}
+    """Scores of each row and feature, and all that is known of each set, as JSON-able values."""
+    scores = scores_of(compared, baseline)
     return {
         **{"corpus": sets.corpus, "pieces": sets.plan.pieces, "tokens": sets.plan.tokens},
         **asdict(sets.plan.sampling),
         "baseline": baseline,
-        "rows": rows,
-        "mean_oa_more": {name: statistics.fmean(known) if known else None for name, known in more.items()},
+        "rows": {row: {name: score._asdict() for name, score in of_row.items()} for row, of_row in scores.items()},
+        "mean_oa_more": {row: mean_more(of_row) for row, of_row in scores.items()},
         "sets": [comparison.figures() for comparison in _each(compared)],
     }
 
 
-def _scores(comparisons: Sequence[Comparison], feature: str) -> dict[str, Any]:
-    """The means over seeds, and whether every seed is outside the band."""
-    results = [comparison.results[feature] for comparison in comparisons]
-    means = {name: statistics.fmean(one.figures[score]["score"] for one in results) for name, score in SCORES.items()}
-    return {**means, "outside": not any(one.inside for one in results)}
-
-
 def markdown(sets: Sets, compared: Compared, baseline: str) -> str:
-    """The section of a report on what the models play; ``baseline`` is the row that others' areas are compared with."""
-    all_figures, comparisons = figures(sets, compared, baseline), _each(compared)
-    rows = all_figures["rows"]
-    lines = [[feature, *(_cell(scores[feature]) for scores in rows.values())] for feature in FEATURES]
-    means = [{name: statistics.fmean(v[name] for v in scores.values()) for name in SCORES} for scores in rows.values()]
-    lines.append(["mean", *(_cell({**mean, "outside": False}) for mean in means)])
+    """The section of a report on what the models play."""
+    scores, comparisons = scores_of(compared, baseline), _each(compared)
+    lines = [[feature, *(of_row[feature].text for of_row in scores.values())] for feature in FEATURES]
+    means = [np.mean([score[:3] for score in of_row.values()], axis=0) for of_row in scores.values()]
+    lines.append(["mean", *(_text(*mean) for mean in means)])
     parts = [
         "## What the models play",
         *sets_table(comparisons),
-        markdown_table(("OA / KLD / KLD of mgeval", *rows), lines),
+        markdown_table(("OA / KLD / KLD of mgeval", *scores), lines),
         "Overlap area, and KL divergence in nats on one grid and in mgeval's way (each density on its own), of the "
         "distances within the reference and those between the sets; the means over seeds. **Bold** is outside the "
         "band of random halves of the reference with every seed.",
-        *_beside_paper(all_figures),
+        *_beside_paper(scores, baseline),
         *repetition_tables(comparisons),
         _notes(sets, comparisons),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(scores: Mapping[str, Any]) -> str:
-    text = " / ".join(f"{scores[name]:.3f}" for name in SCORES)
-    return f"**{text}**" if scores["outside"] else text
-
-
-def _beside_paper(all_figures: Mapping[str, Any]) -> list[str]:
+def _beside_paper(scores: Scores, baseline: str) -> list[str]:
     """By how much each row's overlap areas are above the baseline's, beside what the paper's text says of its own."""
-    baseline, rows = all_figures["baseline"], all_figures["rows"]
-    means = {name: mean for name, mean in all_figures["mean_oa_more"].items() if mean is not None}
-    if not means:
-        return [f"No set of {baseline} beside another: nothing to compare overlap areas with."]
     columns = [["OA more than the baseline's", *FEATURES, "mean"]]
-    for name, mean in means.items():
-        columns.append([name, *(_percent(rows[name][feature]["oa_more"]) for feature in FEATURES), _percent(mean)])
-        if higher := PAPER_HIGHER.get(name):
-            marks = ("higher" if feature in higher else "" for feature in FEATURES)
-            columns.append(["paper", *marks, PAPER_MEAN.get(name, "")])
+    for row, of_row in scores.items():
+        if (mean := mean_more(of_row)) is not None:
+            columns.append([row, *(_percent(of_row[feature].oa_more) for feature in FEATURES), _percent(mean)])
+            if higher := PAPER_HIGHER.get(row):
+                marks = ("higher" if feature in higher else "" for feature in FEATURES)
+                columns.append(["paper", *marks, PAPER_MEAN.get(row, "")])
+    header, *lines = zip(*columns)
+    if len(header) == 1:
+        return [f"No set of {baseline} beside another: nothing to compare overlap areas with."]
     words = (
         f"By how much the overlap area is above that of {baseline}, the baseline; empty, and left out of the mean, "
         f"where that is below {TOLERANCE:g}."
     )
-    if set(means) & set(PAPER_HIGHER):
+    if "paper" in header:
         words += (
             " Paper: where its section VI-B says that a step made the area higher, and the mean over features of "
             "its section I; the figures of its table I were not at hand."
         )
-    header, *lines = zip(*columns)
     return [markdown_table(header, lines), words]
+
+
+def _text(*scores: float) -> str:
+    return " / ".join(f"{score:.3f}" for score in scores)
 
 
 def _percent(share: float | None) -> str:

@@ -112,11 +112,12 @@ def notes(rows: list[Row]) -> list[str]:
     if {BASELINE, SEGMENTED} <= cropped.keys():
         lines.append(f"{BASELINE} and {SEGMENTED}: the same model with the same weights at the start.")
     if cropped and (streamed := [run for run in runs if not run.model.crops]):
-        share = streamed[0].training.tokens / first.settings.corpus_tokens["train"]
+        share, groups = streamed[0].training.tokens / first.settings.corpus_tokens["train"], streamed[0].recipe.groups
+        turns = f"{groups} groups of lanes in turn, " if groups > 1 else ""
         lines.append(
             "Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start "
-            f"to end, {share:.0%} of an epoch, in {streamed[0].recipe.groups} groups of lanes, and carries its memory; "
-            "a Perceiver reads crops, one of a piece in an epoch and in the same order for each seed, so that as many "
+            f"to end, {share:.0%} of an epoch, {turns}and carries its memory; a "
+            "Perceiver reads crops, one of a piece in an epoch and in the same order for each seed, so that as many "
             "predicted tokens come from many more pieces, each with its context read anew."
         )
     compositions = {piece.composition for piece in first.beginnings}
