@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ritornello.errors import RitornelloError
-from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.models.config import ModelConfig, read_config
 from ritornello.recall import Recall
@@ -214,7 +213,8 @@ def _completed(data: dict[str, Any]) -> dict[str, Any]:
     """A record as it is written now: older ones have no recipe, and the oldest no model, of their own."""
     asked = data["settings"]["recipe_settings"]
     model = data.get("model") or {"family": "dsmr", **asked["model"], "schedule": data["schedule"]}
-    recipe = {**asked, "model": _sizes(model), "family": model["family"], "segmentation": data.get("segmentation")}
+    recipe = {**asked, "model": _sizes(model), "family": model["family"]}
+    recipe |= {"segmentation": data["segmentation"]} if data.get("segmentation") else {}
     return {"recipe": recipe, **data, "model": model}
 
 
@@ -237,9 +237,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: Any, value: Any) -> Any:
     """What `to_json` was given, by the type of its field; names that the type does not know are passed over."""
     if kind is Recipe:
-        settings = with_defaults(value)
-        model = read_config(settings.pop("family"), settings["model"])
-        return Recipe(**{**settings, "model": model, "augmentation": Augmentation(**settings["augmentation"])})
+        value = with_defaults(value)
+        value["model"] = {"family": value["family"], **value["model"]}
     if kind is ModelConfig:
         return read_config(value["family"], _sizes(value))
     if isinstance(kind, type) and is_dataclass(kind):
