@@ -65,9 +65,10 @@ def measure_run(corpus: Corpus, out: Path, conditions: Conditions, row: str, see
     folder, recipe, study = training_path(out, row, seed), recipes_of(conditions)[row], study_named(conditions.study)
     steps, legal = steps_of(conditions, recipe), conditions.legal
     memory = _train(corpus, folder, recipe, steps, seed, device, conditions.precision)
-    last, best = load_checkpoint(folder / "last").progress, load_checkpoint(folder / "best")
+    last = load_checkpoint(folder / "last").progress
     if last["step"] < steps:
         return False
+    best = load_checkpoint(folder / "best")
     model, journal = from_checkpoint(best).to(device), read_journal(folder)
     records, count = corpus.pieces("validation"), conditions.pieces
     pieces = sorted(np.random.default_rng(0).permutation(len(records))[:count].tolist())
