@@ -112,7 +112,7 @@ def _draw_maps(axes: Any, result: Result) -> None:
     """Both means side by side, on one scale of darkness."""
     maps = [side.mean(axis=0).reshape(-1, 12).T for side in (result.reference, result.generated)]
     rows = maps[0].shape[1]
-    axes.imshow(np.hstack([maps[0], np.full((12, 1), np.nan), maps[1]]), cmap="magma_r", aspect="auto")
+    axes.imshow(np.hstack([maps[0], np.full((12, 1), np.nan), maps[1]]), cmap="magma_r", vmin=0, aspect="auto")
     axes.set(title="mean of each entry", yticks=[])
     axes.set_xticks([rows / 2, 1.5 * rows + 1], ["reference", "generated"])
     axes.grid(visible=False)
