@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
+from short_studies import conditions, rows_of
 from tiny import SEGMENT_TOKENS, random_model, tiny_config
 
 from ritornello.errors import RitornelloError
 from ritornello.horizons import MAX_HORIZON_TOKENS, HorizonSchedule
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.protocol import nbytes
-from ritornello.studies.rows import STUDIES
-from ritornello.studies.settings import StudySettings
+from ritornello.studies.record import Conditions
+from ritornello.studies.study import recipes_of, studies
 from ritornello.training import fitting
 from ritornello.training.fitting import Memories, memories_of
 from ritornello.training.precision import Precision
@@ -150,11 +150,9 @@ def test_every_recipe_fits(name: str) -> None:
     check_fit(recipe_named(name))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", studies())
 def test_every_study_fits(name: str) -> None:
-    study = STUDIES[name]
-    settings = StudySettings(study=name, recipe=study.recipe, budget_tokens=study.budget_tokens(study.recipe))
-    for recipe in settings.recipes().values():
+    for recipe in rows_of(name).values():
         check_fit(recipe, "fp32")
 
 
@@ -165,30 +163,28 @@ def test_every_documented_training_fits(line: str) -> None:
     check_fit(recipe, options.get("--precision", "bf16"))
 
 
-def settings_of(line: str) -> StudySettings:
+def conditions_of(line: str) -> Conditions:
     words, options = options_of(line)
-    study = STUDIES[words[3]]
-    recipe = options.get("--recipe", study.recipe)
     lanes = int(options["--lanes"]) if "--lanes" in options else None
-    return StudySettings(study=words[3], recipe=recipe, budget_tokens=study.budget_tokens(recipe), lanes=lanes)
+    return conditions(words[3], recipe=options.get("--recipe"), lanes=lanes)
 
 
 @pytest.mark.parametrize("line", documented("study run"))
 def test_every_documented_study_fits(line: str) -> None:
-    for recipe in settings_of(line).recipes().values():
+    for recipe in recipes_of(conditions_of(line)).values():
         check_fit(recipe)
 
 
 def test_the_documents_have_a_study_of_each_kind_at_a_gpu_s_size() -> None:
-    found = {(settings.study, settings.recipe) for settings in map(settings_of, documented("study run"))}
+    found = {(settings.study, settings.recipe) for settings in map(conditions_of, documented("study run"))}
     sizes = [("dsmr", "study"), ("dsmr", "base"), ("perceivers", "perceivers_study"), ("training", "study")]
     assert found >= {*sizes, ("perceivers", "perceivers_paper")}
 
 
 def test_full_memory_in_as_many_lanes_as_the_recipe_s_does_not_fit() -> None:
     """But a quarter of the lanes does, or a quarter of the pieces."""
-    settings = StudySettings(recipe="base", budget_tokens=12_288, rows=("full memory",))
+    asked: dict[str, Any] = {"recipe": "base", "budget_tokens": 12_288}
     with pytest.raises(RitornelloError, match=r"194\.8 GB in bf16 .* 64 lanes"):
-        check_fit(settings.recipes()["full memory"])
-    check_fit(replace(settings, lanes=16).recipes()["full memory"])
-    check_fit(replace(settings, piece_tokens=16_384).recipes()["full memory"])
+        check_fit(rows_of(**asked)["full memory"])
+    check_fit(rows_of(**asked, lanes=16)["full memory"])
+    check_fit(rows_of(**asked, piece_tokens=16_384)["full memory"])

@@ -21,12 +21,12 @@ from PIL import Image
 from short_studies import assert_drawn, table_below
 
 from ritornello import codec
+from ritornello.charts import COLOURS
 from ritornello.errors import RitornelloError
 from ritornello.metrics import FEATURES, STANDARD, compare, extract, repetition_band, repetition_curve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.reports import Comparison, compare_folders, compare_pieces, page
-from ritornello.reports.drawing import Panel, round_ticks
 from ritornello.reports.sets import KEY_LENGTH_FEATURES
 
 VOID = {"meta", "img", "br"}
@@ -383,13 +383,14 @@ def test_the_page_stands_alone(text):
     tags = parsed(text).tags
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
     assert not [word for word in ("http:", "https:", "url(", "@import") if word in text]
-    rolls = [attributes["src"] for tag, attributes in tags if tag == "img"]
+    pictures = [attributes for tag, attributes in tags if tag == "img"]
+    assert all(attributes["alt"] for attributes in pictures)
+    rolls = [str(attributes["src"]) for attributes in pictures if attributes["class"] == "roll"]
     assert len(rolls) == 6
     for source in rolls:
-        kind, data = str(source).split(",")
+        kind, data = source.split(",")
         assert kind == "data:image/png;base64"
         Image.open(BytesIO(base64.b64decode(data))).verify()
-    assert all("viewbox" in attributes and attributes["role"] == "img" for tag, attributes in tags if tag == "svg")
     viewport = [attributes["content"] for tag, attributes in tags if attributes.get("name") == "viewport"]
     assert viewport == ["width=device-width, initial-scale=1"]
 
@@ -402,9 +403,30 @@ def test_the_page_says_first_how_many_features_are_inside_and_folds_their_pictur
     assert folded == {name: name in inside for name in comparison.results}
     assert set(folded.values()) == {True, False}
     assert found.cards["odd <&>.mid"] is False
-    kinds = [attributes["class"] for tag, attributes in found.tags if tag == "svg"]
-    assert kinds.count("overlap") == 26
-    assert kinds.count("chart") == 2 * 26 + 3  # distances and values of each; repetition near and far, structure
+    bars = [attributes["aria-label"] for tag, attributes in found.tags if attributes.get("role") == "img"]
+    scores = [result.figures["oa_reference"]["score"] for result in (*comparison.outside(),)]
+    assert len(bars) == 2 * 26
+    assert bars[: 2 * len(scores) : 2] == [f"overlap area {score:.2f}" for score in scores]
+    charts = [attributes["alt"] for tag, attributes in found.tags if attributes.get("class") == "chart"]
+    assert len(charts) == 26 + 2  # distances and values of each; repetition, structure
+
+
+def chart(text: str, alt: str) -> str:
+    """The SVG of a picture."""
+    (source,) = (attributes["src"] for _, attributes in parsed(text).tags if str(attributes.get("alt")).startswith(alt))
+    return base64.b64decode(str(source).split(",")[1]).decode()
+
+
+def test_pictures_are_svg_that_draws_both_sets_with_their_units(text):
+    velocity = chart(text, "velocity_mean")
+    for words in ("distances between pieces", "share of the pieces", "distance in velocity"):
+        assert words in velocity
+    for colour in COLOURS[1:4]:  # the reference, the generated set, what is between them
+        assert f"stroke: {colour}" in velocity
+    assert "E♭" in chart(text, "PCH:")
+    repetition = chart(text, "near and far repetition")
+    assert "reference" in repetition
+    assert "more than 30 s ago" in repetition
 
 
 def test_the_page_names_the_furthest_features_first_and_links_to_their_pictures(comparison, text):
@@ -434,28 +456,3 @@ def test_the_verb_shows_a_table_and_writes_the_page_with_the_presets_asked_for(f
     assert all(name in outcome.err for name in wanted)
     assert "nan" not in text.split("base64")[0]
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-
-
-# Drawing.
-
-
-def test_a_panel_puts_data_where_it_belongs():
-    """380 x 210 px, of which 44 are left, 12 right, 10 above and 36 below the axes."""
-    panel = Panel("p", (0, 10), (0, 2), width_px=380, height_px=210)
-    assert panel.px([0, 5, 10]).tolist() == [44, 206, 368]
-    assert panel.py([0, 1, 2, 3]).tolist() == [174, 92, 10, 10]  # what is too high stays in the picture
-    panel.bars([0], [5], [1], "reference")
-    assert '<rect class="bar reference" x="44.0" y="92.0" width="162.0" height="82.0"/>' in panel.svg()
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "texts"),
-    [
-        (0, 1, ["0", "0.25", "0.5", "0.75", "1"]),
-        (3, 47, ["20", "40"]),
-        (-0.5, 0.5, ["-0.5", "-0.25", "0", "0.25", "0.5"]),
-        (0, 3e-5, ["0", "1e-05", "2e-05", "3e-05"]),
-    ],
-)
-def test_ticks_are_round_numbers_inside_the_limits(low, high, texts):
-    assert [text for _, text in round_ticks(low, high)] == texts

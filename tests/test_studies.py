@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from command import Run, assert_refused
-from short_studies import play_briefly
+from short_studies import assert_drawn, conditions, play_briefly, rows_of, table_below
 from tiny import SEGMENT_TOKENS, made_up_tokens, tiny_config, write_corpus
 
 from ritornello.charts import COLOURS
@@ -27,10 +27,10 @@ from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.studies import measuring
-from ritornello.studies.results import result_path
-from ritornello.studies.runs import run_study
-from ritornello.studies.settings import SETTINGS, StudySettings
+from ritornello.studies import declared, measure
+from ritornello.studies.record import Conditions, record_path, to_json
+from ritornello.studies.run import run_study
+from ritornello.studies.study import SETTINGS, recipes_of, steps_of
 from ritornello.training import fitting, loop, recipes
 from ritornello.training.loop import Report
 
@@ -44,13 +44,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture
-def mini(monkeypatch: pytest.MonkeyPatch) -> StudySettings:
+def mini(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Conditions:
     """A recipe of two small layers that validates every fourth of twelve steps."""
     model = tiny_config(schedule=HorizonSchedule((24, 8)))
     recipe = replace(recipes.tiny(), name="mini", model=model, lanes=2, validate_every_steps=4, validation_pieces=None)
     monkeypatch.setitem(recipes.RECIPES, "mini", lambda: recipe)
     play_briefly(monkeypatch)
-    return StudySettings(recipe="mini", steps=12, seeds=1, budget_tokens=32, pieces=2)
+    return conditions(corpus=corpus, recipe="mini", steps=12, budget_tokens=32, pieces=2)
 
 
 # A run.
@@ -67,7 +67,7 @@ def stop_at_first_validation(monkeypatch: pytest.MonkeyPatch, how: Callable[[], 
     def watch(name: str) -> Iterator[Callable[[Report], None]]:
         yield lambda report: how() if report.validation is not None else None
 
-    monkeypatch.setattr(measuring, "watch_plainly", watch)
+    monkeypatch.setattr(measure, "watch_plainly", watch)
 
 
 def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
@@ -77,15 +77,15 @@ def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "training": training, "playing": playing}
 
 
-def run(corpus: Corpus, out: Path, settings: StudySettings, row: str = "two-scale") -> dict[str, Any] | None:
-    done = measuring.one_run(corpus, out, settings, row, 0, CPU)
-    path = result_path(out, row, 0)
+def run(corpus: Corpus, out: Path, settings: Conditions, row: str = "two-scale") -> dict[str, Any] | None:
+    done = measure.measure_run(corpus, out, settings, row, 0, CPU)
+    path = record_path(out, row, 0)
     assert path.exists() == done
     return json.loads(path.read_text()) if done else None
 
 
 def test_a_stopped_run_that_goes_on_gives_the_figures_of_one_that_was_not(
-    corpus: Corpus, mini: StudySettings, tmp_path: Path
+    corpus: Corpus, mini: Conditions, tmp_path: Path
 ) -> None:
     whole = run(corpus, tmp_path / "whole", mini)
     for name, how in {"asked": lambda: signal.raise_signal(signal.SIGTERM), "killed": raise_stopped}.items():
@@ -109,10 +109,10 @@ def raise_stopped() -> None:
 
 
 def test_a_run_that_goes_on_keeps_the_peak_of_the_process_before(
-    corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def process(*, idle: int, peak: int) -> None:
-        monkeypatch.setattr(measuring, "memory_peak_bytes", lambda device: idle)
+        monkeypatch.setattr(measure, "memory_peak_bytes", lambda device: idle)
         monkeypatch.setattr(loop, "memory_peak_bytes", lambda device: peak)
 
     process(idle=100, peak=500)
@@ -126,7 +126,7 @@ def test_a_run_that_goes_on_keeps_the_peak_of_the_process_before(
 
 
 def test_rows_begin_with_the_same_weights_and_read_the_same_tokens(
-    corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY_STEPS", 1)
     logs = []
@@ -140,7 +140,7 @@ def test_rows_begin_with_the_same_weights_and_read_the_same_tokens(
     assert low[-1]["nats"] != high[-1]["nats"]
 
 
-def test_the_figures_hold_together(corpus: Corpus, mini: StudySettings, tmp_path: Path) -> None:
+def test_the_figures_hold_together(corpus: Corpus, mini: Conditions, tmp_path: Path) -> None:
     figures = run(corpus, tmp_path, replace(mini, pieces=99), "full memory")
     assert figures is not None
     lengths = [record.tokens for record in corpus.pieces("validation")]
@@ -157,9 +157,9 @@ def test_the_figures_hold_together(corpus: Corpus, mini: StudySettings, tmp_path
     assert figures["cuts"][-1]["nats_per_token"] == pytest.approx(nats, rel=1e-7)  # no piece is as long as that
     assert figures["cuts"][0]["nats_per_token"] != pytest.approx(nats, rel=1e-7)
     # No piece is longer than the distance to a return.
-    assert figures["material"]["returning"] == {"tokens": 0, "nats_per_token": None}
+    assert figures["material"]["returning"] == {"tokens": 0}
     assert sum(age["tokens"] for age in figures["material"]["by_age"]) == sum(lengths)  # each token in one class
-    assert (figures["schedule"], figures["seed"], figures["row"]) == ("2xunlimited", 0, "full memory")
+    assert (figures["model"]["schedule"], figures["seed"], figures["row"]) == ("2xunlimited", 0, "full memory")
 
 
 def test_speed_leaves_validations_out() -> None:
@@ -171,12 +171,12 @@ def test_speed_leaves_validations_out() -> None:
         {"tokens": 400, "seconds": 10.0, "nats": 5.0},
         {"tokens": 500, "seconds": 10.25, "nats": 5.0},
     ]
-    assert measuring.speed(journal) == 200  # the median of 100, 200 and 400
-    assert measuring.speed(journal[:1]) is None
+    assert measure.speed(journal) == 200  # the median of 100, 200 and 400
+    assert measure.speed(journal[:1]) is None
 
 
 def test_of_two_rows_the_memories_grow() -> None:
-    rows = StudySettings().recipes()
+    rows = rows_of()
     for name in ("full memory", "two-scale"):
         assert rows[f"{name}, growing"] == replace(rows[name], growing=0.5)
     assert {recipe.growing for name, recipe in rows.items() if not name.endswith("growing")} == {0}
@@ -186,13 +186,54 @@ def test_of_two_rows_the_memories_grow() -> None:
     ("study", "recipe"), [("dsmr", "base"), ("dsmr", "small"), ("perceivers", "perceivers_base"), ("training", "small")]
 )
 def test_studies_read_every_performance_whatever_recipe_they_are_made_from(study: str, recipe: str) -> None:
-    rows = StudySettings(study=study, recipe=recipe).recipes()
+    rows = rows_of(study, recipe=recipe)
     assert {name for name, row in rows.items() if row.by_title} <= {"every title as often"}
     assert len({row.by_title for row in rows.values()}) == (2 if study == "training" else 1)
 
 
 def test_every_row_has_a_colour_of_its_own() -> None:
-    assert len(StudySettings().recipes()) == 12 <= len(set(COLOURS))
+    assert len(rows_of()) == 12 <= len(set(COLOURS))
+
+
+RATES = """
+from dataclasses import replace
+from ritornello.studies import report
+from ritornello.studies.study import Study
+
+STUDIES = (
+    Study(
+        name="rates",
+        recipe="mini",
+        rows=lambda recipe, budget_tokens: {"slow": replace(recipe, matrix_lr=0.0001), "fast": recipe},
+        of_memory=False,
+        baseline="fast",
+        heading="Rates",
+        columns=(report.ROW, report.behind("behind", "nats/token behind fast")),
+    ),
+)
+"""
+
+
+def test_a_new_study_is_one_file(
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/rates_file.py").write_text(RATES)
+    monkeypatch.setattr(declared, "__path__", [*declared.__path__, str(tmp_path / "mine")])
+    asked = conditions("rates", corpus, steps=4, pieces=2)
+    for row in recipes_of(asked):
+        assert measure.measure_run(corpus, tmp_path, asked, row, 0, CPU)
+    outcome = study("table", "rates", "--out", tmp_path, "--curves", tmp_path / "curves.png")
+    assert outcome.code == 0, outcome.err
+    slow, fast = (run_["evaluation"]["nats_per_token"] for run_ in records_of(tmp_path, "slow", "fast"))
+    table = table_below(outcome.out, "## Rates")
+    assert table["fast"] == [""]
+    assert table["slow"][0].startswith(f"{slow - fast:+.4f} [")
+    assert_drawn(tmp_path / "curves.png")
+
+
+def records_of(out: Path, *rows: str) -> list[dict[str, Any]]:
+    return [json.loads(record_path(out, row, 0).read_text()) for row in rows]
 
 
 # A study, in processes of its own.
@@ -243,7 +284,7 @@ def test_a_study_saves_when_it_is_stopped_and_when_it_is_killed(corpus: Corpus, 
     assert "stopped; the same command goes on" in said
     assert "Traceback" not in said
     assert saved_step() > first
-    assert not result_path(tmp_path, "uniform", 0).exists()
+    assert not record_path(tmp_path, "uniform", 0).exists()
 
 
 def test_two_at_a_time_give_the_figures_of_one_after_another(corpus: Corpus, tmp_path: Path) -> None:
@@ -254,7 +295,7 @@ def test_two_at_a_time_give_the_figures_of_one_after_another(corpus: Corpus, tmp
         assert process.returncode == 0, said
         assert "uniform-seed-0: 100%" in said
     for row in ("uniform", "two-scale"):
-        one, two = (json.loads(result_path(tmp_path / jobs, row, 0).read_text())["evaluation"] for jobs in ("1", "2"))
+        one, two = (json.loads(record_path(tmp_path / jobs, row, 0).read_text())["evaluation"] for jobs in ("1", "2"))
         assert one["nats_per_token"] == pytest.approx(two["nats_per_token"], rel=1e-4)  # threads add in another order
 
 
@@ -269,13 +310,12 @@ def test_what_goes_wrong_in_one_of_two_stops_the_other_and_is_told(corpus: Corpu
     assert load_checkpoint(tmp_path / "training/two-scale-seed-0/last").progress["step"] < 100_000
 
 
-def test_what_is_done_is_not_done_again(corpus: Corpus, mini: StudySettings, tmp_path: Path) -> None:
-    settings = replace(mini, rows=("uniform",))
-    write_whole(result_path(tmp_path, "uniform", 0), "{}")
+def test_what_is_done_is_not_done_again(corpus: Corpus, mini: Conditions, tmp_path: Path) -> None:
+    write_whole(record_path(tmp_path, "uniform", 0), "{}")
     said: list[str] = []
-    assert run_study(corpus, tmp_path, settings, device="cpu", say=said.append)
+    assert run_study(corpus, tmp_path, mini, device="cpu", rows=["uniform"], seeds=1, say=said.append)
     assert said == []
-    assert result_path(tmp_path, "uniform", 0).read_text() == "{}"
+    assert record_path(tmp_path, "uniform", 0).read_text() == "{}"
 
 
 # The command line.
@@ -302,7 +342,7 @@ def test_what_is_done_is_not_done_again(corpus: Corpus, mini: StudySettings, tmp
     ],
 )
 def test_settings_that_cannot_be_are_one_line(
-    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, options: list[object], words: list[str]
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path, options: list[object], words: list[str]
 ) -> None:
     out = tmp_path / "out"
     assert_refused(study("run", "dsmr", "--data", corpus.path, "--out", out, "--recipe", "mini", *options), *words)
@@ -310,13 +350,13 @@ def test_settings_that_cannot_be_are_one_line(
 
 
 def test_lanes_and_pieces_length_are_those_of_every_row_and_of_the_folder(
-    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path
 ) -> None:
-    settings = replace(mini, lanes=3, piece_tokens=40)
-    recipes = settings.recipes()
+    settings = conditions(corpus=corpus, recipe="mini", steps=12, budget_tokens=32, lanes=3, piece_tokens=40)
+    recipes = recipes_of(settings)
     assert {(recipe.lanes, recipe.piece_tokens) for recipe in recipes.values()} == {(3, 40)}
-    assert {settings.steps_of(recipe) for recipe in recipes.values()} == {12}  # steps are of so many lanes
-    write_whole(result_path(tmp_path, "uniform", 0), "{}")
+    assert {steps_of(settings, recipe) for recipe in recipes.values()} == {12}  # steps are of so many lanes
+    write_whole(record_path(tmp_path, "uniform", 0), "{}")
     options = ("--data", corpus.path, "--out", tmp_path, "--recipe", "mini", "--seeds", 1, "--row", "uniform")
     assert study("run", "dsmr", *options, "--lanes", 3, "--piece-tokens", 40).code == 0
     assert study("run", "dsmr", *options, "--lanes", 3, "--piece-tokens", 40).code == 0
@@ -327,16 +367,15 @@ def test_lanes_and_pieces_length_are_those_of_every_row_and_of_the_folder(
 
 def test_settings_are_checked_when_they_are_made() -> None:
     with pytest.raises(RitornelloError, match="budget of 3 tokens is smaller than the depth of 8"):
-        StudySettings(budget_tokens=3)
+        rows_of(budget_tokens=3)
 
 
 def test_a_study_goes_on_with_its_own_settings_only(
-    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path
 ) -> None:
-    settings = replace(mini, rows=("uniform",))
-    write_whole(result_path(tmp_path, "uniform", 0), "{}")
+    write_whole(record_path(tmp_path, "uniform", 0), "{}")
     options = ("--data", corpus.path, "--out", tmp_path, "--recipe", "mini", "--seeds", 1, "--row", "uniform")
-    assert run_study(corpus, tmp_path, settings, device="cpu")
+    assert run_study(corpus, tmp_path, mini, device="cpu", rows=["uniform"], seeds=1)
     kept = (tmp_path / SETTINGS).read_text()
     assert study("run", "dsmr", *options, "--steps", 12, "--pieces", 2).code == 0
     assert_refused(study("run", "dsmr", *options, "--steps", 13, "--pieces", 2), "steps = 12, not 13", "another folder")
@@ -344,35 +383,34 @@ def test_a_study_goes_on_with_its_own_settings_only(
     assert (tmp_path / SETTINGS).read_text() == kept
 
 
-def test_settings_of_the_recipe_are_compared_one_by_one(corpus: Corpus, mini: StudySettings, tmp_path: Path) -> None:
+def test_settings_of_the_recipe_are_compared_one_by_one(corpus: Corpus, mini: Conditions, tmp_path: Path) -> None:
     """A setting that an older study's file does not know cannot have been another."""
-    settings = replace(mini, rows=("uniform",))
-    write_whole(result_path(tmp_path, "uniform", 0), "{}")
-    before = json.loads(json.dumps(settings.as_json(corpus)))
+    write_whole(record_path(tmp_path, "uniform", 0), "{}")
+    before = json.loads(json.dumps(to_json(mini)))
     del before["recipe_settings"]["clip_norm"]
     write_whole(tmp_path / SETTINGS, json.dumps(before))
-    assert run_study(corpus, tmp_path, settings, device="cpu")
+    assert run_study(corpus, tmp_path, mini, device="cpu", rows=["uniform"], seeds=1)
     before["recipe_settings"]["model"]["width"] = 48
     write_whole(tmp_path / SETTINGS, json.dumps(before))
     with pytest.raises(RitornelloError, match=r"recipe_settings\.model\.width = 48, not 32"):
-        run_study(corpus, tmp_path, settings, device="cpu")
+        run_study(corpus, tmp_path, mini, device="cpu", rows=["uniform"], seeds=1)
 
 
 def test_a_setting_that_is_newer_than_a_study_was_as_its_default(
-    corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(mini, rows=("uniform",))
-    before = json.loads(json.dumps(settings.as_json(corpus)))
+    before = json.loads(json.dumps(to_json(mini)))
     del before["recipe_settings"]["groups"], before["recipe_settings"]["model"]["qk_bias"]
     write_whole(tmp_path / SETTINGS, json.dumps(before))
     recipe = replace(recipes.recipe_named("mini"), groups=2)
     monkeypatch.setitem(recipes.RECIPES, "mini", lambda: recipe)
+    now = conditions(corpus=corpus, recipe="mini", steps=12, budget_tokens=32, pieces=2)
     with pytest.raises(RitornelloError, match=r"recipe_settings\.groups = 1, not 2"):
-        run_study(corpus, tmp_path, settings, device="cpu")
+        run_study(corpus, tmp_path, now, device="cpu", rows=["uniform"], seeds=1)
 
 
 def test_a_row_that_would_not_fit_is_refused_before_any_is_trained(
-    study: Run, corpus: Corpus, mini: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Run, corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest, validated = (max(r.tokens for r in corpus.pieces(split)) for split in ("train", "validation"))
     segments, more = (math.ceil(tokens / SEGMENT_TOKENS) for tokens in (longest, validated))

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ import pytest
 import torch
 from command import Run, assert_refused
 from conftest import made_up_piece
-from short_studies import assert_drawn, play_briefly, table_below
+from short_studies import assert_drawn, conditions, play_briefly, record, rows_of, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello import codec, metrics, read_midi
 from ritornello.corpus import Corpus
+from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
@@ -29,12 +32,11 @@ from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
 from ritornello.reports import compare_pieces
 from ritornello.sampling import Sampling
-from ritornello.studies import measuring, playing, runs, table_one
-from ritornello.studies.intervals import behind, behind_by_block, behind_by_seed, by_block, nats_per_token
-from ritornello.studies.perceivers import ORDER, markdown, rows_of
-from ritornello.studies.results import result_path
-from ritornello.studies.settings import StudySettings
-from ritornello.studies.summary import Row
+from ritornello.studies import measure, report, run, table_one
+from ritornello.studies.declared.perceivers import ORDER
+from ritornello.studies.record import Conditions, PieceNats, Record, record_path
+from ritornello.studies.report import Row
+from ritornello.studies.study import recipes_of, study_named
 from ritornello.training import fitting, recipes
 from ritornello.training.optimisers import learning_rate_factor
 from ritornello.training.readers import Cropping, reader_of
@@ -51,7 +53,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Iterator[StudySettings]:
+def mini(corpus: Corpus) -> Iterator[Conditions]:
     """Small models of both families, and twelve steps."""
     alike = {"lanes": 2, "validate_every_steps": 12, "validation_pieces": 1}
     perceiver = PerceiverConfig(
@@ -70,14 +72,14 @@ def mini() -> Iterator[StudySettings]:
             recipe = replace(recipes.tiny(), name=name, model=model, **alike)  # type: ignore[arg-type]
             patched.setitem(recipes.RECIPES, name, lambda recipe=recipe: recipe)
         play_briefly(patched)
-        yield StudySettings(study="perceivers", recipe="perceivers_mini", steps=12, seeds=1, budget_tokens=32, pieces=9)
+        yield conditions("perceivers", corpus, recipe="perceivers_mini", steps=12, budget_tokens=32, pieces=9)
 
 
 # The rows.
 
 
 def of_the_paper() -> dict[str, Recipe]:
-    return StudySettings(study="perceivers", recipe="perceivers_study").recipes()
+    return rows_of("perceivers", budget_tokens=4096)
 
 
 def parameters(recipe: Recipe) -> int:
@@ -112,7 +114,7 @@ def test_rows_are_of_one_size_and_predict_as_many_tokens() -> None:
 
 
 def of_published_size(**changes: Any) -> dict[str, Recipe]:
-    return StudySettings(study="perceivers", recipe="perceivers_paper", budget_tokens=32_768, **changes).recipes()
+    return rows_of("perceivers", recipe="perceivers_paper", budget_tokens=32_768, **changes)
 
 
 def test_at_the_paper_s_size_rows_have_its_layers_and_dsmr_as_many_weights() -> None:
@@ -152,11 +154,13 @@ def test_a_study_of_the_paper_s_size_starts(
     """Up to the first training; and without room for its memories DSMR's row is refused before."""
     started: list[str] = []
 
-    def one(_: list[int], threads: int, run: tuple[Any, ...]) -> bool:
-        started.append(run[3])
-        return True
+    def start(threads: int, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        started.append(arguments[3])
+        receiver, sender = Pipe(duplex=False)
+        sender.send(True)
+        return receiver, SimpleNamespace(join=lambda: None)
 
-    monkeypatch.setattr(runs, "_in_a_process", one)
+    monkeypatch.setattr(run, "_start", start)
     options = ("--data", corpus.path, "--recipe", "perceivers_paper", "--seeds", 1, "--device", "cpu")
     outcome = study("run", "perceivers", *options, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err
@@ -168,9 +172,8 @@ def test_a_study_of_the_paper_s_size_starts(
 @pytest.mark.parametrize("recipe", ["perceivers_base", "perceivers_paper"])
 def test_what_is_asked_of_a_study_is_asked_of_dsmr_too(recipe: str) -> None:
     def changed(**changes: Any) -> Recipe:
-        return replace(settings, **changes).recipes()["DSMR two-scale"]
+        return rows_of("perceivers", recipe=recipe, budget_tokens=32_768, **changes)["DSMR two-scale"]
 
-    settings = StudySettings(study="perceivers", recipe=recipe, budget_tokens=32_768)
     assert not changed().legal
     assert changed(legal=True).legal
     assert changed(piece_tokens=5000).piece_tokens == 5000
@@ -178,12 +181,12 @@ def test_what_is_asked_of_a_study_is_asked_of_dsmr_too(recipe: str) -> None:
 
 
 def test_dsmr_stands_in_both_studies_with_one_recipe() -> None:
-    assert of_the_paper()["DSMR two-scale"] == StudySettings().recipes()["two-scale"]
+    assert of_the_paper()["DSMR two-scale"] == rows_of("dsmr", budget_tokens=4096)["two-scale"]
 
 
-def test_the_baseline_alone_never_predicts_a_beginning(corpus: Corpus, mini: StudySettings) -> None:
+def test_the_baseline_alone_never_predicts_a_beginning(corpus: Corpus, mini: Conditions) -> None:
     first_predicted = {}
-    for row, recipe in mini.recipes().items():
+    for row, recipe in recipes_of(mini).items():
         reader = reader_of(build(recipe.model), corpus, recipe, 0)
         if isinstance(reader, Cropping):
             first_predicted[row] = min(int(batch.position.min()) for batch in islice(reader.feed, 60))
@@ -199,16 +202,16 @@ TRAINED = ("Perceiver AR", "multi-scale", "DSMR two-scale")
 
 
 @pytest.fixture(scope="module")
-def trained(corpus: Corpus, mini: StudySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(corpus: Corpus, mini: Conditions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     for row in TRAINED:
-        assert measuring.one_run(corpus, out, mini, row, 0, torch.device("cpu"))
+        assert measure.measure_run(corpus, out, mini, row, 0, torch.device("cpu"))
     return out
 
 
 @pytest.mark.parametrize("row", TRAINED)
 def test_the_figures_of_a_run_hold_together(corpus: Corpus, trained: Path, row: str) -> None:
-    figures = json.loads(result_path(trained, row, 0).read_text())
+    figures = json.loads(record_path(trained, row, 0).read_text())
     records = corpus.pieces("validation")
     short, long = (record.tokens for record in records)
     assert short < 1024 < long
@@ -222,7 +225,7 @@ def test_the_figures_of_a_run_hold_together(corpus: Corpus, trained: Path, row: 
     for beginning, whole in zip(figures["beginnings"], figures["by_piece"]):
         assert beginning["blocks"] == pytest.approx(whole["blocks"][: len(beginning["blocks"])], abs=1e-2)
     parts = {"Perceiver AR": "random_start", "multi-scale": "random_end", "DSMR two-scale": None}
-    assert figures["segmentation"] == parts[row]
+    assert (figures["recipe"]["segmentation"] if row != "DSMR two-scale" else None) == parts[row]
     numbers = {  # keys and values of width 32: contexts and latents; horizons and a segment
         "Perceiver AR": CONTEXT + 2 * LATENTS,
         "multi-scale": CONTEXT + LATENTS + 1 * LATENTS,
@@ -236,76 +239,52 @@ def test_the_figures_of_a_run_hold_together(corpus: Corpus, trained: Path, row: 
 # Intervals.
 
 
-def result(
-    row: str, seed: int = 0, *, nats: tuple[float, ...] = (300.0, 500.0, 400.0), **changes: Any
-) -> dict[str, Any]:
-    """Figures of a run as they are written: three pieces of 100 tokens, two of them performances of one composition."""
-    pieces = [
-        {"composition": name, "nats": n, "tokens": 100, "blocks": [n]} for name, n in zip(("Air", "Air", "Gigue"), nats)
-    ]
-    one_look = row in ORDER[:2]
-    alike = {"width": 96, "heads": 3}
-    sizes = {"context_tokens": 4096, "latents": 256, "stride_tokens": 128}
-    perceiver = {"family": "perceivers", "layers": 7, "scales": [None], **alike, **sizes}
-    multi = {**perceiver, "layers": 6, "scales": [None, 256]}
-    dsmr = {"family": "dsmr", "schedule": "2x1664, 6x128", **alike}
-    per_token = sum(nats) / 300
-    return {
-        "row": row,
-        "schedule": None,
-        "segmentation": {ORDER[0]: "random_start", ORDER[3]: None}.get(row, "random_end"),
-        "model": perceiver if one_look else multi if row == ORDER[2] else dsmr,
-        "seed": seed,
-        "settings": {
-            "study": "perceivers",
-            "steps": 60,
-            "legal": False,
-            "precision": "fp32",
-            "recipe_settings": {"model": multi, "lanes": 4},
-            "corpus": "Etudes",
-            "corpus_tokens": {"train": 123456, "validation": 300},
-        },
-        "parameters": 961_368,
-        "machine": {"device": "an abacus", "threads": 1, "torch": "2.9"},
-        "training": {
-            "tokens": 61440,
-            "tokens_per_s": 1000.0,
-            "idle_bytes": 10_000_000,
-            "peak_bytes": 50_000_000,
-            "log": [{"tokens": 100 * i, "seconds": i, "validation": 3 - i / 10} for i in range(1, 7)],
-        }
-        | changes,
-        "evaluation": {
-            "pieces": 3,
-            "tokens": 300,
-            "nats_per_token": per_token,
-            "perplexity": math.exp(per_token),
-            "by_position": [{"from": 0, "to": None, "tokens": 300, "nats_per_token": per_token}],
-        },
-        "by_piece": pieces,
-        "beginnings": pieces,
-        "playing": {
-            "after_tokens": 8192,
-            "cpu_seconds_per_token": 0.002 if one_look else 0.003,
-            "session_bytes": 10**6,
-        },
-    }
+PERCEIVER = PerceiverConfig(
+    layers=7, width=96, heads=3, mlp_width=256, context_tokens=4096, latents=256, scales=(None,), stride_tokens=128
+)
+MODELS = {
+    **dict.fromkeys(ORDER[:2], PERCEIVER),
+    ORDER[2]: replace(PERCEIVER, layers=6, scales=(None, 256)),
+    ORDER[3]: DSMRConfig(HorizonSchedule.parse("2x1664, 6x128"), width=96, heads=3, segment_tokens=256),
+}
+
+
+def result(row: str, seed: int = 0, *, nats: tuple[float, ...] = (300.0, 500.0, 400.0), **changes: Any) -> Record:
+    """Three pieces of 100 tokens, two of them performances of one composition."""
+    made = record(
+        row,
+        seed,
+        nats=nats,
+        tokens=(100, 100, 100),
+        compositions=("Air", "Air", "Gigue"),
+        study="perceivers",
+        **{"model": MODELS[row], "recipe": {"segmentation": SEGMENTATION.get(row, "random_end")}} | changes,
+    )
+    assert made.playing is not None
+    slow = replace(made.playing, cpu_seconds_per_token=0.002 if row in ORDER[:2] else 0.003)
+    return replace(made, playing=slow)
+
+
+SEGMENTATION = {ORDER[0]: "random_start"}
+
+
+def of_pieces(*pieces: PieceNats) -> Row:
+    return Row("multi-scale", [replace(result("multi-scale"), by_piece=pieces)])
 
 
 def test_performances_of_one_composition_are_drawn_together() -> None:
     """Of two compositions a draw has either, or both: a quarter of all draws each, and half of them."""
-    found = nats_per_token(Row("multi-scale", [result("multi-scale")]), "beginnings")
+    found = Row("multi-scale", [result("multi-scale")]).interval("beginnings")
     assert found == (pytest.approx(4.0), pytest.approx(4.0), pytest.approx(4.0))  # (300 + 500) / 200 and 400 / 100
-    found = nats_per_token(Row("multi-scale", [result("multi-scale", nats=(300.0, 500.0, 700.0))]), "beginnings")
+    found = Row("multi-scale", [result("multi-scale", nats=(300.0, 500.0, 700.0))]).interval("beginnings")
     assert found == (pytest.approx(5.0), pytest.approx(4.0), pytest.approx(7.0))
 
 
 def test_an_interval_is_as_wide_as_theory_has_it() -> None:
-    rng = np.random.default_rng(5)
-    nats = rng.normal(300, 40, 60)
-    run = result("multi-scale")
-    run["by_piece"] = [{"composition": str(i), "nats": float(n), "tokens": 100} for i, n in enumerate(nats)]
-    found = nats_per_token(Row("multi-scale", [run]), "by_piece")
+    nats = np.random.default_rng(5).normal(300, 40, 60)
+    pieces = (PieceNats(composition=str(i), nats=float(n), tokens=100) for i, n in enumerate(nats))
+    found = of_pieces(*pieces).interval("by_piece")
+    assert found is not None
     error = nats.std() / math.sqrt(60) / 100
     assert found.mean == pytest.approx(nats.mean() / 100)
     assert found.high - found.mean == pytest.approx(1.96 * error, rel=0.1)
@@ -317,40 +296,42 @@ def test_differences_are_of_the_same_pieces_and_seeds() -> None:
     theirs = [result("Perceiver AR", 0), result("Perceiver AR", 2, nats=(9.0, 9.0, 9.0))]
     one, other = Row("multi-scale", ours), Row("Perceiver AR", theirs)
     # Seed 0 alone is common: 10 less of each 100 tokens of Air, 40 less of the Gigue.
-    assert behind(one, other, "beginnings") == (pytest.approx(-0.2), pytest.approx(-0.4), pytest.approx(-0.1))
-    assert behind_by_seed(one, other, "beginnings") == [pytest.approx(-0.2)]
-    assert behind(Row("multi-scale", ours[1:]), other, "beginnings") is None
+    assert one.interval("beginnings", other) == (pytest.approx(-0.2), pytest.approx(-0.4), pytest.approx(-0.1))
+    assert one.behind_by_seed("beginnings", other) == [pytest.approx(-0.2)]
+    assert Row("multi-scale", ours[1:]).interval("beginnings", other) is None
     both = Row("Perceiver AR", [theirs[0], result("Perceiver AR", 1)])
-    assert behind_by_seed(one, both, "beginnings") == [pytest.approx(-0.2), pytest.approx((3 - 1200) / 300)]
+    assert one.behind_by_seed("beginnings", both) == [pytest.approx(-0.2), pytest.approx((3 - 1200) / 300)]
 
 
 def test_blocks_are_of_the_pieces_that_reach_them() -> None:
-    run = result("multi-scale")
-    run["by_piece"] = [
-        {"composition": "Air", "nats": 356.0, "tokens": 300, "blocks": [256.0, 100.0]},
-        {"composition": "Gigue", "nats": 1036.0, "tokens": 600, "blocks": [512.0, 256.0, 268.0]},
-    ]
-    row = Row("multi-scale", [run])
-    blocks = by_block(row, "by_piece")
+    air = PieceNats(composition="Air", nats=356.0, tokens=300, blocks=(256.0, 100.0))
+    gigue = PieceNats(composition="Gigue", nats=1036.0, tokens=600, blocks=(512.0, 256.0, 268.0))
+    row = of_pieces(air, gigue)
+    blocks = row.by_block("by_piece")
     # 256 and 256 tokens; 44 and 256; none and 88.
     assert [block.mean for block in blocks] == [pytest.approx(1.5), pytest.approx(356 / 300), pytest.approx(268 / 88)]
     assert (blocks[0].low, blocks[0].high) == (pytest.approx(1.0), pytest.approx(2.0))
-    assert behind_by_block(row, row, "by_piece") == [(0.0, 0.0, 0.0)] * 3
+    assert row.by_block("by_piece", of_pieces(air, gigue)) == [(0.0, 0.0, 0.0)] * 3
 
 
 # The report.
 
 
-def results() -> list[dict[str, Any]]:
+def results() -> list[Record]:
     """Four rows of two seeds, as files are found: in the order of their names."""
     nats = {ORDER[0]: (300.0, 500.0, 400.0), ORDER[1]: (270.0, 470.0, 340.0)}
     of_rows = {row: nats.get(row, (240.0, 440.0, 310.0)) for row in sorted(ORDER)}
     return [result(row, seed, nats=of_row) for row, of_row in of_rows.items() for seed in (0, 1)]
 
 
+def markdown(runs: list[Record]) -> str:
+    return report.markdown(study_named("perceivers"), runs)
+
+
 def test_the_report_has_ratios_to_the_baseline_and_what_beginnings_cost() -> None:
-    report = markdown([*results()[:-2], result("multi-scale", tokens_per_s=500.0, peak_bytes=30_000_000)])
-    table = table_below(report, "## Perplexity")
+    slow = result("multi-scale", training={"tokens_per_s": 500.0, "peak_bytes": 30_000_000})
+    text = markdown([*results()[:-2], slow])
+    table = table_below(text, "## Perplexity")
     assert list(table) == list(ORDER)
     assert table["Perceiver AR"][:7] == ["1.000", "1.00", "1.00", "1.00", "1.00", "54.598 ± 0.000", ""]  # e^4
     # 30, 30 and 60 nats less in 300 tokens; Air's 60 in 200, the Gigue's 60 in 100. e^-0.4 = 0.670.
@@ -358,86 +339,62 @@ def test_the_report_has_ratios_to_the_baseline_and_what_beginnings_cost() -> Non
     assert table["effective segmentation"][6] == "-0.4000 [-0.6000, -0.3000]"
     assert table["multi-scale"][1:5] == ["0.50", "0.50", "1.00", "1.50"]
     assert table["multi-scale"][7:] == [
-        *("1.00 MB", "3.00 ms", "961,368", "random_end; looks back 4,096 then 256, 6 layers"),
+        *("1.00 MB", "3.00 ms", "250,000", "random_end; looks back 4,096 then 256, 6 layers"),
     ]
     assert table["DSMR two-scale"][-1] == "whole pieces; horizons 2x1664, 6x128"
-    beginnings = table_below(report, "## Beginnings")
+    beginnings = table_below(text, "## Beginnings")
     assert beginnings["effective segmentation"] == [
         *("-0.4000 [-0.6000, -0.3000]", "-0.4000, -0.4000", "3.6000 [3.4000, 3.7000]"),
     ]
-    assert "Perceiver AR is 0.4000 nats/token behind the same model with effective segmentation there" in report
-    assert "[+0.3000, +0.6000], excludes zero" in report
-    assert "nan" not in report
+    assert "Perceiver AR is 0.4000 nats/token behind the same model with effective segmentation there" in text
+    assert "[+0.3000, +0.6000], excludes zero" in text
+    assert "nan" not in text
 
 
 def test_the_report_says_what_was_equal_and_what_was_not() -> None:
-    larger = results()
-    larger[0]["parameters"] = 970_000
-    report = markdown([*larger[:-1]])
+    first, *others = results()[:-1]
+    text = markdown([replace(first, parameters=970_000), *others])
     for words in (
         "Etudes; 123,456 tokens",
-        "961,368 to 970,000 parameters of width 96",
-        "N = 4,096, Q = 256, stride 128",
-        "60 steps in 4 lanes, 61,440 tokens",
+        "250,000 to 970,000 parameters",
+        "60 steps of the recipe perceivers_study (4 lanes), 61,440 tokens",
         "the first 1,024 tokens of all 3 validation pieces, performances of 2 compositions",
         "Not equal: which tokens training predicts",
+        "50% of an epoch, and carries its memory",
         "Seeds: 0, 1; multi-scale only 0.",
         "its data are MAESTRO, N 32,768 (here 4,096)",
         "layers 24 (here 6), short scale 1,024 (here 256).",
         "looks and layers: Perceiver AR 1 + 7, effective segmentation 1 + 7, multi-scale 2 + 6.",
+        "Perceiver AR and effective segmentation: the same model",
     ):
-        assert words in report
-    assert "in turn" not in report
-    larger[0]["recipe"] = {"groups": 3}
-    assert "50% of an epoch, 3 groups of lanes in turn, and carries its memory" in markdown(larger)
+        assert words in text
 
 
 def test_what_was_equal_is_said_of_the_runs_that_there_are() -> None:
-    found = [result(row) for row in ORDER[1:]]
-    for run in found:
-        run["settings"]["corpus"] = "MAESTRO v3.0.0"
-        if run["row"] == "multi-scale":
-            run["model"] |= {"context_tokens": 32_768, "latents": 1024, "width": 1024, "layers": 24}
-            run["model"]["scales"] = [None, 1024]
-    report = markdown(found)
-    assert "its data are" not in report
-    assert "Not equal to the paper" not in report
-    assert "the same weights at the start" not in report  # of the first experiment one row is there
-    assert "width 96 to 1,024" in report
-    found[0]["settings"] = found[0]["settings"] | {"corpus": "Etudes", "steps": 59}
-    report = markdown(found)
-    assert "Not equal, data: Etudes; 123,456 tokens to train on; MAESTRO v3.0.0; 123,456 tokens to train on." in report
-    assert "Not equal, training: 59 steps in 4 lanes" in report
-    assert "Not equal to the paper: its data are MAESTRO." in report
-    assert "which tokens training predicts" not in markdown(found[:2])
-    assert "among the Perceivers" not in markdown(found[-1:])
-
-
-def test_the_report_of_the_paper_s_size_says_what_it_has_equal() -> None:
-    found = results()
-    sizes = {"width": 1024, "layers": 24, "context_tokens": 32_768, "latents": 1024}
-    for run in found:
-        run["settings"] |= {"recipe_settings": {"lanes": 8, "piece_tokens": 5000}}
-        if run["row"] != "DSMR two-scale":
-            run["model"] |= sizes | {"scales": [None, 1024] if run["row"] == "multi-scale" else [None]}
-    report = markdown(found)
-    for words in (
-        "Perceiver AR 1 + 24, effective segmentation 1 + 24, multi-scale 2 + 24.",
-        "Not equal to the paper: its data are MAESTRO.",
-        "tokens of the first 5,000 of each piece, in fp32",
-    ):
-        assert words in report
+    large = replace(PERCEIVER, context_tokens=32_768, latents=1024, width=1024, heads=16, layers=24)
+    models = {"model": replace(large, scales=(None, 1024)), "settings": {"corpus": "MAESTRO v3.0.0"}}
+    runs = [result(row, settings={"corpus": "MAESTRO v3.0.0"}) for row in ORDER[1:]]
+    runs[1] = result("multi-scale", **models)
+    text = markdown(runs)
+    assert "Not equal to the paper" not in text
+    assert "the same weights at the start" not in text  # of the first experiment one row is there
+    other = replace(runs[0], settings=replace(runs[0].settings, corpus="Etudes", steps=59))
+    text = markdown([other, *runs[1:]])
+    assert "Not equal, data: Etudes; 123,456 tokens to train on; MAESTRO v3.0.0; 123,456 tokens to train on." in text
+    assert "Not equal, training: 59 steps of the recipe" in text
+    assert "Not equal to the paper: its data are MAESTRO." in text
+    assert "which tokens training predicts" not in markdown(runs[:2])
+    cut = markdown([result(row, recipe={"piece_tokens": 5000}) for row in ORDER])
+    assert "tokens of the first 5,000 of each piece, in fp32" in cut
 
 
 def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -> None:
-    unsure = [result(ORDER[0]), result(ORDER[1], nats=(310.0, 500.0, 380.0))]
-    report = markdown(unsure)
-    assert "0.0333 nats/token behind the same model" in report
-    assert "[-0.0500, +0.2000], includes zero" in report
-    report = markdown([result(ORDER[1]), result(ORDER[2])])
-    assert "No run of it is done" in report
-    assert table_below(report, "## Perplexity")["multi-scale"][:5] == [""] * 5
-    assert [row.name for row in rows_of(results())] == list(ORDER)
+    text = markdown([result(ORDER[0]), result(ORDER[1], nats=(310.0, 500.0, 380.0))])
+    assert "0.0333 nats/token behind the same model" in text
+    assert "[-0.0500, +0.2000], includes zero" in text
+    text = markdown([result(ORDER[1]), result(ORDER[2])])
+    assert "No run of Perceiver AR is done" in text
+    assert table_below(text, "## Perplexity")["multi-scale"][:5] == [""] * 5
 
 
 # The command line.
@@ -446,8 +403,8 @@ def test_an_interval_around_zero_is_no_verdict_and_a_baseline_may_be_missing() -
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     out = tmp_path / "finished"
-    for found in results():
-        write_whole(result_path(out, found["row"], found["seed"]), json.dumps(found))
+    for made in results():
+        made.write(out)
     return out
 
 
@@ -515,6 +472,24 @@ def test_sets_are_played_piece_by_piece_and_what_is_there_is_kept(study: Run, tr
     assert kept.read_bytes() == b"kept"
     assert (kept.parent / "002.mid").exists()
     assert not (trained / "sets/dsmr-two-scale-seed-0/002.mid").exists()
+
+
+@pytest.mark.parametrize("verb", ["play", "table"])
+def test_sets_are_as_long_as_the_paper_s_and_drawn_safely_unless_told_otherwise(
+    study: Run, corpus: Corpus, finished: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """32 pieces of 8,192 tokens (arXiv 2411.08307, section VI), temperature 1 and top-p 0.95."""
+    plans: list[table_one.Plan] = []
+
+    def stop(*arguments: Any) -> None:
+        plans.extend(one for one in arguments if isinstance(one, table_one.Plan))
+        raise RitornelloError("enough")
+
+    for name in ("play_sets", "make_sets"):
+        monkeypatch.setattr(table_one, name, stop)
+    sets = ("--sets", "--data", corpus.path) if verb == "table" else ()
+    assert_refused(study(verb, "perceivers", "--out", finished, *sets), "enough")
+    assert plans == [table_one.Plan(rows=[], pieces=32, tokens=8192, sampling=Sampling(1.0, 0.95, 0.0))]
 
 
 def test_sets_that_cannot_be_played_are_one_line(study: Run, trained: Path, finished: Path, tmp_path: Path) -> None:
@@ -613,14 +588,14 @@ def test_one_command_makes_the_sets_and_table_i(
 
 
 def test_people_s_pieces_are_held_out_titles_cut_alike(corpus: Corpus) -> None:
-    first, second = playing._held_out(corpus, 4)
+    first, second = table_one.held_out(corpus, 4)
     titles = [record.title for record in (*first, *second)]
     assert sorted(titles) == list("01234567")
     assert {record.split for record in (*first, *second)} <= {"validation", "test"}
-    fewer = playing._held_out(corpus, 3)
+    fewer = table_one.held_out(corpus, 3)
     assert (fewer[0], fewer[1]) == (first[:3], second[:3])
-    assert playing._held_out(corpus, 5)[0][:4] == first
-    assert len(playing._held_out(corpus, 5)) == 1
+    assert table_one.held_out(corpus, 5)[0][:4] == first
+    assert len(table_one.held_out(corpus, 5)) == 1
 
 
 def test_people_s_pieces_are_the_corpus_s_tokens(
@@ -629,9 +604,9 @@ def test_people_s_pieces_are_the_corpus_s_tokens(
     assert study(*options, "--out", copied, "--row", "multi-scale").code == 0
     folders = sorted(path.name for path in (copied / "sets").iterdir() if path.is_dir())
     assert folders == ["human", "human-2", "multi-scale-seed-0"]
-    for folder, records in zip(folders, playing._held_out(corpus, 4)):
-        for number, record in enumerate(records):
-            tokens = corpus.tokens(record)[:90]
+    for folder, records in zip(folders, table_one.held_out(corpus, 4)):
+        for number, piece in enumerate(records):
+            tokens = corpus.tokens(piece)[:90]
             found = codec.encode(read_midi(copied / f"sets/{folder}/{number:03}.mid"))
             strikes = [events[events < codec.NOTE_OFF].tolist() for events in (tokens, found)]
             assert strikes[0] == strikes[1]
@@ -643,16 +618,16 @@ def test_an_interrupted_command_goes_on(
     options = (*options, "--row", "multi-scale", "--row", "DSMR two-scale")
     whole = shutil.copytree(copied, tmp_path / "whole")
     assert study(*options, "--out", whole).code == 0
-    played, left = playing._played, [1] * 6
+    decode, left = codec.decode, [1] * (8 + 6)  # what people played, and what the models do
 
     def stopped(*arguments: Any, **named: Any) -> Any:
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        return played(*arguments, **named)
+        return decode(*arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(playing, "_played", stopped)
+        patched.setattr(codec, "decode", stopped)
         assert study(*options, "--out", copied).code != 0
     before = music(copied / "sets")
     assert len(before) == 8 + 6
@@ -699,7 +674,8 @@ def test_scores_of_a_row_are_means_over_its_seeds() -> None:
     human, near, far = ([made_up_piece(rng, notes=n).without_pedal() for _ in range(6)] for n in (60, 60, 20))
     features = (*TABLE_I, "near_repetition", "far_repetition")
     one, other = (compare_pieces(human, pieces, features) for pieces in (near, far))
-    sets = playing.Sets([Path("human")], {}, "MAESTRO", 6, 8192, Sampling())
+    plan = table_one.Plan(pieces=6, tokens=8192, sampling=Sampling())
+    sets = table_one.Sets([Path("human")], {}, "MAESTRO", plan)
     compared = {"Perceiver AR": [one, other], "multi-scale": [one]}
     found = table_one.figures(sets, compared, "Perceiver AR")["rows"]
     for feature in TABLE_I:

@@ -4,69 +4,41 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command import Run, assert_refused
-from short_studies import assert_drawn, table_below
+from short_studies import assert_drawn, record, table_below
 
-from ritornello.files import write_whole
-from ritornello.studies.cells import repeat_tables
-from ritornello.studies.results import result_path
-from ritornello.studies.summary import Row, figures_of, over_seeds, rows_of
-from ritornello.studies.table import markdown
+from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
+from ritornello.models.config import DSMRConfig
+from ritornello.recall import Recall
+from ritornello.studies import report
+from ritornello.studies.record import Bin, Machine, PieceNats, Record, read_records, record_path, to_json
+from ritornello.studies.report import Row, over_seeds
+from ritornello.studies.study import study_named
 
-
-def result(row: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """Figures of a run as they are written, with round numbers: two pieces, of 100 and 300 tokens."""
-    schedules = {"full memory": "4xunlimited", "two-scale": "1024, 3x256", "binary, low layers": "2x896, 2x0"}
-    nats = changes.pop("nats", (200.0, 600.0))
-    per_token = sum(nats) / 400
-    figures = {
-        "row": row,
-        "schedule": schedules.get(row, "2x0, 2x896"),
-        "seed": seed,
-        "settings": {
-            "steps": 60,
-            "legal": False,
-            "precision": "fp32",
-            "recipe_settings": {"model": {"width": 64, "heads": 2, "segment_tokens": 256}, "lanes": 4},
-            "corpus": "Etudes",
-            "corpus_tokens": {"train": 123456, "validation": 400},
-        },
-        "parameters": 250_000,
-        "machine": {"device": "an abacus", "threads": 2, "torch": "2.9"},
-        "training": {
-            "tokens": 61440,
-            "seconds": 10.0,
-            "best_step": 60,
-            "tokens_per_s": 1000.0,
-            "idle_bytes": 10_000_000,
-            "peak_bytes": 50_000_000,
-            "log": [{"tokens": 100 * i, "seconds": i, "nats": 3 - i / 10} for i in range(1, 7)],
-        },
-        "evaluation": {
-            "pieces": 2,
-            "tokens": 400,
-            "nats_per_token": per_token,
-            "perplexity": math.exp(per_token),
-            "by_position": [
-                {"from": 0, "to": 128, "tokens": 228, "nats_per_token": 2.5},
-                {"from": 128, "to": None, "tokens": 172, "nats_per_token": 1.5},
-            ],
-        },
-        "by_piece": [{"nats": n, "tokens": t} for n, t in zip(nats, (100, 300))],
-        "material": {"returning": {"tokens": 5, "nats_per_token": 1.25}, "new": {"tokens": 7, "nats_per_token": 2.25}},
-        "cuts": [{"most_tokens": 0, "budget_tokens": 0, "nats_per_token": 2.75}],
-    }
-    figures["training"] |= changes  # type: ignore[operator]
-    return figures
+SCHEDULES = {"full memory": "4xunlimited", "two-scale": "1024, 3x256", "binary, low layers": "2x896, 2x0"}
+DSMR = study_named("dsmr")
+markdown = partial(report.markdown, DSMR)
 
 
-def row_named(results: list[dict[str, Any]], name: str) -> Row:
-    return next(row for row in rows_of(results) if row.name == name)
+def result(row: str, seed: int = 0, *, nats: tuple[float, ...] = (200.0, 600.0), **changes: Any) -> Record:
+    """Two pieces, of 100 and 300 tokens."""
+    schedule = HorizonSchedule.parse(SCHEDULES.get(row, "2x0, 2x896"))
+    model = DSMRConfig(schedule, width=64, heads=2, segment_tokens=256)
+    return record(row, seed, nats=nats, tokens=(100, 300), model=model, **changes)
+
+
+def row_named(runs: list[Record], name: str) -> Row:
+    row = report.row_named(report.rows_of(DSMR, runs), name)
+    assert row is not None
+    return row
 
 
 def test_mean_and_spread_over_seeds() -> None:
@@ -75,24 +47,24 @@ def test_mean_and_spread_over_seeds() -> None:
 
 
 def test_the_error_of_a_difference_is_that_of_paired_pieces() -> None:
-    results = [result("full memory"), result("two-scale", nats=(210.0, 660.0))]
-    full, two = row_named(results, "full memory"), row_named(results, "two-scale")
+    runs = [result("full memory"), result("two-scale", nats=(210.0, 660.0))]
+    full, two = row_named(runs, "full memory"), row_named(runs, "two-scale")
     # Differences 10 and 60 nats, 70 in 400 tokens; residuals 10 - 17.5 and 60 - 52.5; sqrt(2 / 1 x 112.5) / 400.
     assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
     assert full.behind(two) == (pytest.approx(-0.175), pytest.approx(0.0375))
+    assert full.behind(full) is None
 
 
 def test_differences_are_paired_by_seed_and_averaged_before_pieces_are_compared() -> None:
-    results = [
+    runs = [
         result("full memory", 0),
         result("full memory", 1, nats=(300.0, 900.0)),
         result("full memory", 2, nats=(1.0, 1.0)),
         result("two-scale", 1, nats=(310.0, 1020.0)),  # 10 and 120 more
         result("two-scale", 0, nats=(210.0, 600.0)),  # 10 and 0 more: 10 and 60 in the mean
     ]
-    full, two = row_named(results, "full memory"), row_named(results, "two-scale")
+    full, two = row_named(runs, "full memory"), row_named(runs, "two-scale")
     assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
-    assert two.seeds_behind(full) == (2, 2)
     assert Row("two-scale", two.runs[:1]).behind(Row("full memory", full.runs[1:])) is None
 
 
@@ -100,19 +72,16 @@ def test_the_standard_error_is_the_jackknife_s_where_pieces_are_of_one_length() 
     """Another way to the same figure: leave one piece out at a time."""
     rng = np.random.default_rng(3)
     ours, theirs = rng.uniform(1, 3, (2, 12)) * 50
-    runs = [result("two-scale"), result("full memory")]
-    for run_, nats in zip(runs, (ours, theirs)):
-        run_["by_piece"] = [{"nats": float(n), "tokens": 50} for n in nats]
-    two, full = (Row(run_["row"], [run_]) for run_ in runs)
+    pieces = [tuple(PieceNats(nats=float(n), tokens=50) for n in nats) for nats in (ours, theirs)]
+    two, full = (Row("a row", [replace(result("two-scale"), by_piece=of_run)]) for of_run in pieces)
     left_out = [(np.delete(ours - theirs, i) / 50).mean() for i in range(12)]
     error = math.sqrt(11 / 12 * np.sum((left_out - np.mean(left_out)) ** 2))
     assert two.behind(full) == (pytest.approx(np.mean(ours - theirs) / 50), pytest.approx(error))
 
 
 def test_ratios_are_to_full_memory_beside_the_paper_s() -> None:
-    two_scale = result("two-scale", nats=(220.0, 600.0), tokens_per_s=1500.0, peak_bytes=30_000_000)
-    results = [result("full memory"), two_scale]
-    figures = figures_of(row_named(results, "two-scale"), row_named(results, "full memory"))
+    two_scale = result("two-scale", nats=(220.0, 600.0), training={"tokens_per_s": 1500.0, "peak_bytes": 30_000_000})
+    _, figures = report.figures(DSMR, [result("full memory"), two_scale])
     assert figures["ratios"] == {
         "perplexity": pytest.approx(math.exp(0.05)),
         "tokens_per_s": 1.5,
@@ -125,26 +94,26 @@ def test_ratios_are_to_full_memory_beside_the_paper_s() -> None:
         "peak_bytes": pytest.approx(6.3 / 15.5),
     }
     assert figures["state_bytes"] == 1792 * 2 * 64 * 4
-    two_scale["settings"]["precision"] = "bf16"
-    assert row_named(results, "two-scale").state_bytes == 1792 * 2 * 64 * 2
+    half = replace(two_scale, settings=replace(two_scale.settings, precision="bf16"))
+    assert Row("two-scale", [half]).state_bytes == 1792 * 2 * 64 * 2
     assert json.loads(json.dumps(figures)) == figures
 
 
 def test_what_could_not_be_measured_is_left_out() -> None:
-    results = [result("full memory", tokens_per_s=None, peak_bytes=10_000_000), result("two-scale")]
-    figures = figures_of(row_named(results, "two-scale"), row_named(results, "full memory"))
+    unknown = {"tokens_per_s": None, "peak_bytes": 10_000_000}
+    runs = [result("full memory", training=unknown), result("two-scale")]
+    _, figures = report.figures(DSMR, runs)
     assert figures["ratios"]["tokens_per_s"] is None
     assert figures["ratios"]["peak_bytes"] is None
-    assert "nan" not in markdown(results)
+    assert "nan" not in markdown(runs)
 
 
 # The table.
 
 
 def test_the_table_has_our_figures_beside_the_paper_s() -> None:
-    two_scale = result("two-scale", nats=(210.0, 660.0), tokens_per_s=1500.0, peak_bytes=30_000_000)
-    report = markdown([two_scale, result("full memory", 0), result("full memory", 1)])
-    table = table_below(report, "## Perplexity")
+    two_scale = result("two-scale", nats=(210.0, 660.0), training={"tokens_per_s": 1500.0, "peak_bytes": 30_000_000})
+    table = table_below(markdown([two_scale, result("full memory", 0), result("full memory", 1)]), "## Perplexity")
     assert list(table) == ["full memory", "two-scale"]
     # e^2 = 7.389 and e^0.175 = 1.191; 5.96 / 5.98 = 0.997, 10,339 / 7,618 = 1.36, 6.3 / 15.5 = 0.41; 1,792 / 65,536.
     assert table["full memory"] == [
@@ -158,57 +127,78 @@ def test_the_table_has_our_figures_beside_the_paper_s() -> None:
 
 
 def test_the_report_says_what_was_equal_and_what_was_not() -> None:
-    slow = result("two-scale")
-    slow["machine"] = {"device": "a slide rule", "threads": 1, "torch": "2.9"}
-    report = markdown([slow, result("full memory", 0), result("full memory", 1)])
+    slow = replace(result("two-scale"), machine=Machine(device="a slide rule", threads=1, torch="2.9"))
+    text = markdown([slow, result("full memory", 0), result("full memory", 1)])
     for words in (
         "Etudes; 123,456 tokens",
         "0.25 M parameters in 4 layers of width 64",
-        "60 steps in 4 lanes, 61,440 tokens",
+        "60 steps of the recipe study (4 lanes), 61,440 tokens, in fp32, over all events",
         "2 whole validation pieces (400 tokens)",
         "Budget of the limited rows: 1,792 tokens",
         "Seeds: 0, 1; two-scale only 0.",
-        "Not equal, machines: a slide rule, threads: 1, torch 2.9; an abacus, threads: 2, torch 2.9;",
+        "Not equal, machine: a slide rule, threads: 1, torch 2.9; an abacus, threads: 2, torch 2.9;",
         "its data are MAESTRO",
     ):
-        assert words in report
+        assert words in text
     alike = [result("full memory"), result("two-scale")]
-    assert "Not equal, machines" not in markdown(alike)
-    for run in alike:
-        run["settings"]["corpus"] = "MAESTRO v3.0.0"
-    report = markdown(alike)
-    assert "Equal, data: MAESTRO v3.0.0; 123,456 tokens" in report
-    assert "its data are" not in report
-    assert "Not equal to the paper: its model, training and GPU are its own." in report
-    for run in alike:
-        run["settings"]["corpus"] = "ASAP, MAESTRO-consistent split"
-    assert "its data are MAESTRO" in markdown(alike)
+    assert "Not equal, machine" not in markdown(alike)
+    text = markdown([result(run.row, settings={"precision": "bf16"}) for run in alike])
+    assert "tokens, in bf16" in text
+    on_maestro = [replace(run, settings=replace(run.settings, corpus="MAESTRO v3.0.0")) for run in alike]
+    text = markdown(on_maestro)
+    assert "Equal, data: MAESTRO v3.0.0; 123,456 tokens" in text
+    assert "Not equal to the paper: its model, training and GPU are its own." in text
 
 
 def test_groups_and_memories_that_grow_are_said() -> None:
-    plain, grown = result("full memory"), result("full memory, growing") | {"recipe": {"growing": 0.25}}
-    plain["settings"]["recipe_settings"]["groups"] = 3
-    report = markdown([plain, grown])
-    assert "60 steps in 3 groups of 4 lanes that take turns, 61,440 tokens" in report
-    assert "in the first 25% of training no layer sees more of its memory" in report
+    plain = result("full memory", recipe={"groups": 3})
+    text = markdown([plain, result("full memory, growing", recipe={"growing": 0.25})])
+    assert "(3 groups of 4 lanes that take turns)" in text
+    assert "in the first 25% of training no layer sees more of its memory" in text
     assert "Growing" not in markdown([plain])
 
 
 def test_layers_that_stand_in_for_each_other_are_side_by_side() -> None:
     low = result("binary, low layers", nats=(210.0, 660.0))
-    report = markdown([result("full memory"), low, result("binary, high layers")])
-    table = table_below(report, "## Can one layer")
+    text = markdown([result("full memory"), low, result("binary, high layers"), result("binary, sliding")])
+    table = table_below(text, "## Can one layer")
+    assert list(table) == ["binary, high layers", "binary, low layers"]
     assert table["binary, low layers"] == ["1, 2", "1,792", "8.802", "+0.1750 ± 0.0375"]
     assert table["binary, high layers"] == ["3, 4", "1,792", "7.389", ""]
-    assert "0.1750 nats/token behind the best, 4.7 times the standard error" in report
-    assert "with 1 of 1 seeds" in report
+    assert "0.1750 nats/token behind the best, 4.7 times the standard error" in text
+    assert "with 1 of 1 seeds" in text
     assert "## Can one layer" not in markdown([result("full memory"), low])
 
 
 def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
-    report = markdown([result("two-scale")])
-    assert table_below(report, "## Perplexity")["two-scale"][:8] == ["", "0.997", "", "1.36", "", "0.41", "", "7.389"]
-    assert "ours are missing" in report
+    text = markdown([result("two-scale")])
+    assert table_below(text, "## Perplexity")["two-scale"][:8] == ["", "0.997", "", "1.36", "", "0.41", "", "7.389"]
+    assert "No run of full memory is done" in text
+
+
+# Records.
+
+
+def test_a_record_is_read_as_it_was_written_and_older_ones_as_they_were(tmp_path: Path) -> None:
+    repeats = (Recall(gap_tokens=0, gains=(0.5, 1.5)),)
+    run = replace(result("two-scale", 1, recipe={"groups": 3}), repeats=repeats)
+    run.write(tmp_path)
+    assert read_records(tmp_path, "dsmr") == [run]
+    old = to_json(run)
+    del old["settings"]["study"], old["recipe"], old["model"], old["playing"], old["cuts"], old["repeats"]
+    del old["settings"]["recipe_settings"]["family"], old["settings"]["recipe_settings"]["by_title"]
+    for piece in old["by_piece"]:
+        del piece["blocks"], piece["composition"]
+    old["schedule"] = "1024, 3x256"
+    record_path(tmp_path, "two-scale", 1).write_text(json.dumps(old))
+    (read,) = read_records(tmp_path, "dsmr")
+    assert read.recipe.groups == 3
+    assert (read.model, read.evaluation, read.training) == (run.model, run.evaluation, run.training)
+    assert (read.playing, read.cuts, read.repeats) == (None, (), ())
+    del old["evaluation"]
+    record_path(tmp_path, "two-scale", 1).write_text(json.dumps(old))
+    with pytest.raises(RitornelloError, match=r"two-scale-seed-1\.json: is not the record of a run .*evaluation"):
+        read_records(tmp_path, "dsmr")
 
 
 # The command line.
@@ -219,8 +209,7 @@ def finished(tmp_path: Path) -> Path:
     out = tmp_path / "finished"
     rows = ("full memory", "two-scale", "binary, low layers", "binary, high layers")
     for row, seed in ((row, seed) for row in rows for seed in (0, 1)):
-        nats = (200.0 + len(row), 600.0 + seed)
-        write_whole(result_path(out, row, seed), json.dumps(result(row, seed, nats=nats)))
+        result(row, seed, nats=(200.0 + len(row), 600.0 + seed)).write(out)
     return out
 
 
@@ -231,9 +220,9 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
     assert outcome.out.startswith("## Perplexity")
     for picture in pictures:
         assert_drawn(picture)
-    report = tmp_path / "report.md"
-    outcome = study("table", "dsmr", "--out", finished, "--markdown", report, "--json")
-    assert report.read_text().startswith("## Perplexity")
+    written = tmp_path / "report.md"
+    outcome = study("table", "dsmr", "--out", finished, "--markdown", written, "--json")
+    assert written.read_text().startswith("## Perplexity")
     found = json.loads(outcome.out)
     assert found["study"] == "dsmr"
     assert found["rows"][0]["row"] == "full memory"
@@ -244,11 +233,11 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
 def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, finished: Path) -> None:
     assert_refused(study("table", "dsmr", "--out", finished / "no"), "no run of a study")
     assert_refused(study("table", "perceivers", "--out", finished), "runs of the study dsmr, not of perceivers")
-    assert_refused(study("table", "fugues", "--out", finished), "'fugues'")
+    assert_refused(study("table", "fugues", "--out", finished), "'fugues'", "dsmr, perceivers")
     assert_refused(
         study("table", "dsmr", "--out", finished, "--png", finished / "no" / "t.png"), "folder does not exist"
     )
-    damaged = result_path(finished, "two-scale", 1)
+    damaged = record_path(finished, "two-scale", 1)
     damaged.write_text(damaged.read_text()[:100])
     assert_refused(study("table", "dsmr", "--out", finished), damaged.name)
 
@@ -256,20 +245,18 @@ def test_a_folder_without_runs_and_files_that_are_none_are_one_line(study: Run, 
 def test_repeats_and_ages_are_means_over_seeds_and_a_row_without_them_is_empty() -> None:
     """By hand: pieces' gains of two seeds (0, 1) and (1, 2) are 0.5 and 1.5, so 1 with a standard error of 0.5."""
 
-    def run(seed: int, *gains: float, nats: float) -> dict[str, Any]:
-        ages = [{"from": 2048, "to": None, "tokens": 7, "nats_per_token": nats}]
-        repeats = [{"gap_tokens": 200, "gains": list(gains)}]
-        return {"seed": seed, "repeats": repeats, "material": {"by_age": ages}}
+    def run(seed: int, *gains: float, nats: float) -> Record:
+        old = result("two-scale", seed)
+        ages = (Bin(from_=2048, tokens=7, nats_per_token=nats),)
+        return replace(old, repeats=(Recall(200, gains),), material=replace(old.material, by_age=ages))
 
     row = Row("remembers", [run(0, 0.0, 1.0, nats=1.0), run(1, 1.0, 2.0, nats=3.0)])
     flat = Row("does not", [run(0, 0.0, 0.0, nats=4.0)])
-    old = Row("older", [{"seed": 0, "material": {}}])
-    ((gap, pieces, gain),) = row.repeats()
-    assert (gap, pieces, gain) == (200, 2, (1.0, pytest.approx(0.5)))
-    ((low, high, tokens, nats),) = row.by_age()
-    assert (low, high, tokens, nats) == (2048, None, 7, (2.0, pytest.approx(2**0.5)))
-    _, gains, _, ages = repeat_tables([old, row, flat])
+    old = Row("older", [result("two-scale")])
+    assert row.repeats() == [(200, 2, (1.0, pytest.approx(0.5)))]
+    _, gains, _, ages = report.repeat_tables([old, row, flat])
     assert gains.splitlines()[0] == "| row | 200 (2) |"
     assert gains.splitlines()[2:] == ["| older |  |", "| remembers | +1.000 ± 0.500 |", "| does not | +0.000 ± 0.000 |"]
+    assert ages.splitlines()[0] == "| row | 2,048 on (7 tokens) |"
     assert ages.splitlines()[2:] == ["| older |  |", "| remembers | 2.0000 ± 1.4142 |", "| does not | 4.0000 |"]
-    assert repeat_tables([old]) == []
+    assert report.repeat_tables([old]) == []

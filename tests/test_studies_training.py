@@ -6,25 +6,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from command import Run
-from short_studies import assert_drawn, play_briefly, table_below
+from short_studies import assert_drawn, conditions, play_briefly, rows_of, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
-from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build
-from ritornello.studies import measuring
-from ritornello.studies.choices import markdown
-from ritornello.studies.results import result_path, training_path
-from ritornello.studies.settings import StudySettings
-from ritornello.studies.summary import UNCHANGED
+from ritornello.studies import measure, report
+from ritornello.studies.declared.choices import UNCHANGED
+from ritornello.studies.record import Conditions, Record, read_records, record_path, training_path
+from ritornello.studies.study import steps_of, study_named
 from ritornello.training import recipes
 from ritornello.training.recipes import Recipe
 
@@ -32,7 +29,7 @@ STEPS = 800
 
 
 def rows() -> dict[str, Recipe]:
-    return StudySettings(study="training", steps=STEPS, legal=True).recipes()
+    return rows_of("training")
 
 
 def changes(recipe: Recipe, other: Recipe) -> set[str]:
@@ -53,7 +50,7 @@ def test_every_row_changes_one_thing() -> None:
 
 
 def test_rows_of_recall_differ_in_what_a_model_remembers_by_alone() -> None:
-    of_recall = StudySettings(study="recall", steps=STEPS).recipes()
+    of_recall = rows_of("recall")
     unchanged = of_recall.pop(UNCHANGED)
     assert not unchanged.streaming.qk_bias
     found = {name: changes(recipe, unchanged) for name, recipe in of_recall.items()}
@@ -66,11 +63,11 @@ def test_rows_of_recall_differ_in_what_a_model_remembers_by_alone() -> None:
 
 
 def test_rows_read_as_many_tokens() -> None:
-    settings = StudySettings(study="training", steps=STEPS, legal=True)
-    steps = {name: settings.steps_of(recipe) for name, recipe in settings.recipes().items()}
+    asked = conditions("training", steps=STEPS)
+    steps = {name: steps_of(asked, recipe) for name, recipe in rows().items()}
     few, many = steps["4 x 16 lanes of 128"], steps["4 x 4 lanes of 128"]
     assert (steps[UNCHANGED], steps["1 x 4 lanes of 256"], few, many) == (800, 800, 400, 1600)
-    assert {steps[name] * recipe.step_tokens for name, recipe in settings.recipes().items()} == {STEPS * 4 * 256}
+    assert {steps[name] * recipe.step_tokens for name, recipe in rows().items()} == {STEPS * 4 * 256}
 
 
 def test_other_shapes_have_as_many_weights_and_as_long_memories() -> None:
@@ -89,29 +86,29 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def mini() -> Iterator[StudySettings]:
+def mini(corpus: Corpus) -> Iterator[Conditions]:
     """A recipe whose rows are of tiny models, and its study of eight steps."""
     model = tiny_config(schedule=HorizonSchedule((24, 8)), segment_tokens=32)
     recipe = replace(recipes.tiny(), name="mini", model=model, lanes=2, validate_every_steps=4, validation_pieces=1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(recipes.RECIPES, "mini", lambda: recipe)
         play_briefly(patched)
-        yield StudySettings(study="training", recipe="mini", steps=8, seeds=1, budget_tokens=32, pieces=9, legal=True)
+        yield conditions("training", corpus, recipe="mini", steps=8, budget_tokens=32, pieces=9)
 
 
 RUN = (UNCHANGED, "trained without the grammar", "4 x 8 lanes of 16")
 
 
 @pytest.fixture(scope="module")
-def trained(corpus: Corpus, mini: StudySettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(corpus: Corpus, mini: Conditions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     for row in RUN:
-        assert measuring.one_run(corpus, out, mini, row, 0, torch.device("cpu"))
+        assert measure.measure_run(corpus, out, mini, row, 0, torch.device("cpu"))
     return out
 
 
 def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: Path) -> None:
-    found = {row: json.loads(result_path(trained, row, 0).read_text()) for row in RUN}
+    found = {row: json.loads(record_path(trained, row, 0).read_text()) for row in RUN}
     assert {result["evaluation"]["kind"] for result in found.values()} == {"legal"}
     assert [result["recipe"]["legal"] for result in found.values()] == [True, False, True]
     free = load_checkpoint(training_path(trained, RUN[1], 0) / "best").progress
@@ -119,12 +116,16 @@ def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: 
     assert free["best"] > 0.5 + found[RUN[1]]["evaluation"]["nats_per_token"]  # of all events, and few are legal
 
 
+def markdown(runs: list[Record]) -> str:
+    return report.markdown(study_named("training"), runs)
+
+
 def test_what_unchanged_is_comes_from_its_run(trained: Path) -> None:
-    found = [json.loads(result_path(trained, row, 0).read_text()) for row in RUN]
-    line = next(line for line in markdown(found).splitlines() if line.startswith("- Unchanged"))
+    runs = read_records(trained, "training")
+    line = next(line for line in markdown(runs).splitlines() if line.startswith("- Unchanged"))
     changed = line.split(" with ")[1].split(". ")[0]
     assert changed == "groups = 4, lanes = 4, segment_tokens = 16"  # of the recipe's 1, 2 and 32
-    assert "- Unchanged" not in markdown(found[1:])
+    assert "- Unchanged" not in markdown([run for run in runs if run.row != UNCHANGED])
 
 
 def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
@@ -133,8 +134,8 @@ def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
 
 
 def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> None:
-    result = json.loads(result_path(trained, UNCHANGED, 0).read_text())
-    assert not {"cuts", "playing"} & set(result)
+    result = json.loads(record_path(trained, UNCHANGED, 0).read_text())
+    assert (result["cuts"], result.get("playing")) == ([], None)
 
 
 def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
@@ -152,15 +153,18 @@ def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
 @pytest.fixture
 def finished(trained: Path, tmp_path: Path) -> Path:
     """Two rows with likelihoods that are known: a quarter of a nat behind, with both seeds."""
-    result: dict[str, Any] = json.loads(result_path(trained, UNCHANGED, 0).read_text())
-    for row, more in ((UNCHANGED, 0.0), ("AdamW for all, 0.003", 0.25)):
+    run = next(run for run in read_records(trained, "training") if run.row == UNCHANGED)
+    for row, more, tokens_per_s in ((UNCHANGED, 0.0, 1000.0), ("AdamW for all, 0.003", 0.25, 1250.0)):
         for seed in (0, 1):
-            own = json.loads(json.dumps(result)) | {"row": row, "seed": seed}
-            for piece in own["by_piece"]:
-                piece["nats"] = (2.0 + more + seed / 8) * piece["tokens"]
-            own["evaluation"]["nats_per_token"] = 2.0 + more + seed / 8
-            own["training"]["tokens_per_s"] = 1000.0 if row == UNCHANGED else 1250.0
-            write_whole(result_path(tmp_path / "finished", row, seed), json.dumps(own))
+            nats = 2.0 + more + seed / 8
+            replace(
+                run,
+                row=row,
+                seed=seed,
+                by_piece=tuple(replace(piece, nats=nats * piece.tokens) for piece in run.by_piece),
+                evaluation=replace(run.evaluation, nats_per_token=nats),
+                training=replace(run.training, tokens_per_s=tokens_per_s),
+            ).write(tmp_path / "finished")
     return tmp_path / "finished"
 
 
@@ -173,7 +177,7 @@ def test_the_table_puts_the_best_first_and_says_how_far_the_others_are_behind(st
     assert table[UNCHANGED][:4] == ["", "", "2.0625 ± 0.0884", "1.00"]
     assert (behind, by_seed) == ("+0.2500 [+0.2500, +0.2500]", "+0.2500, +0.2500")
     assert (nats, speed) == ("2.3125 ± 0.0884", "1.25")
-    assert "legal nats/token" in outcome.out
+    assert "under the grammar (legal)" in outcome.out
 
 
 def test_the_table_and_the_curves_are_drawn(study: Run, finished: Path, tmp_path: Path) -> None:
@@ -188,8 +192,8 @@ def test_the_table_and_the_curves_are_drawn(study: Run, finished: Path, tmp_path
         assert_drawn(picture)
 
 
-def test_without_the_unchanged_recipe_nothing_is_measured_against_it(finished: Path, trained: Path) -> None:
-    alone = [json.loads(result_path(trained, RUN[1], 0).read_text())]
+def test_without_the_unchanged_recipe_nothing_is_measured_against_it(trained: Path) -> None:
+    alone = [run for run in read_records(trained, "training") if run.row == RUN[1]]
     behind, by_seed, _, speed, _ = table_below(markdown(alone), "## What each choice is worth")[RUN[1]]
     assert (behind, by_seed, speed) == ("", "", "")
 
@@ -201,6 +205,6 @@ def test_the_grammar_is_the_study_s_own_choice(study: Run, corpus: Corpus, tmp_p
         out = tmp_path / f"{name}{legal}"
         outcome = study("run", name, "--out", out, *options, *more)
         assert outcome.code == 0, outcome.err
-        result = json.loads(result_path(out, UNCHANGED, 0).read_text())
+        result = json.loads(record_path(out, UNCHANGED, 0).read_text())
         assert result["settings"]["legal"] is legal
         assert result["recipe"]["legal"] is legal

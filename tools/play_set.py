@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from ritornello import codec
 from ritornello.engines import DEFAULT_ENGINE, ENGINES
-from ritornello.performing import load
 from ritornello.sampling import Sampling
+from ritornello.studies.table_one import play_set
 
 
 def main() -> None:
@@ -34,30 +30,8 @@ def main() -> None:
     parser.add_argument("--min-p", type=float, default=Sampling.min_p)
     arguments = vars(parser.parse_args())
     sampling = Sampling(*(arguments.pop(name) for name in ("temperature", "top_p", "min_p")))
-    play_set(arguments.pop("model"), arguments.pop("out"), sampling, **arguments)
-
-
-def play_set(
-    model: str,
-    out: Path,
-    sampling: Sampling,
-    *,
-    pieces: int,
-    tokens: int,
-    first_seed: int,
-    engine: str,
-    threads: int | None,
-) -> None:
-    """Writes what is missing of ``out/000.mid`` and on, and a line of each."""
-    performer = load(model, engine=engine, sampling=sampling, threads=threads)
-    out.mkdir(parents=True, exist_ok=True)
-    for number in range(pieces):
-        path = out / f"{number:03}.mid"
-        if not path.exists():
-            events = islice(performer.events(np.random.default_rng(first_seed + number)), tokens)
-            piece = codec.decode(np.array([token for token, _ in events], np.uint16))
-            replace(piece, title=f"{model}, seed {first_seed + number}").write(path)
-            print(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s", file=sys.stderr)
+    say = partial(print, file=sys.stderr)
+    play_set(arguments.pop("model"), arguments.pop("out"), sampling, **arguments, say=say)
 
 
 if __name__ == "__main__":

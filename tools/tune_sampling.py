@@ -13,13 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from play_set import play_set
-
 from ritornello.charts import COLOURS, new_figure, save
 from ritornello.engines import DEFAULT_ENGINE, ENGINES
 from ritornello.reports import Comparison, compare_folders
-from ritornello.reports.words import figure, widths
+from ritornello.reports.table import number
 from ritornello.sampling import Sampling
+from ritornello.studies.table_one import play_set
 
 SHOWN = ("note_density", "velocity_mean", "sounding_length", "polyphony", "near_repetition", "far_repetition")
 
@@ -76,14 +75,14 @@ def table(found: dict[Sampling, Comparison]) -> str:
         outside = one.outside()
         numbers = (f"{x:g}" for x in (sampling.temperature, sampling.top_p, sampling.min_p))
         inside = f"{one.inside} of {len(one.results)}"
-        worst = ", ".join(f"{result.feature.name} {widths(result)}" for result in outside[:3])
+        worst = ", ".join(f"{result.feature.name} {result.widths:.1f}" for result in outside[:3])
         rows.append([*numbers, inside, f"{widths_outside(one):.1f}", *means(one, 1), worst])
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
 def means(one: Comparison, side: int) -> list[str]:
     """Of the features shown; side 0 is the reference."""
-    return [figure(found[side]) if (found := one.results[name].means) else "" for name in SHOWN]
+    return [number(found[side]) if (found := one.results[name].means) else "" for name in SHOWN]
 
 
 def widths_outside(one: Comparison) -> float:

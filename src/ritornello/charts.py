@@ -5,6 +5,7 @@ Matplotlib is used only here, through its objects (no global state), and importe
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,20 @@ from ritornello.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER, INK, FAINT, GRID = "#fbf9f5", "#2b2830", "#78727a", "#e2ddd3"
+PAPER, STRIPE, INK, FAINT, GRID = "#fbf9f5", "#f1ede3", "#2b2830", "#78727a", "#e2ddd3"
 # As many as the memory study has rows. The first four differ in lightness too, each lighter than the one before.
 COLOURS = (
     *("#1a1042", "#0b7285", "#d0453a", "#c77d0a", "#5f8b3c", "#8a4fa3"),
     *("#8494ac", "#a0522d", "#3b5bdb", "#495057", "#3cc0a8", "#e07aa8"),
 )
+
+
+def needs_matplotlib() -> None:
+    """Raises RitornelloError, saying what to install, where charts cannot be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -28,11 +37,10 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     Raises:
         RitornelloError: where matplotlib is not installed.
     """
-    try:
-        from matplotlib import rcParams, rcsetup
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
+    needs_matplotlib()
+    from matplotlib import rcParams, rcsetup
+    from matplotlib.figure import Figure
+
     look: Any = {
         "font.size": 10,
         "axes.edgecolor": FAINT,
@@ -68,3 +76,13 @@ def save(figure: Figure, path: Path) -> None:
         raise RitornelloError(f"{path}: charts are written as .png or .svg; name such a file")
     with whole_file(path) as file:
         figure.savefig(file, format=ending[1:], metadata={"Date": None} if ending == ".svg" else None)
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure for a page, its words as text."""
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()

@@ -43,12 +43,14 @@ def metrics(
 
     Several generated sets are printed as Markdown: a row for each, and the scores of every feature.
     """
+    from ritornello.charts import needs_matplotlib
     from ritornello.files import write_whole
     from ritornello.metrics import PRESETS
     from ritornello.reports import compare_folders, draw_repetition, markdown, page
 
     for path in filter(None, (html, repetition)):
         check_writable(path)
+        needs_matplotlib()
     if html is not None and len(generated) > 1:
         raise RitornelloError(f"--html shows one generated set and not {len(generated)}; give one, or leave it out")
     for name in preset or ():
@@ -82,7 +84,7 @@ def metrics(
 
 def _show(comparison: Comparison) -> None:
     from ritornello.reports.sets import LONGEST_LAG
-    from ritornello.reports.words import figure, widths
+    from ritornello.reports.table import number
 
     for side in (comparison.reference, comparison.generated):
         for name, reason in side.skipped:
@@ -96,13 +98,13 @@ def _show(comparison: Comparison) -> None:
         overlap = result.overlap
         table.add_row(
             name,
-            *(("", "") if means is None else (figure(mean) for mean in means)),
+            *(("", "") if means is None else map(number, means)),
             f"{overlap['score']:.2f}",
             "{:.2f} {:.2f}".format(*overlap["interval"]),
             f"{overlap['null'][0]:.2f} {overlap['null'][2]:.2f}",
             f"{result.energy:.3f}",
             f"{result.figures['energy']['null'][2]:.3f}",
-            Text("inside", style="green") if result.inside else Text(widths(result), style="red"),
+            Text("inside", style="green") if result.inside else Text(f"{result.widths:.1f}", style="red"),
         )
     console.print(table)
     for line in comparison.warnings():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,17 +27,8 @@ study_app = typer.Typer(help="Comparisons: every row trained alike.")
 app.add_typer(study_app, name="study")
 
 
-class StudyName(str, Enum):
-    """The comparisons that there are."""
-
-    dsmr = "dsmr"
-    perceivers = "perceivers"
-    training = "training"
-    recall = "recall"
-
-
 Name = Annotated[
-    StudyName, typer.Argument(metavar="NAME", help="Which comparison: dsmr, perceivers, training or recall.")
+    str, typer.Argument(metavar="NAME", help="Which comparison, such as dsmr, perceivers, training or recall.")
 ]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
 Pieces = Annotated[int, typer.Option(help="Pieces of each set; what is there is kept.")]
@@ -77,32 +67,29 @@ def run(
     """Train every row of a comparison with every seed; what is done is kept, and the same command goes on."""
     needs_torch()
     from ritornello.corpus import Corpus
-    from ritornello.studies.rows import STUDIES
-    from ritornello.studies.runs import run_study
-    from ritornello.studies.settings import StudySettings
+    from ritornello.studies.run import run_study
+    from ritornello.studies.study import study_named
     from ritornello.training.precision import faster_precision
     from ritornello.training.recipes import recipe_named
 
-    study = STUDIES[name.value]
-    recipe = recipe or study.recipe
-    chosen, on = recipe_named(recipe), device_named(device)
+    study, on, corpus = study_named(name), device_named(device), Corpus.open(data)
+    chosen = recipe_named(recipe or study.recipe)
     faster = faster_precision(on, width=chosen.model.width) if on.type == "cuda" else "fp32"
-    settings = StudySettings(
-        study=name.value,
+    conditions = study.conditions(
+        corpus,
         recipe=recipe,
         lanes=lanes,
         piece_tokens=piece_tokens,
-        steps=chosen.steps if steps is None else steps,
-        seeds=seeds,
-        budget_tokens=study.budget_tokens(recipe) if budget is None else budget,
-        rows=tuple(row or ()),
+        steps=steps,
+        budget_tokens=budget,
+        legal=legal,
         pieces=pieces,
-        legal=study.legal if legal is None else legal,
         precision=faster if precision is None else precision.value,
     )
-    done = run_study(Corpus.open(data), out, settings, device=str(on), jobs=jobs, say=console.print)
+    wanted = row or []
+    done = run_study(corpus, out, conditions, device=str(on), rows=wanted, seeds=seeds, jobs=jobs, say=console.print)
     reached = "complete" if done else "stopped; the same command goes on"
-    console.print(f"{out}: {reached}; see 'ritornello study table {name.value} --out {out}'")
+    console.print(f"{out}: {reached}; see 'ritornello study table {name} --out {out}'")
 
 
 @study_app.command(epilog="Example: ritornello study play perceivers --out runs/study --pieces 32")
@@ -118,11 +105,11 @@ def play(
     """A set of pieces from every run that is done, from nothing and all drawn alike: OUT/sets/ROW-seed-N/*.mid."""
     needs_torch()
     from ritornello.sampling import Sampling
-    from ritornello.studies.playing import play_sets
+    from ritornello.studies.table_one import Plan, play_sets
 
-    sampling = Sampling(temperature, top_p)
-    play_sets(out, name.value, rows=row or [], pieces=pieces, tokens=tokens, sampling=sampling, say=console.print)
-    console.print(f"{out / 'sets'}: complete; compare them with 'ritornello study table {name.value} --sets'")
+    plan = Plan(rows=row or [], pieces=pieces, tokens=tokens, sampling=Sampling(temperature, top_p))
+    play_sets(out, name, plan, console.print)
+    console.print(f"{out / 'sets'}: complete; compare them with 'ritornello study table {name} --sets'")
 
 
 @study_app.command(epilog="Example: ritornello study table perceivers --out runs/study --sets --data data/asap")
@@ -157,8 +144,9 @@ def table(
     and the same command goes on.
     """
     from ritornello.files import write_whole
-    from ritornello.studies.reports import REPORTS
-    from ritornello.studies.results import read_results
+    from ritornello.studies import report
+    from ritornello.studies.record import read_records
+    from ritornello.studies.study import study_named
 
     for path in filter(None, (markdown, png, curves, repetition)):
         check_writable(path)
@@ -166,36 +154,29 @@ def table(
         raise RitornelloError(
             "--sets needs --data, and --data and --repetition need --sets; give both, or none of them"
         )
-    report, results = REPORTS[name.value], read_results(out, name.value)
+    study = study_named(name)
+    records = read_records(out, name)
+    rows = report.rows_of(study, records)
     if png is not None:
-        report.draw_table(results, png)
+        report.draw_table(study, records, png)
     if curves is not None:
-        report.draw_curves(results, curves)
-    text = report.markdown(results)
-    figures: dict[str, Any] = {"study": name.value, "rows": report.figures(results)}
+        study.draw(rows, report.row_named(rows, study.baseline), curves)
+    text = report.markdown(study, records)
+    figures: dict[str, Any] = {"study": name, "rows": report.figures(study, records)}
     if data is not None:
         needs_torch()
         from ritornello.corpus import Corpus
         from ritornello.sampling import Sampling
         from ritornello.studies import table_one
-        from ritornello.studies.playing import make_sets
 
-        sampling, corpus = Sampling(temperature, top_p), Corpus.open(data)
-        made = make_sets(
-            *(corpus, out, name.value),
-            rows=row or [],
-            pieces=pieces,
-            tokens=tokens,
-            sampling=sampling,
-            say=console.print,
-        )
-        names = [found.name for found in report.rows(results)]
+        plan = table_one.Plan(rows=row or [], pieces=pieces, tokens=tokens, sampling=Sampling(temperature, top_p))
+        made = table_one.make_sets(Corpus.open(data), out, name, plan, console.print)
         with count_bar() as progress:
-            compared = table_one.compare_sets(made, names, jobs=jobs, progress=progress)
+            compared = table_one.compare_sets(made, [row.name for row in rows], jobs=jobs, progress=progress)
         if repetition is not None:
             table_one.draw(compared, repetition)
-        text += "\n" + table_one.markdown(made, compared, report.baseline)
-        figures["sets"] = table_one.figures(made, compared, report.baseline)
+        text += "\n" + table_one.markdown(made, compared, study.baseline)
+        figures["sets"] = table_one.figures(made, compared, study.baseline)
     if markdown is not None:
         write_whole(markdown, text)
     if as_json:

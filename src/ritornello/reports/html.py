@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from ritornello.charts import COLOURS, FAINT, GRID, INK, PAPER
+from ritornello.charts import FAINT, GRID, INK, PAPER
 from ritornello.reports import pictures
-from ritornello.reports.results import Comparison, Result, Standing
+from ritornello.reports.comparison import Comparison, Result, Standing
+from ritornello.reports.pictures import BETWEEN, GENERATED, REFERENCE
 from ritornello.reports.sets import MusicSet
-from ritornello.reports.words import figure, verdict, widths
+from ritornello.reports.table import number
 
-REFERENCE, GENERATED, INTER = COLOURS[1], COLOURS[2], COLOURS[3]
 STYLE = f"""
 *{{box-sizing:border-box}}
 body{{margin:0 auto;max-width:76rem;padding:1rem;background:{PAPER};color:{INK};font:16px/1.45 system-ui,sans-serif}}
 h1{{font-size:1.7rem;line-height:1.2;margin:.4rem 0}} h2{{margin:2.2rem 0 .6rem}}
 h3,.card p{{margin:.2rem 0}}
-p,ul{{max-width:46rem}} small,.faint{{color:{FAINT}}} .note{{border-left:4px solid {INTER};padding-left:.8rem}}
+p,ul{{max-width:46rem}} small{{color:{FAINT}}} .note{{border-left:4px solid {BETWEEN};padding-left:.8rem}}
 a{{color:inherit}} li,td,h3,summary{{overflow-wrap:anywhere}}
 table{{border-collapse:collapse;width:100%}} th{{text-align:left;font-weight:600;color:{FAINT}}}
 th,td{{padding:.3rem .7rem .3rem 0;border-bottom:1px solid {GRID};vertical-align:middle}}
@@ -34,20 +34,13 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}}
 padding:.5rem .7rem}} .worst small{{display:block}} .worst a{{text-decoration:none;font-weight:600}}
 .cards{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,36rem),1fr));gap:1rem}}
 .card{{background:#fff;border:1px solid {GRID};border-radius:.5rem;padding:.8rem;margin:0}}
-.pair{{display:flex;flex-wrap:wrap}} figure{{margin:0;min-width:0}} .pair>*{{flex:1 1 16rem}}
-figcaption{{color:{FAINT}}}
-svg{{display:block;max-width:100%;height:auto}} svg.chart{{width:100%}} svg.overlap{{width:150px}}
-img.roll{{display:block;width:100%;height:auto;margin:.5rem 0}} summary{{cursor:pointer;padding:.4rem 0}}
-.line{{fill:none;stroke-width:2;stroke-linejoin:round}} .area{{stroke:none;fill-opacity:.12}} .bar{{fill-opacity:.5}}
-.line.reference{{stroke:{REFERENCE}}} .line.generated{{stroke:{GENERATED}}}
-.line.inter{{stroke:{INTER};stroke-dasharray:5 3}} .null,.area.band{{fill:{REFERENCE};fill-opacity:.2}}
-.fill.reference,.bar.reference,.area.reference{{fill:{REFERENCE}}}
-.fill.generated,.bar.generated,.area.generated{{fill:{GENERATED}}} .area.inter{{fill:{INTER}}}
+img{{display:block;width:100%;height:auto;margin:.5rem 0}} summary{{cursor:pointer;padding:.4rem 0}}
+.bar{{position:relative;width:150px;height:17px;border-bottom:1px solid {GRID}}}
+.bar i{{position:absolute;top:2px;height:12px}} .bar .band,.key.band{{background:{REFERENCE};opacity:.25}}
+.bar .interval{{top:7px;height:2px}} .bar .score{{width:8px;height:8px;top:4px;margin-left:-4px;border-radius:50%}}
 .key{{display:inline-block;width:.8em;height:.8em;border-radius:.2em;margin:0 .3em 0 .8em}}
-.key.reference{{background:{REFERENCE}}} .key.generated{{background:{GENERATED}}} .key.inter{{background:{INTER}}}
-.key.band{{background:{REFERENCE};opacity:.3}}
-.axis{{stroke:{FAINT};fill:none}} .grid{{stroke:{GRID};fill:none}} .paper{{fill:{PAPER}}}
-svg text{{font-size:11px;fill:{FAINT}}} .mid,.title{{text-anchor:middle}} .end{{text-anchor:end}}
+.reference>i:not(.band),.key.reference{{background:{REFERENCE}}}
+.generated>i:not(.band),.key.generated{{background:{GENERATED}}} .key.inter{{background:{BETWEEN}}}
 @media(max-width:46rem){{thead{{display:none}} table,tbody{{display:block}}
 tr{{display:grid;grid-template-columns:1fr 1fr;gap:.1rem .4rem;border-bottom:1px solid {GRID};padding:.7rem 0}}
 td{{border:0;padding:0}} td:empty{{display:none}}
@@ -110,10 +103,10 @@ def _summary(comparison: Comparison) -> Iterator[str]:
 
 def _worst(result: Result) -> str:
     means = result.means
-    change = f": {figure(means[1])} instead of {figure(means[0])} {escape(result.feature.unit)}" if means else ""
+    change = f": {number(means[1])} instead of {number(means[0])} {escape(result.feature.unit)}" if means else ""
     return (
         f'<li><a href="#{escape(_anchor(result))}">{escape(result.feature.name)}</a> '
-        f'<span class="outside">{widths(result)} widths</span>'
+        f'<span class="outside">{result.widths:.1f} widths</span>'
         f"<small>{escape(result.feature.about)}{change}</small></li>"
     )
 
@@ -141,8 +134,8 @@ def _table(comparison: Comparison) -> Iterator[str]:
 
 
 def _cells(result: Result) -> Iterator[str]:
-    means = ("", "") if result.means is None else tuple(map(figure, result.means))
-    overlaps = " ".join(f"{result.figures[f'oa_{name}']['score']:.2f}" for name in pictures.SETS)
+    means = ("", "") if result.means is None else tuple(map(number, result.means))
+    overlaps = " ".join(f"{result.figures[f'oa_{name}']['score']:.2f}" for name in SIDES)
     unit = f" ({escape(result.feature.unit)})" if means[0] and result.feature.unit not in result.feature.about else ""
     name = f"{escape(result.feature.name)}<small>{escape(result.feature.about)}{unit}</small>"
     reason = "" if result.inside else f"<small>{SCORE_NAMES[result.figures['verdict']['score']]}</small>"
@@ -150,11 +143,11 @@ def _cells(result: Result) -> Iterator[str]:
         ("feature", "feature", name),
         ("reference", "number", means[0]),
         ("generated", "number", means[1]),
-        ("overlap area", "bars", pictures.overlap_bar(result)),
+        ("overlap area", "bars", _overlap_bars(result)),
         ("OA", "number", overlaps),
         ("KLD", "number", f"{result.figures['kld']['score']:.3f}"),
         ("energy", "number", f"{result.energy:.3f} <small>≤ {result.figures['energy']['null'][2]:.3f}</small>"),
-        ("human band", "inside" if result.inside else "outside", verdict(result) + reason),
+        ("human band", "inside" if result.inside else "outside", result.verdict + reason),
     ):
         yield f'<td class="{kind}" data-name="{heading}">{text}</td>'
 
@@ -173,33 +166,38 @@ def _features(comparison: Comparison) -> Iterator[str]:
 def _card(result: Result) -> str:
     return (
         f'<section class="card" id="{escape(_anchor(result))}"><h3>{escape(result.feature.name)} '
-        f"<small>{escape(result.feature.about)} · {verdict(result)}</small></h3>"
-        f'<div class="pair">{_figure("distances between pieces", pictures.distances(result))}'
-        f"{_figure(pictures.about_values(result), pictures.values(result))}</div></section>"
+        f"<small>{escape(result.feature.about)} · {result.verdict}</small></h3>"
+        f"{pictures.feature(result)}</section>"
     )
 
 
-def _figure(caption: str, picture: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}</figure>"
+def _overlap_bars(result: Result) -> str:
+    """Both overlap areas from 0 to 1: the null's band, the interval as a line, the score as a dot."""
+    bars = []
+    for name in SIDES:
+        figures = result.figures[f"oa_{name}"]
+        (low, high), (null_low, _, null_high), score = figures["interval"], figures["null"], figures["score"]
+        parts = (("band", null_low, null_high), ("interval", low, high), ("score", score, None))
+        marks = (_mark(kind, left, right) for kind, left, right in parts)
+        bars.append(f'<div class="bar {name}" role="img" aria-label="overlap area {score:.2f}">{"".join(marks)}</div>')
+    return "".join(bars)
 
 
-def _curve_card(caption: str, picture: str) -> str:
-    return f'<section class="card">{_figure(caption, picture)}</section>'
+def _mark(kind: str, left: float, right: float | None) -> str:
+    width = "" if right is None else f";width:max(2px,{100 * (right - left):.1f}%)"
+    return f'<i class="{kind}" style="left:{100 * left:.1f}%{width}"></i>'
 
 
 def _curves(comparison: Comparison) -> Iterator[str]:
     cards = []
     if {"near_repetition", "far_repetition"} & comparison.results.keys():
-        for name, picture in pictures.repetition_curves(comparison).items():
-            span = "within the last 30 s" if name == "near" else "more than 30 s ago"
-            cards.append(_curve_card(f"notes that repeat what was last played {span}", picture))
+        cards.append(pictures.repetition_over_time(comparison))
     if "structure_curve" in comparison.results:
-        picture = pictures.structure_curves(comparison.results["structure_curve"])
-        cards.append(_curve_card("how much of a piece its best segment of each length explains", picture))
+        cards.append(pictures.structure(comparison.results["structure_curve"]))
     if cards:
         key = _key(**SIDES, band="90% of the reference's pieces")
-        yield f"<h2>Repetition and structure</h2>\n{key}"
-        yield f'<div class="cards">{"".join(cards)}</div>'
+        sections = "".join(f'<section class="card">{card}</section>' for card in cards)
+        yield f'<h2>Repetition and structure</h2>\n{key}<div class="cards">{sections}</div>'
 
 
 def _rolls(comparison: Comparison) -> Iterator[str]:
@@ -214,7 +212,7 @@ def _rolls(comparison: Comparison) -> Iterator[str]:
 
 
 def _roll(comparison: Comparison, standing: Standing) -> str:
-    piece = comparison.generated.measured[standing.place].piece
+    piece = comparison.generated.measured[comparison.generated.names.index(standing.name)].piece
     return (
         f'<section class="card"><h3>{escape(standing.name)}</h3>'
         f"<p><small>{standing.distance:.2f} times as far from the reference as its pieces are from each other; "

@@ -1,209 +1,197 @@
-"""What the page draws: overlap bars, distances, values, curves of repetition and structure, piano rolls.
-
-The reference is always the class ``reference``, the generated set ``generated``, what is between them ``inter``.
-"""
+"""Charts of a comparison: distances and values of a feature, repetition over time, structure by scale, piano rolls."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Mapping
 from html import escape
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from ritornello.charts import COLOURS, FAINT, new_figure, save, svg
 from ritornello.metrics import DURATIONS_S, repetition_band, repetition_mean
+from ritornello.metrics.comparison import pairwise
+from ritornello.metrics.densities import Distances
 from ritornello.metrics.durations import LENGTH_CLASSES, UNITS_PER_S
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US, RepetitionCurve
 from ritornello.notes import Piece
 from ritornello.rendering import picture
-from ritornello.reports.drawing import Panel, apart, svg
-from ritornello.reports.results import Comparison, Result
+from ritornello.reports.comparison import Comparison, Result
+from ritornello.reports.sets import MusicSet
 
 Floats = NDArray[np.float64]
-Ticks = list[tuple[float, str]]
-BAR_PX, BAR_HIGH_PX, ROW_PX, DOT_PX = 150, 34, 17, 4
+REFERENCE, GENERATED, BETWEEN = COLOURS[1:4]
+CURVE_POINTS, CURVE_BINS = 160, 1024
+LONG_TAIL = 0.995  # of each set's distances are drawn
 HISTOGRAM_BINS = 24
 MOST_ENTRIES = 64  # of a profile; more are a map
 FEW = 12  # entries of a curve, which are then shown as dots too
-ROLL_PX, WIDE_PX = 800, 420
+SMOOTH_WINDOWS = 3
+WINDOW_MIN = WINDOW_US / 6e7
+ROLL_PX = 800
 PITCH_CLASSES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 LENGTH_ORDER = np.argsort(LENGTH_CLASSES)
-SETS = ("reference", "generated")
 
 
-def overlap_bar(result: Result) -> str:
-    """Both overlap areas from 0 to 1: the null's band, the interval as a line, the score as a dot."""
-    parts = []
-    for row, name in enumerate(SETS):
-        figures = result.figures[f"oa_{name}"]
-        y = ROW_PX * row + ROW_PX / 2
-        places = np.array([*figures["interval"], figures["score"], *figures["null"]])
-        low, high, score, null_low, _, null_high = (DOT_PX + places * (BAR_PX - 2 * DOT_PX)).tolist()
-        band = null_high - null_low + 2  # so that a band without width is seen
-        parts.append(
-            f'<path class="grid" d="M0 {y}H{BAR_PX}"/>'
-            f'<rect class="null" x="{null_low - 1:.1f}" y="{y - 6}" width="{band:.1f}" height="12"/>'
-            f'<path class="line {name}" d="M{low:.1f} {y}H{high:.1f}"/>'
-            f'<circle class="fill {name}" cx="{score:.1f}" cy="{y}" r="{DOT_PX}"/>'
-        )
-    scores = " and ".join(f"{result.figures[f'oa_{name}']['score']:.2f}" for name in SETS)
-    return svg(f"{result.feature.name}: overlap areas {scores}", BAR_PX, BAR_HIGH_PX, parts, "overlap")
-
-
-def distances(result: Result) -> str:
-    """Densities of the distances within and between the sets."""
-    at, *densities = result.curves
-    panel = Panel(
-        f"{result.feature.name}: densities of distances",
-        (float(at[0]), float(at[-1])),
-        (0, max(float(density.max()) for density in densities)),
-    )
-    for name, density in zip((*SETS, "inter"), densities):
-        panel.area(at, np.zeros(len(at)), density, name)
-        panel.line(at, density, name)
-    panel.x_axis(f"distance in {result.feature.unit}")
-    return panel.svg()
-
-
-def about_values(result: Result) -> str:
-    """What `values` draws upwards, or as darkness."""
+def feature(result: Result) -> str:
+    """Densities of the distances within and between the sets; and the values: of one number a piece a histogram, of a
+    row of them mean profiles, of a matrix with 12 columns maps.
+    """
+    figure = new_figure(7.2, 2.6)
+    distances, values = figure.subplots(1, 2)
+    _draw_distances(distances, result)
     entries = result.reference.shape[1]
-    if entries == 1:
-        return "share of the pieces"
-    return f"mean {result.feature.unit}" if entries <= MOST_ENTRIES else "mean of each entry"
+    draw = _draw_histogram if entries == 1 else _draw_profile if entries <= MOST_ENTRIES else _draw_maps
+    draw(values, result)
+    return _embedded(figure, f"{result.feature.name}: densities of distances, and values")
 
 
-def values(result: Result) -> str:
-    """A histogram over the pieces for one number a piece, mean profiles for a row of them, maps for a matrix."""
-    entries = result.reference.shape[1]
-    if entries == 1:
-        return _histogram(result)
-    return _profile(result) if entries <= MOST_ENTRIES else _maps(result)
+def _draw_distances(axes: Any, result: Result) -> None:
+    distances, n = pairwise(np.concatenate([result.reference, result.generated])), len(result.reference)
+    within = [side[np.triu_indices(len(side), 1)] for side in (distances[:n, :n], distances[n:, n:])]
+    sets = [*within, distances[:n, n:].ravel()]
+    low, high = min(side.min() for side in sets), max(np.quantile(side, LONG_TAIL) for side in sets)
+    at = np.linspace(*((low, high) if high > low else (low - 0.5, low + 0.5)), CURVE_POINTS)
+    for values, colour, style in zip(sets, (REFERENCE, GENERATED, BETWEEN), ("-", "-", "--")):
+        density = _density(values, at)
+        axes.fill_between(at, 0, density, color=colour, alpha=0.12, lw=0)
+        axes.plot(at, density, style, color=colour)
+    axes.set(title="distances between pieces", xlabel=f"distance in {result.feature.unit}", ylim=(0, None), yticks=[])
 
 
-def _histogram(result: Result) -> str:
-    sets = (result.reference[:, 0], result.generated[:, 0])
-    pooled = np.concatenate(sets)
-    edges = np.linspace(*apart(float(pooled.min()), float(pooled.max())), HISTOGRAM_BINS + 1)
-    shares = [np.histogram(side, edges)[0] / len(side) for side in sets]
-    panel = Panel(
-        f"{result.feature.name}: histogram of values",
-        (float(edges[0]), float(edges[-1])),
-        (0, max(float(share.max()) for share in shares)),
-    )
-    panel.y_axis()
-    for name, share in zip(SETS, shares):
-        panel.bars(edges[:-1], edges[1:], share, name)
-    panel.x_axis(result.feature.unit)
-    return panel.svg()
+def _density(values: Floats, at: Floats) -> Floats:
+    """Gaussian kernels by Scott's rule; a set of equal distances is a narrow peak."""
+    bandwidth = max(Distances(values).bandwidth, 2 * (at[1] - at[0]))
+    counts, edges = np.histogram(values, CURVE_BINS)
+    kernels = np.exp(-0.5 * ((at[:, None] - (edges[1:] + edges[:-1]) / 2) / bandwidth) ** 2)
+    return np.asarray(kernels @ counts / (len(values) * bandwidth * np.sqrt(2 * np.pi)))
 
 
-def _profile(result: Result) -> str:
+def _draw_histogram(axes: Any, result: Result) -> None:
+    sides = (result.reference[:, 0], result.generated[:, 0])
+    edges = np.histogram_bin_edges(np.concatenate(sides), HISTOGRAM_BINS)
+    for side, colour in zip(sides, (REFERENCE, GENERATED)):
+        axes.hist(side, edges, weights=np.full(len(side), 1 / len(side)), color=colour, alpha=0.5)
+    axes.set(title="share of the pieces", xlabel=result.feature.unit)
+
+
+def _draw_profile(axes: Any, result: Result) -> None:
     order, ticks, title = _entries(result)
-    means = [side.mean(axis=0)[order] for side in (result.reference, result.generated)]
-    at = np.arange(len(order))
-    bottom = min(0.0, *(float(mean.min()) for mean in means))
-    panel = Panel(
-        f"{result.feature.name}: mean of each entry", (0, len(at) - 1), (bottom, max(float(m.max()) for m in means))
-    )
-    panel.y_axis()
-    for name, mean in zip(SETS, means):
-        panel.line(at, mean, name)
-        if len(at) <= FEW:
-            panel.dots(at, mean, name)
-    panel.x_axis(title, ticks)
-    return panel.svg()
+    _draw_means(axes, result, order)
+    axes.set(title=f"mean {result.feature.unit}", xlabel=title)
+    axes.set_xticks([*ticks], [*ticks.values()])
 
 
-def _entries(result: Result) -> tuple[NDArray[np.integer], Ticks, str]:
-    """In which order a profile's entries are drawn, its ticks, and what they are."""
-    n = result.reference.shape[1]
-    if result.feature.name in ("NLH", "note_length_hist"):
+def _draw_means(axes: Any, result: Result, order: ArrayLike) -> None:
+    style = "o-" if result.reference.shape[1] <= FEW else "-"
+    for side, colour in zip((result.reference, result.generated), (REFERENCE, GENERATED)):
+        axes.plot(side.mean(axis=0)[order], style, ms=4, color=colour)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+
+
+def _entries(result: Result) -> tuple[NDArray[np.integer], dict[float, str], str]:
+    """In which order a profile's entries are drawn, the texts of its ticks by their places, and what they are."""
+    name, n = result.feature.name, result.reference.shape[1]
+    if name in ("NLH", "note_length_hist"):
         texts = [f"{length / UNITS_PER_S:.3g}" for length in LENGTH_CLASSES[LENGTH_ORDER]]
-        return LENGTH_ORDER, _numbered(texts)[1::2], "note length in s"
-    if result.feature.name == "structure_curve":
-        return np.arange(n), _numbered(map(str, DURATIONS_S)), "length of the segment in s"
-    if n == 12:
-        return np.arange(n), _numbered(PITCH_CLASSES), "pitch class"
-    if result.feature.name == "velocity_histogram":
-        return np.arange(n), [(velocity / 4, str(velocity)) for velocity in (1, 32, 64, 96, 124)], "velocity"
-    return np.arange(n), [(0, "1"), (n // 2 - 1, str(n // 2)), (n - 1, str(n))], "segment of the piece"
+        return LENGTH_ORDER, dict([*enumerate(texts)][1::2]), "note length in s"
+    if name == "structure_curve":
+        return np.arange(n), dict(enumerate(map(str, DURATIONS_S))), "length of the segment in s"
+    if n == len(PITCH_CLASSES):
+        return np.arange(n), dict(enumerate(PITCH_CLASSES)), "pitch class"
+    if name == "velocity_histogram":
+        return np.arange(n), {velocity / 4: str(velocity) for velocity in (1, 32, 64, 96, 124)}, "velocity"
+    return np.arange(n), {0: "1", n // 2 - 1: str(n // 2), n - 1: str(n)}, "segment of the piece"
 
 
-def _numbered(texts: Iterable[str]) -> Ticks:
-    return [(float(place), text) for place, text in enumerate(texts)]
+def _draw_maps(axes: Any, result: Result) -> None:
+    """Both means side by side, on one scale of darkness."""
+    maps = [side.mean(axis=0).reshape(-1, 12).T for side in (result.reference, result.generated)]
+    rows = maps[0].shape[1]
+    axes.imshow(np.hstack([maps[0], np.full((12, 1), np.nan), maps[1]]), cmap="magma_r", vmin=0, aspect="auto")
+    axes.set(title="mean of each entry", yticks=[])
+    axes.set_xticks([rows / 2, 1.5 * rows + 1], ["reference", "generated"])
+    axes.grid(visible=False)
 
 
-def _maps(result: Result) -> str:
-    """The two means of a matrix with 12 columns side by side, on one scale of darkness."""
-    means = [side.mean(axis=0).reshape(-1, 12).T for side in (result.reference, result.generated)]
-    rows = means[0].shape[1]
-    most = max(float(mean.max()) for mean in means) or 1.0
-    width, height = 176 / rows, 176 / 12
-    parts = []
-    for side, (name, mean) in enumerate(zip(SETS, means)):
-        left = 196 * side
-        parts.append(f'<rect class="paper" x="{left}" y="0" width="176" height="176"/>')
-        parts.append(f'<text class="title" x="{left + 88}" y="194">{name}</text>')
-        for y, x in zip(*np.nonzero(mean > most / 100)):
-            box = f'x="{left + x * width:.1f}" y="{y * height:.1f}" width="{width:.2f}" height="{height:.2f}"'
-            parts.append(f'<rect class="fill {name}" {box} opacity="{mean[y, x] / most:.2f}"/>')
-    return svg(f"{result.feature.name}: mean of each entry", 372, 200, parts)
+def repetition(sets: Mapping[str, MusicSet], *, width_in: float = 10) -> Any:
+    """A figure of the share of notes that repeat, near and far, in the mean of each set by name as its pieces go on.
 
+    The first set is the reference; the band holds nine tenths of its pieces.
 
-def repetition_curves(comparison: Comparison) -> dict[str, str]:
-    """Near and far -> shares of notes that repeat over time; the band holds 90% of the reference's pieces."""
-    sides = [[m.repetition for m in side.measured] for side in (comparison.reference, comparison.generated)]
-    means = [repetition_mean(curves) for curves in sides]
-    band = repetition_band(sides[0]) if len(sides[0]) >= BAND_PIECES else None
-    panels = {}
-    for kind, name in enumerate(RepetitionCurve._fields):
-        windows = max(len(mean[kind]) for mean in means)
-        top = max(float(mean[kind].max()) for mean in means)
+    Raises:
+        RitornelloError: as `charts.new_figure`.
+    """
+    curves = {name: side.repetition for name, side in sets.items()}
+    reference = next(iter(curves.values()))
+    band = repetition_band(reference) if len(reference) >= BAND_PIECES else None
+    colours = (REFERENCE, GENERATED) if len(sets) == 2 else COLOURS
+    figure = new_figure(width_in, 3 + 0.3 * width_in)
+    for kind, axes in zip(RepetitionCurve._fields, figure.subplots(2, 1, sharex=True)):
         if band is not None:
-            top = max(top, float(band[kind][1].max()))
-        panel = Panel(
-            f"{name} repetition over time", (0, windows * WINDOW_US / 6e7), (0, max(top, 0.05)), width_px=WIDE_PX
-        )
-        panel.y_axis()
-        if band is not None:
-            low, high = band[kind]
-            panel.area(_minutes(band.near.shape[1]), low, high, "band")
-        for side, mean in zip(SETS, means):
-            panel.line(_minutes(len(mean[kind])), mean[kind], side)
-            if windows <= FEW:
-                panel.dots(_minutes(len(mean[kind])), mean[kind], side)
-        panel.x_axis("minutes into the piece; height is the share of notes")
-        panels[name] = panel.svg()
-    return panels
+            low, high = getattr(band, kind)
+            axes.fill_between(_minutes(low), low, high, color=FAINT, alpha=0.18, lw=0, label="9 of 10 reference pieces")
+        for number, (name, pieces) in enumerate(curves.items()):
+            mean = _smooth(getattr(repetition_mean(pieces), kind))
+            axes.plot(_minutes(mean), mean, "o-", ms=2, color=colours[number % len(colours)], label=name)
+        span = "within the last 30 s" if kind == "near" else "more than 30 s ago"
+        axes.set(title=f"Share of notes that repeat what was last played {span}", ylabel="share", ylim=(0, None))
+    axes.set(xlabel="minutes", xlim=(0, None))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
-def _minutes(windows: int) -> Floats:
+def draw_repetition(sets: Mapping[str, MusicSet], path: Path) -> None:
+    """Writes the figure of `repetition` (.png or .svg). Raises RitornelloError as `charts.save` does."""
+    save(repetition(sets), path)
+
+
+def _minutes(curve: Floats) -> Floats:
     """The middle of each window."""
-    return (np.arange(windows, dtype=np.float64) + 0.5) * (WINDOW_US / 6e7)
+    return (np.arange(len(curve), dtype=np.float64) + 0.5) * WINDOW_MIN
 
 
-def structure_curves(result: Result) -> str:
+def _smooth(curve: Floats) -> Floats:
+    """Mean over a window and its neighbours."""
+    sums, counts = (np.convolve(values, np.ones(SMOOTH_WINDOWS)) for values in (curve, np.ones(len(curve))))
+    smooth: Floats = (sums / counts)[SMOOTH_WINDOWS // 2 :][: len(curve)]
+    return smooth
+
+
+def repetition_over_time(comparison: Comparison) -> str:
+    """`repetition` of both sets."""
+    sides = {"reference": comparison.reference, "generated": comparison.generated}
+    return _embedded(repetition(sides, width_in=7.2), "near and far repetition over time")
+
+
+def structure(result: Result) -> str:
     """Fitness by scale: mean of both sets, and the band that holds 90% of the reference's pieces."""
-    at = np.arange(len(DURATIONS_S))
-    low, high = np.quantile(result.reference, BAND, axis=0)
-    means = [side.mean(axis=0) for side in (result.reference, result.generated)]
-    top = max(float(line.max()) for line in (high, *means))
-    panel = Panel("structure by scale", (0, len(at) - 1), (0, top), width_px=WIDE_PX)
-    panel.y_axis()
-    panel.area(at, low, high, "band")
-    for name, mean in zip(SETS, means):
-        panel.line(at, mean, name)
-        panel.dots(at, mean, name)
-    panel.x_axis("length of the segment in s; height is its fitness", _numbered(map(str, DURATIONS_S)))
-    return panel.svg()
+    figure = new_figure(7.2, 4.6)
+    axes = figure.subplots()
+    order, ticks, title = _entries(result)
+    axes.fill_between(order, *np.quantile(result.reference, BAND, axis=0), color=REFERENCE, alpha=0.2, lw=0)
+    _draw_means(axes, result, order)
+    axes.set(title="How much of a piece its best segment of each length explains", xlabel=title, ylabel="fitness")
+    axes.set_xticks([*ticks], [*ticks.values()])
+    return _embedded(figure, "structure by scale")
 
 
 def piano_roll(piece: Piece, title: str) -> str:
     """A piano roll as an image inside the page."""
     png = BytesIO()
     picture(piece, title=title, width_px=ROLL_PX).save(png, "PNG", optimize=True)
-    data = base64.b64encode(png.getvalue()).decode()
-    return f'<img class="roll" alt="Piano roll of {escape(title)}" src="data:image/png;base64,{data}">'
+    return _image("image/png", png.getvalue(), f"Piano roll of {title}", "roll")
+
+
+def _embedded(figure: Any, words: str) -> str:
+    return _image("image/svg+xml", svg(figure), words, "chart")
+
+
+def _image(kind: str, content: bytes, words: str, name: str) -> str:
+    """``words`` are what a screen reader says."""
+    data = base64.b64encode(content).decode()
+    return f'<img class="{name}" alt="{escape(words)}" src="data:{kind};base64,{data}">'

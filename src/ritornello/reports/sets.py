@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
-from ritornello.corpus.sources import is_midi
-from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
 from ritornello.metrics import autocorrelation, extract, repetition_curve
 from ritornello.metrics.repetition import RepetitionCurve
@@ -28,10 +29,11 @@ from ritornello.notes import Piece
 
 Progress = Callable[[int, int, str], None]
 Values = dict[str, NDArray[np.float64]]
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
-FILE_TIMEOUT_S = 300.0
 KEY_LENGTH_FEATURES = (
     "key_length",
     "total_pitch_class_histogram",
@@ -72,6 +74,11 @@ class MusicSet:
         return np.stack([row[feature] for row in rows])
 
     @property
+    def repetition(self) -> list[RepetitionCurve]:
+        """Of each piece."""
+        return [measured.repetition for measured in self.measured]
+
+    @property
     def autocorrelation(self) -> NDArray[np.float64]:
         """(N, 1 + LONGEST_LAG) of each piece's tokens by lag (PerceiverS, equation 9)."""
         return np.stack([measured.autocorrelation for measured in self.measured])
@@ -98,18 +105,14 @@ def read_sets(
         RitornelloError: for a folder that is none or cannot be read, without MIDI files, or with fewer than 4 pieces
             that can be used.
     """
-    files = [(side, name) for side, folder in enumerate(folders) for name in _midi_files(folder)]
-    paths = [str(folders[side] / name) for side, name in files]
-    results: dict[int, Measured | Failure] = {}
-    measure = partial(_read, wanted=tuple(wanted))
-    for index, result in map_files(measure, paths, workers=jobs, timeout_s=FILE_TIMEOUT_S):
-        results[index] = result
+    files = [(folder, name) for folder in folders for name in _midi_files(folder)]
+    results: dict[Path, dict[str, Measured | str]] = {folder: {} for folder in folders}
+    outcomes = in_processes(partial(_read, wanted=tuple(wanted)), [folder / name for folder, name in files], jobs)
+    for done, ((folder, name), outcome) in enumerate(zip(files, outcomes), 1):
+        results[folder][name] = outcome
         if progress is not None:
-            progress(len(results), len(files), files[index][1])
-    of_side: list[dict[str, Measured | Failure]] = [{} for _ in folders]
-    for index, (side, name) in enumerate(files):
-        of_side[side][name] = results[index]
-    return [_collected(folder, found) for folder, found in zip(folders, of_side)]
+            progress(done, len(files), name)
+    return [_collected(folder, results[folder]) for folder in folders]
 
 
 def set_of(pieces: Sequence[Piece], wanted: Sequence[str], *, name: str) -> MusicSet:
@@ -119,11 +122,7 @@ def set_of(pieces: Sequence[Piece], wanted: Sequence[str], *, name: str) -> Musi
         RitornelloError: for fewer than 4 pieces with notes.
     """
     named = {f"{number} {piece.title}".strip(): piece for number, piece in enumerate(pieces, 1)}
-    found: dict[str, Measured | Failure] = {
-        title: _measured(piece, tuple(wanted)) if len(piece) else Failure("holds no notes")
-        for title, piece in named.items()
-    }
-    return _collected(Path(name), found)
+    return _collected(Path(name), {title: _measured(piece, tuple(wanted)) for title, piece in named.items()})
 
 
 def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]]:
@@ -131,6 +130,25 @@ def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]
     known = {m.digest: name for name, m in zip(reference.names, reference.measured)}
     pairs = zip(generated.names, generated.measured)
     return [(known[m.digest], name) for name, m in pairs if m.digest in known]
+
+
+def in_processes(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int | None) -> Iterator[Outcome]:
+    """The results in order, from so many processes; of one, this one. None is one for each processor.
+
+    Raises:
+        RitornelloError: if worker processes cannot start, or one is killed.
+    """
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    try:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            yield from pool.map(function, items)
+    except BrokenProcessPool:
+        raise RitornelloError(
+            "worker processes cannot start, or one was killed; in a script, put the call under "
+            "if __name__ == '__main__':"
+        ) from None
 
 
 def _midi_files(folder: Path) -> list[str]:
@@ -141,7 +159,7 @@ def _midi_files(folder: Path) -> list[str]:
         raise RitornelloError(f"{error.filename}: cannot be read ({error.strerror}); ask for the right to read it")
 
     below = (Path(top, name) for top, _, names in os.walk(folder, onerror=refuse) for name in names)
-    names = sorted(path.relative_to(folder).as_posix() for path in below if is_midi(path))
+    names = sorted(path.relative_to(folder).as_posix() for path in below if path.suffix.lower() in (".mid", ".midi"))
     if not names:
         raise RitornelloError(f"{folder}: holds no .mid or .midi files; give another folder")
     if len(names) < LEAST_PIECES:
@@ -151,14 +169,19 @@ def _midi_files(folder: Path) -> list[str]:
     return names
 
 
-def _read(path: str, wanted: tuple[str, ...]) -> Measured:
-    piece = read_midi(path)
+def _read(path: Path, wanted: tuple[str, ...]) -> Measured | str:
+    try:
+        return _measured(read_midi(path), wanted)
+    except RitornelloError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except Exception as error:  # one odd file must not stop a comparison; the reason is told
+        return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured | str:
+    """Its features, or why it has none."""
     if not len(piece):
-        raise RitornelloError(f"{path}: holds no notes; leave it out")
-    return _measured(piece, wanted)
-
-
-def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured:
+        return "holds no notes"
     values = _arrays(extract(piece, wanted))
     of_keys = [name for name in wanted if name in KEY_LENGTH_FEATURES]
     plain = _arrays(extract(piece.without_pedal(), of_keys)) if len(piece.pedals) else {}
@@ -176,14 +199,13 @@ def _digest(piece: Piece) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _collected(folder: Path, results: Mapping[str, Measured | Failure]) -> MusicSet:
-    good = {name: result for name, result in results.items() if isinstance(result, Measured)}
-    bad = [(name, result.reason) for name, result in results.items() if isinstance(result, Failure)]
-    skipped = [(name, reason.removeprefix(f"{folder / name}: ")) for name, reason in bad]
-    if len(good) < LEAST_PIECES:
+def _collected(folder: Path, results: Mapping[str, Measured | str]) -> MusicSet:
+    usable = {name: result for name, result in results.items() if isinstance(result, Measured)}
+    skipped = [(name, reason) for name, reason in results.items() if isinstance(reason, str)]
+    if len(usable) < LEAST_PIECES:
         first = f"; the first that cannot: {skipped[0][0]}: {skipped[0][1]}" if skipped else "; give more"
         raise RitornelloError(
-            f"{folder}: {len(good)} of {len(results)} pieces can be used, and a comparison needs at least "
+            f"{folder}: {len(usable)} of {len(results)} pieces can be used, and a comparison needs at least "
             f"{LEAST_PIECES}{first}"
         )
-    return MusicSet(folder, list(good), list(good.values()), skipped)
+    return MusicSet(folder, list(usable), list(usable.values()), skipped)

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US
-from ritornello.reports.results import LAGS, Comparison
+from ritornello.reports.comparison import LAGS, Comparison
 from ritornello.reports.sets import LONGEST_LAG, MusicSet
-from ritornello.reports.words import figure, widths
 
 REPETITION = ("near_repetition", "far_repetition")
 HEADER = ("set", "pieces", "inside", "outside", "furthest outside, in widths", "near repetition", "far repetition")
@@ -28,7 +27,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     scores = [[name, *(_scores(comparison, name) for comparison in comparisons)] for name in names]
     parts = [
         *sets_table(comparisons),
-        _table(("OA / KLD", *(str(comparison.generated.folder) for comparison in comparisons)), scores),
+        markdown_table(("OA / KLD", *(str(comparison.generated.folder) for comparison in comparisons)), scores),
         "Overlap area and KL divergence (in nats, on one grid) of the distances within the reference and those between "
         "the sets; **bold** is outside the band.",
         *repetition_tables(comparisons),
@@ -41,7 +40,7 @@ def sets_table(comparisons: Sequence[Comparison]) -> list[str]:
     reference = comparisons[0].reference
     human = [_name(reference), str(len(reference.names)), "", "", "", *_repetition(comparisons[0], 0)]
     return [
-        _table(HEADER, [human, *map(_row, comparisons)]),
+        markdown_table(HEADER, [human, *map(_row, comparisons)]),
         "Inside and outside: features inside the band of random halves of the reference, and others. Repetition: the "
         "mean share of notes that repeat, and the share of windows of 10 s with more of it than 95% of the reference's "
         "pieces have.",
@@ -58,17 +57,22 @@ def repetition_tables(comparisons: Sequence[Comparison]) -> list[str]:
     stretches = [f"{minutes} {end} min" for minutes, end in zip(MINUTES, until)]
     shown = [column for column in range(1, 1 + len(stretches)) if any(line[column] for line in over_time)]
     return [
-        _table(("token autocorrelation at lag", *(f"{lag:,}" for lag in LAGS), "mean size"), by_lag),
+        markdown_table(("token autocorrelation at lag", *(f"{lag:,}" for lag in LAGS), "mean size"), by_lag),
         "Token autocorrelation (PerceiverS, equation 9, token ids as numbers): the mean over pieces; its size is the "
         f"mean without signs over all lags from 1 to {LONGEST_LAG:,}. At lags beyond a piece's end it is 0. Of the "
         "reference also where nine tenths of its pieces lie.",
-        _table(
+        markdown_table(
             ("near / far repetition", *(stretches[column - 1] for column in shown)),
             [[line[0], *(line[column] for column in shown)] for line in over_time],
         ),
         "Repetition over time: the mean share of notes, in windows of 10 s, that repeat the last 30 s (near) or what "
         f"is longer ago (far), where at least {BAND_PIECES} pieces are as long.",
     ]
+
+
+def number(value: float) -> str:
+    """Three digits that count, the digits before the point always whole."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _name(reference: MusicSet) -> str:
@@ -98,7 +102,7 @@ def _over_time(side: MusicSet) -> Iterator[str]:
 
 def _row(comparison: Comparison) -> list[str]:
     outside = comparison.outside()
-    worst = ", ".join(f"{result.feature.name} {widths(result)}" for result in outside[:WORST])
+    worst = ", ".join(f"{result.feature.name} {result.widths:.1f}" for result in outside[:WORST])
     return [
         str(comparison.generated.folder),
         str(len(comparison.generated.names)),
@@ -114,7 +118,7 @@ def _repetition(comparison: Comparison, side: int) -> Iterator[str]:
     for kind, name in enumerate(REPETITION):
         result, above = comparison.results.get(name), comparison.above
         means = result.means if result else None
-        texts = [] if means is None else [figure(means[side])]
+        texts = [] if means is None else [number(means[side])]
         texts += [] if above is None else [f"{above[side][kind]:.0%} above"]
         yield ", ".join(texts)
 
@@ -127,6 +131,7 @@ def _scores(comparison: Comparison, name: str) -> str:
     return text if result.inside else f"**{text}**"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first column to the left, the others to the right."""
     lines = (header, ["---", *["---:"] * (len(header) - 1)], *rows)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

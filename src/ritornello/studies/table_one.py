@@ -1,24 +1,31 @@
-"""Table I of PerceiverS (arXiv 2411.08307) for a study's rows: what they play beside people's pieces, by feature."""
+"""Sets of pieces that a study's runs play, beside people's: table I of PerceiverS (arXiv 2411.08307), by feature."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from ritornello import codec
+from ritornello.corpus import Corpus, PieceRecord
+from ritornello.errors import RitornelloError
 from ritornello.metrics import select
 from ritornello.metrics.comparison import TOLERANCE
+from ritornello.performing import load
 from ritornello.reports import Comparison, compare_folders, draw_repetition
-from ritornello.reports.sets import Progress
-from ritornello.reports.table import repetition_tables, sets_table
-from ritornello.studies.cells import as_table
-from ritornello.studies.playing import Sets
+from ritornello.reports.sets import LEAST_PIECES, Progress
+from ritornello.reports.table import markdown_table, repetition_tables, sets_table
+from ritornello.sampling import Sampling
+from ritornello.studies.record import Record, read_records, run_name, training_path
+from ritornello.studies.study import claim, data_of
 
 PEOPLE = "other people"
 FEATURES = tuple(feature.name for feature in select(["perceivers"]))
-SCORES = {"oa": "oa_reference", "kld": "kld", "kld_mgeval": "kld_mgeval"}
 PAPER_TOKENS = 8192
 PAPER_HIGHER = {
     "effective segmentation": ("PC", "NC", "PCTM", "PR", "PI", "IOI", "NLTM", "PC/seg", "NC/seg", "IOI/seg"),
@@ -28,24 +35,175 @@ PAPER_HIGHER = {
 PAPER_MEAN = {"multi-scale": "+40%"}
 """by how much the overlap area is above the baseline's on average (section I)"""
 
+Say = Callable[[str], None]
 Compared = Mapping[str, Sequence[Comparison]]
 """the comparisons of each row's runs with the reference, in the order of columns; `PEOPLE` first where they are"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which sets are played, and how. Raises RitornelloError outside its limits."""
+
+    rows: Sequence[str] = ()
+    """only these; none: all whose runs are done"""
+    pieces: int
+    """of each set; piece n is drawn with seed n from every model"""
+    tokens: int
+    """of a piece, unless the model ends it before"""
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        for name, value in (("pieces", self.pieces), ("tokens", self.tokens)):
+            if not 1 <= value <= 10**6:
+                raise RitornelloError(f"{name} is {value}; it must lie between 1 and 1,000,000")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Folders of MIDI files, and what is alike of all."""
+
+    human: Sequence[Path]
+    """the reference and, where the corpus holds out enough titles, a second set"""
+    played: Mapping[tuple[str, int], Path]
+    """by row and seed"""
+    corpus: str
+    """name of that which people's pieces are of"""
+    plan: Plan
+
+
+def play_set(
+    model: str,
+    folder: Path,
+    sampling: Sampling,
+    *,
+    pieces: int,
+    tokens: int,
+    title: str = "",
+    first_seed: int = 0,
+    engine: str = "torch",
+    threads: int | None = None,
+    say: Say = lambda _: None,
+) -> None:
+    """Plays what is missing of ``folder/000.mid`` and on, each of so many tokens or to its end.
+
+    Piece n has the seed ``first_seed`` + n; ``model``, ``engine`` and ``threads`` are those of `performing.load`, which
+    says what is raised. ``say`` is called with one line after each piece.
+    """
+    missing = [n for n in range(pieces) if not _path(folder, n).exists()]
+    performer = load(model, engine=engine, sampling=sampling, threads=threads) if missing else None
+    for number in missing:
+        assert performer is not None
+        events = islice(performer.events(np.random.default_rng(first_seed + number)), tokens)
+        piece = codec.decode(np.array([token for token, _ in events], np.uint16))
+        path = _path(folder, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(piece, title=f"{title or model}, piece {number}").write(path)
+        say(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s")
+
+
+def play_sets(out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> None:
+    """Plays what is not there yet of ``out/sets/ROW-seed-N/*.mid``, from the best checkpoint of every run.
+
+    Raises:
+        RitornelloError: for a row or a checkpoint that is not there, or sets that were played otherwise.
+    """
+    records = _records(out, study, plan)
+    claim(out / "sets", {"study": study, "tokens": plan.tokens, **asdict(plan.sampling)})
+    for run in records:
+        play_set(
+            str(training_path(out, run.row, run.seed) / "best"),
+            _folder(out, run),
+            plan.sampling,
+            pieces=plan.pieces,
+            tokens=plan.tokens,
+            title=f"{run.row}, seed {run.seed}",
+            say=say,
+        )
+
+
+def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> Sets:
+    """`play_sets`, and people's beside them: what is not there yet of ``out/sets/human`` and ``out/sets/human-2``.
+
+    People's pieces are held out from the runs' training, one performance of a title, cut to as many tokens.
+
+    Raises:
+        RitornelloError: as `play_sets`, and, before anything is written, for fewer than 4 pieces, another corpus than
+            the runs', one that holds out too few titles, or a folder that holds more pieces.
+    """
+    if plan.pieces < LEAST_PIECES:
+        raise RitornelloError(f"pieces is {plan.pieces}; it must lie between {LEAST_PIECES} and 1,000,000")
+    records = _records(out, study, plan)
+    _check_same_data(corpus, records)
+    human = dict(zip((out / "sets/human", out / "sets/human-2"), held_out(corpus, plan.pieces)))
+    sets = Sets([*human], {(run.row, run.seed): _folder(out, run) for run in records}, corpus.name, plan)
+    for folder in (*human, *sets.played.values()):
+        if (count := len([*folder.glob("*.mid")])) > plan.pieces:
+            raise RitornelloError(
+                f"{folder}: holds {count} pieces, not {plan.pieces}; ask for as many, or move it away"
+            )
+    claim(out / "sets", {"study": study, "tokens": plan.tokens, **asdict(plan.sampling)})
+    claim(sets.human[0], {"study": study, **data_of(corpus)})
+    for folder, pieces in human.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, piece in enumerate(pieces):
+            if not (path := _path(folder, number)).exists():
+                replace(codec.decode(corpus.tokens(piece)[: plan.tokens]), title=piece.source).write(path)
+        say(f"{folder}: {len(pieces)} pieces")
+    play_sets(out, study, plan, say)
+    return sets
+
+
+def held_out(corpus: Corpus, pieces: int) -> list[list[PieceRecord]]:
+    """One or two disjoint sets of titles; more ``pieces`` add to each and change none."""
+    rng = np.random.default_rng(0)
+    records = [record for record in corpus.records if record.split != "train"]
+    of_title = {(records[i].composer, records[i].title): records[i] for i in rng.permutation(len(records))}
+    titles = sorted(of_title)
+    drawn = [of_title[titles[i]] for i in rng.permutation(len(titles))]
+    if len(drawn) < pieces:
+        raise RitornelloError(
+            f"{corpus.path}: its validation and test splits hold {len(drawn)} titles, too few for {pieces} pieces; ask "
+            "for fewer"
+        )
+    return [drawn[:pieces], drawn[: -pieces - 1 : -1]][: 1 if len(drawn) < 2 * pieces else 2]
+
+
+def _records(out: Path, study: str, plan: Plan) -> list[Record]:
+    """The finished runs of the rows."""
+    records = read_records(out, study)
+    done = dict.fromkeys(record.row for record in records)
+    for row in plan.rows:
+        if row not in done:
+            raise RitornelloError(f"{out}: no run of the row {row!r} is done; there are {'; '.join(done)}")
+    return [record for record in records if not plan.rows or record.row in plan.rows]
+
+
+def _check_same_data(corpus: Corpus, records: list[Record]) -> None:
+    """Pieces that another corpus holds out, a run may have been trained on."""
+    for run in records:
+        settings = run.settings
+        if {"corpus": settings.corpus, "corpus_tokens": settings.corpus_tokens} != data_of(corpus):
+            raise RitornelloError(
+                f"{corpus.path}: is not what {run.row}, seed {run.seed}, was trained on: {settings.corpus}, "
+                f"{settings.corpus_tokens['train']:,} tokens to train on; give that corpus"
+            )
+
+
+def _folder(out: Path, run: Record) -> Path:
+    return out / "sets" / run_name(run.row, run.seed)
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:03}.mid"
+
+
+# ---- the table ----
 
 
 def compare_sets(
     sets: Sets, rows: Iterable[str], *, jobs: int | None = None, progress: Progress | None = None
 ) -> Compared:
-    """Every set beside the reference.
-
-    Args:
-        sets: as `make_sets` left them.
-        rows: names, in the order of columns; those without sets are left out.
-        jobs: see `compare_folders`.
-        progress: see `compare_folders`.
-
-    Raises:
-        RitornelloError: as `compare_folders`.
-    """
+    """Every set beside the reference, in the order of ``rows``; the rest as in `compare_folders`."""
     reference, *others = sets.human
     folders = [*others, *sets.played.values()]
     wanted = (*FEATURES, "near_repetition", "far_repetition")
@@ -61,104 +219,121 @@ def _shortly_named(comparison: Comparison) -> Comparison:
     return replace(comparison, **{name: replace(side, folder=Path(side.folder.name)) for name, side in sides.items()})
 
 
+class Score(NamedTuple):
+    """Of one row in one feature, the means over seeds."""
+
+    oa: float
+    kld: float
+    kld_mgeval: float
+    outside: bool
+    """of the band, with every seed"""
+    oa_more: float | None
+    """share by which the overlap area is above the baseline's; None of the baseline, of people, and above nothing"""
+
+    @property
+    def text(self) -> str:
+        scores = _text(self.oa, self.kld, self.kld_mgeval)
+        return f"**{scores}**" if self.outside else scores
+
+
+Scores = Mapping[str, Mapping[str, Score]]  # by row and feature
+
+
+def scores_of(compared: Compared, baseline: str) -> Scores:
+    """Every row's; ``baseline`` is the row that others' areas are compared with."""
+
+    def mean(row: str, feature: str, score: str) -> float:
+        return statistics.fmean(one.results[feature].figures[score]["score"] for one in compared[row])
+
+    def score(row: str, feature: str) -> Score:
+        oa, alone = mean(row, feature, "oa_reference"), row in (baseline, PEOPLE) or baseline not in compared
+        theirs = 0 if alone else mean(baseline, feature, "oa_reference")
+        return Score(
+            oa=oa,
+            kld=mean(row, feature, "kld"),
+            kld_mgeval=mean(row, feature, "kld_mgeval"),
+            outside=not any(one.results[feature].inside for one in compared[row]),
+            oa_more=oa / theirs - 1 if theirs > TOLERANCE else None,
+        )
+
+    return {row: {feature: score(row, feature) for feature in FEATURES} for row in compared}
+
+
+def mean_more(scores: Mapping[str, Score]) -> float | None:
+    """Over the features of a row."""
+    known = [score.oa_more for score in scores.values() if score.oa_more is not None]
+    return statistics.fmean(known) if known else None
+
+
 def figures(sets: Sets, compared: Compared, baseline: str) -> dict[str, Any]:
-    """Scores of each row and feature, the means over seeds, and all that is known of each set, as JSON-able values."""
-    rows = {name: _scores(comparisons) for name, comparisons in compared.items()}
-    for name, scores in rows.items():
-        for feature, found in scores.items():
-            theirs = rows[baseline][feature]["oa"] if baseline in rows and name not in (baseline, PEOPLE) else 0
-            found["oa_more"] = found["oa"] / theirs - 1 if theirs > TOLERANCE else None  # of nothing all is too much
+    """Scores of each row and feature, and all that is known of each set, as JSON-able values."""
+    scores = scores_of(compared, baseline)
     return {
-        **{name: getattr(sets, name) for name in ("corpus", "pieces", "tokens")},
-        **asdict(sets.sampling),
+        **{"corpus": sets.corpus, "pieces": sets.plan.pieces, "tokens": sets.plan.tokens},
+        **asdict(sets.plan.sampling),
         "baseline": baseline,
-        "rows": rows,
-        "mean_oa_more": {name: _mean_more(scores) for name, scores in rows.items()},
+        "rows": {row: {name: score._asdict() for name, score in of_row.items()} for row, of_row in scores.items()},
+        "mean_oa_more": {row: mean_more(of_row) for row, of_row in scores.items()},
         "sets": [comparison.figures() for comparison in _each(compared)],
     }
 
 
-def _scores(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    return {
-        feature: {
-            name: statistics.fmean(one.results[feature].figures[score]["score"] for one in comparisons)
-            for name, score in SCORES.items()
-        }
-        | {"outside": not any(one.results[feature].inside for one in comparisons)}
-        for feature in FEATURES
-    }
-
-
-def _mean_more(scores: Mapping[str, Mapping[str, Any]]) -> float | None:
-    known = [found["oa_more"] for found in scores.values() if found["oa_more"] is not None]
-    return statistics.fmean(known) if known else None
-
-
 def markdown(sets: Sets, compared: Compared, baseline: str) -> str:
-    """The section of a report on what the models play; ``baseline`` is the row that others' areas are compared with."""
-    found, comparisons = figures(sets, compared, baseline), _each(compared)
-    rows = found["rows"]
-    lines = [[feature, *(_cell(scores[feature]) for scores in rows.values())] for feature in FEATURES]
-    means = [
-        {name: statistics.fmean(one[name] for one in scores.values()) for name in SCORES} for scores in rows.values()
-    ]
-    lines.append(["mean", *(_cell({**mean, "outside": False}) for mean in means)])
+    """The section of a report on what the models play."""
+    scores, comparisons = scores_of(compared, baseline), _each(compared)
+    lines = [[feature, *(of_row[feature].text for of_row in scores.values())] for feature in FEATURES]
+    means = [np.mean([score[:3] for score in of_row.values()], axis=0) for of_row in scores.values()]
+    lines.append(["mean", *(_text(*mean) for mean in means)])
     parts = [
         "## What the models play",
         *sets_table(comparisons),
-        as_table(("OA / KLD / KLD of mgeval", *rows), lines),
+        markdown_table(("OA / KLD / KLD of mgeval", *scores), lines),
         "Overlap area, and KL divergence in nats on one grid and in mgeval's way (each density on its own), of the "
         "distances within the reference and those between the sets; the means over seeds. **Bold** is outside the "
         "band of random halves of the reference with every seed.",
-        *_comparison(found),
+        *_beside_paper(scores, baseline),
         *repetition_tables(comparisons),
-        _conditions(sets, comparisons),
+        _notes(sets, comparisons),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(found: Mapping[str, Any]) -> str:
-    text = " / ".join(f"{found[name]:.3f}" for name in SCORES)
-    return f"**{text}**" if found["outside"] else text
-
-
-def _comparison(found: Mapping[str, Any]) -> list[str]:
-    """The paper's column of that name, beside what its text says of it."""
-    baseline, means = (
-        found["baseline"],
-        {name: mean for name, mean in found["mean_oa_more"].items() if mean is not None},
-    )
-    if not means:
+def _beside_paper(scores: Scores, baseline: str) -> list[str]:
+    """By how much each row's overlap areas are above the baseline's, beside what the paper's text says of its own."""
+    columns = [["OA more than the baseline's", *FEATURES, "mean"]]
+    for row, of_row in scores.items():
+        if (mean := mean_more(of_row)) is not None:
+            columns.append([row, *(_percent(of_row[feature].oa_more) for feature in FEATURES), _percent(mean)])
+            if higher := PAPER_HIGHER.get(row):
+                marks = ("higher" if feature in higher else "" for feature in FEATURES)
+                columns.append(["paper", *marks, PAPER_MEAN.get(row, "")])
+    header, *lines = zip(*columns)
+    if len(header) == 1:
         return [f"No set of {baseline} beside another: nothing to compare overlap areas with."]
-    header, lines = ["OA more than the baseline's"], [[feature] for feature in (*FEATURES, "mean")]
-    for name, mean in means.items():
-        higher = PAPER_HIGHER.get(name)
-        header += [name, "paper"] if higher else [name]
-        for line, feature in zip(lines, FEATURES):
-            line.append(_percent(found["rows"][name][feature]["oa_more"]))
-            line += [] if higher is None else ["higher" if feature in higher else ""]
-        lines[-1].append(_percent(mean))
-        lines[-1] += [] if higher is None else [PAPER_MEAN.get(name, "")]
     words = (
         f"By how much the overlap area is above that of {baseline}, the baseline; empty, and left out of the mean, "
         f"where that is below {TOLERANCE:g}."
     )
-    if set(means) & set(PAPER_HIGHER):
+    if "paper" in header:
         words += (
             " Paper: where its section VI-B says that a step made the area higher, and the mean over features of "
             "its section I; the figures of its table I were not at hand."
         )
-    return [as_table(tuple(header), lines), words]
+    return [markdown_table(header, lines), words]
+
+
+def _text(*scores: float) -> str:
+    return " / ".join(f"{score:.3f}" for score in scores)
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:+.1%}"
 
 
-def _conditions(sets: Sets, comparisons: Sequence[Comparison]) -> str:
-    pieces, tokens = sets.pieces, sets.tokens
+def _notes(sets: Sets, comparisons: Sequence[Comparison]) -> str:
+    pieces, tokens = sets.plan.pieces, sets.plan.tokens
     second = f"{PEOPLE} are {pieces} more" if len(sets.human) > 1 else "there are too few titles for a second such set"
-    drawn = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in asdict(sets.sampling).items())
+    drawn = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in asdict(sets.plan.sampling).items())
     lines = [
         f"Reference: {pieces} pieces of the validation and test splits of {sets.corpus}, one performance of a title, "
         f"each cut to {tokens:,} tokens; {second}.",

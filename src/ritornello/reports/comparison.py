@@ -1,4 +1,4 @@
-"""What one comparison found: figures and pictures' data of every feature, and which generated pieces are typical.
+"""Sets of pieces compared, feature by feature, and which generated pieces are typical.
 
 How far a generated piece is from the reference: its mean distance to the reference's pieces in each feature, divided by
 the mean distance between these, and averaged over the features. So 1 is as far as the reference's own pieces are from
@@ -7,31 +7,43 @@ each other, whatever a feature's unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.metrics import Feature, repetition_band, repetition_mean, shares_above
+from ritornello.errors import RitornelloError
+from ritornello.metrics import (
+    STANDARD,
+    Feature,
+    Resampling,
+    compare_feature,
+    repetition_band,
+    repetition_mean,
+    select,
+    shares_above,
+)
+from ritornello.metrics.comparison import pairwise
 from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US
-from ritornello.reports.sets import KEY_LENGTH_FEATURES, MusicSet
+from ritornello.notes import Piece
+from ritornello.reports.sets import (
+    KEY_LENGTH_FEATURES,
+    MusicSet,
+    Progress,
+    in_processes,
+    read_sets,
+    same_music,
+    set_of,
+)
 
 Floats = NDArray[np.float64]
 MOST_SHOWN = 3
 LAGS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """of tokens, whose autocorrelation is shown"""
-
-
-class DistanceCurves(NamedTuple):
-    """Densities of distances at ``at``, all (160,), as Gaussian kernels show them; for pictures, not for figures."""
-
-    at: Floats
-    reference: Floats
-    generated: Floats
-    inter: Floats
 
 
 class Result(NamedTuple):
@@ -41,7 +53,6 @@ class Result(NamedTuple):
     reference: Floats  # (R, D)
     generated: Floats  # (G, D)
     figures: dict[str, Any]  # see `metrics.compare_feature`
-    curves: DistanceCurves
     apart: Floats | None  # (G,) distances of generated pieces from the reference; None where all of this is alike
 
     @property
@@ -52,6 +63,10 @@ class Result(NamedTuple):
     def widths(self) -> float:
         """By how many of its band's widths the score furthest outside lies outside; 0 inside."""
         return float(self.figures["verdict"]["widths_outside"])
+
+    @property
+    def verdict(self) -> str:
+        return "inside" if self.inside else f"{self.widths:.1f} widths outside"
 
     @property
     def energy(self) -> float:
@@ -75,7 +90,6 @@ class Result(NamedTuple):
 class Standing(NamedTuple):
     """How far one generated piece is from the reference, and in which feature furthest."""
 
-    place: int  # in the generated set
     name: str
     distance: float
     furthest: str
@@ -99,8 +113,7 @@ class Comparison:
 
     def outside(self) -> list[Result]:
         """The results outside their bands, the furthest first."""
-        found = [result for result in self.results.values() if not result.inside]
-        return sorted(found, key=lambda result: -result.widths)
+        return sorted((one for one in self.results.values() if not one.inside), key=lambda result: -result.widths)
 
     @cached_property
     def above(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -108,21 +121,20 @@ class Comparison:
 
         First the reference's own, then the generated set's; None where the reference has too few pieces for a band.
         """
-        curves = [[measured.repetition for measured in side.measured] for side in (self.reference, self.generated)]
-        if len(curves[0]) < BAND_PIECES:
+        if len(self.reference.names) < BAND_PIECES:
             return None
-        band = repetition_band(curves[0])
-        return shares_above(curves[0], band), shares_above(curves[1], band)
+        band = repetition_band(self.reference.repetition)
+        return shares_above(self.reference.repetition, band), shares_above(self.generated.repetition, band)
 
     def ranking(self) -> list[Standing]:
         """The generated pieces, the most typical first."""
         known = {name: result.apart for name, result in self.results.items() if result.apart is not None}
         table = np.stack([*known.values()]) if known else np.zeros((1, len(self.generated.names)))
         features = list(known) or ["none"]
-        standings = [
-            Standing(i, name, float(column.mean()), features[int(column.argmax())], float(column.max()))
-            for i, (name, column) in enumerate(zip(self.generated.names, table.T, strict=True))
-        ]
+        standings = (
+            Standing(name, float(column.mean()), features[int(column.argmax())], float(column.max()))
+            for name, column in zip(self.generated.names, table.T, strict=True)
+        )
         return sorted(standings, key=lambda standing: (standing.distance, standing.name))
 
     def typical(self) -> list[Standing]:
@@ -136,9 +148,6 @@ class Comparison:
     @property
     def _shown(self) -> int:
         return min(MOST_SHOWN, len(self.generated.names) // 2)
-
-    def _of_sides(self, figures: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {"reference": figures(self.reference), "generated": figures(self.generated)}
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing the figures, a line each."""
@@ -162,14 +171,18 @@ class Comparison:
 
     def figures(self) -> dict[str, Any]:
         """Everything as JSON-able values."""
+
+        def of_sides(figures: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+            return {"reference": figures(self.reference), "generated": figures(self.generated)}
+
         features: dict[str, Any] = {}
         for name, result in self.results.items():
             means = result.means or (None, None)
             about = {"preset": result.feature.preset, "unit": result.feature.unit}
             features[name] = {**about, "reference_mean": means[0], "generated_mean": means[1], **result.figures}
+        shares = zip(("reference", "generated"), self.above or ())
         return {
-            "reference": _about(self.reference),
-            "generated": _about(self.generated),
+            **of_sides(_about),
             "seed": self.seed,
             "pedals_as_note_lengths": self.without_pedals,
             "notes": self.warnings(),
@@ -177,11 +190,11 @@ class Comparison:
             "inside": self.inside,
             "features_compared": len(self.results),
             "features": features,
-            "windows_above_repetition_band": _above(self.above),
-            "repetition_over_time": {"window_s": WINDOW_US / 1e6, **self._of_sides(_over_time)},
-            "token_autocorrelation": {"lags": LAGS, **self._of_sides(_autocorrelation)},
-            "typical": [_standing(standing) for standing in self.typical()],
-            "atypical": [_standing(standing) for standing in self.atypical()],
+            "windows_above_repetition_band": {side: dict(zip(("near", "far"), pair)) for side, pair in shares} or None,
+            "repetition_over_time": {"window_s": WINDOW_US / 1e6, **of_sides(_over_time)},
+            "token_autocorrelation": {"lags": LAGS, **of_sides(_autocorrelation)},
+            "typical": [standing._asdict() for standing in self.typical()],
+            "atypical": [standing._asdict() for standing in self.atypical()],
         }
 
 
@@ -191,7 +204,7 @@ def _about(side: MusicSet) -> dict[str, Any]:
 
 
 def _over_time(side: MusicSet) -> dict[str, Any]:
-    near, far = repetition_mean([measured.repetition for measured in side.measured])
+    near, far = repetition_mean(side.repetition)
     return {"near": near.tolist(), "far": far.tolist()}
 
 
@@ -201,13 +214,98 @@ def _autocorrelation(side: MusicSet) -> dict[str, Any]:
     return {"mean": by_lag.tolist(), "mean_size": float(size)}
 
 
-def _standing(standing: Standing) -> dict[str, Any]:
-    figures = standing._asdict()
-    del figures["place"]
-    return figures
+def compare_folders(
+    reference: Path,
+    generated: Sequence[Path],
+    wanted: Iterable[str] | None = None,
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """Compares folders of MIDI files with one reference; the same figures for any number of ``jobs``.
+
+    Args:
+        reference: a folder, searched at any depth.
+        generated: the folders that are judged, each on its own.
+        wanted: features and presets by name; None for `metrics.STANDARD`.
+        seed: of the resampling, the same for each folder.
+        jobs: worker processes; None is one for each processor.
+        progress: called with (done, total, what) after every file, and again after every feature of a set.
+
+    Raises:
+        RitornelloError: for unknown features, and as `read_sets`.
+    """
+    features = select(STANDARD if wanted is None else wanted)
+    known, *others = read_sets(
+        [reference, *generated], [feature.name for feature in features], jobs=jobs, progress=progress
+    )
+    return [_compared(known, other, features, seed=seed, jobs=jobs, progress=progress) for other in others]
 
 
-def _above(shares: tuple[tuple[float, float], tuple[float, float]] | None) -> dict[str, Any] | None:
-    if shares is None:
-        return None
-    return {side: dict(zip(("near", "far"), pair)) for side, pair in zip(("reference", "generated"), shares)}
+def compare_pieces(
+    reference: Sequence[Piece],
+    generated: Sequence[Piece],
+    wanted: Iterable[str] | None = None,
+    *,
+    seed: int = 0,
+    name: str = "generated",
+) -> Comparison:
+    """Compares pieces that are here already, in this process: what `compare_folders` finds of the same pieces.
+
+    Args:
+        reference: at least 4 pieces with notes.
+        generated: the pieces that are judged, as many.
+        wanted: see `compare_folders`.
+        seed: of the resampling.
+        name: what the generated set is called in tables.
+
+    Raises:
+        RitornelloError: for unknown features, and fewer than 4 pieces with notes on a side.
+    """
+    features = select(STANDARD if wanted is None else wanted)
+    names = [feature.name for feature in features]
+    sides = set_of(reference, names, name="reference"), set_of(generated, names, name=name)
+    return _compared(*sides, features, seed=seed, jobs=1)
+
+
+def _compared(
+    reference: MusicSet,
+    generated: MusicSet,
+    features: Sequence[Feature],
+    *,
+    seed: int,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    pedals = reference.has_pedals, generated.has_pedals
+    without = {(True, False): "reference", (False, True): "generated"}.get(pedals, "none")
+    rng = np.random.default_rng(seed)
+    resampling = Resampling.draw(rng, reference=len(reference.names), generated=len(generated.names))
+    items = [
+        (
+            feature.name,
+            reference.values(feature.name, plain=without == "reference"),
+            generated.values(feature.name, plain=without == "generated"),
+        )
+        for feature in features
+    ]
+    results: dict[str, Result] = {}
+    outcomes = in_processes(partial(_scores, resampling=resampling), items, jobs)
+    for feature, (_, known, judged), (figures, apart) in zip(features, items, outcomes):
+        results[feature.name] = Result(feature, known, judged, figures, apart)
+        if progress is not None:
+            progress(len(results), len(features), feature.name)
+    return Comparison(reference, generated, seed, without, same_music(reference, generated), results)
+
+
+def _scores(item: tuple[str, Floats, Floats], resampling: Resampling) -> tuple[dict[str, Any], Floats | None]:
+    """`metrics.compare_feature`, and how far each generated piece is from the reference."""
+    name, reference, generated = item
+    try:
+        figures = compare_feature(reference, generated, resampling)
+    except Exception as error:
+        raise RitornelloError(f"feature {name}: {error}; leave it out with --features") from None
+    distances, n = pairwise(np.concatenate([reference, generated])), len(reference)
+    usual = distances[:n, :n][np.triu_indices(n, 1)].mean()
+    return figures, distances[:n, n:].mean(axis=0) / usual if usual else None

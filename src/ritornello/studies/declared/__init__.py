@@ -1,0 +1,1 @@
+"""The studies: every file here declares some in its `STUDIES`."""
