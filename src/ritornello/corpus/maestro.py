@@ -49,7 +49,6 @@ def fetch(
     official: Archive = OFFICIAL,
     url: str | None = None,
     workers: int | None = None,
-    timeout_s: float = 60.0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -64,7 +63,6 @@ def fetch(
         official: what the archive must be.
         url: loads the same archive from elsewhere.
         workers: processes; None is one for each processor.
-        timeout_s: seconds that one file may take.
         overwrite: whether a corpus at ``destination`` may be replaced.
         progress: called with (bytes so far, bytes, "download"), later with (files so far, files, file name).
 
@@ -90,7 +88,6 @@ def fetch(
             name="MAESTRO v3.0.0",
             licence=LICENCE,
             workers=workers,
-            timeout_s=timeout_s,
             overwrite=overwrite,
             progress=progress,
         )

@@ -24,7 +24,6 @@ from ritornello.reports.sets import MusicSet, Progress, read_sets, same_music, s
 Floats = NDArray[np.float64]
 Item = tuple[Floats, Floats]
 Compared = tuple[dict[str, Any], DistanceCurves, Floats | None]
-FEATURE_TIMEOUT_S = 600.0
 CURVE_POINTS, CURVE_BINS = 160, 1024
 LONG_TAIL = 0.995  # of each set's distances are drawn
 
@@ -123,7 +122,7 @@ def _mapped(
     """As `map_files`; with one process, this one."""
     if jobs == 1:
         return enumerate(map(function, items))
-    return map_files(function, items, workers=jobs, timeout_s=FEATURE_TIMEOUT_S)
+    return map_files(function, items, workers=jobs)
 
 
 def _compared(item: Item, resampling: Resampling) -> Compared:

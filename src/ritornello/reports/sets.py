@@ -31,7 +31,6 @@ Values = dict[str, NDArray[np.float64]]
 
 LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
-FILE_TIMEOUT_S = 300.0
 KEY_LENGTH_FEATURES = (
     "key_length",
     "total_pitch_class_histogram",
@@ -102,7 +101,7 @@ def read_sets(
     paths = [str(folders[side] / name) for side, name in files]
     results: dict[int, Measured | Failure] = {}
     measure = partial(_read, wanted=tuple(wanted))
-    for index, result in map_files(measure, paths, workers=jobs, timeout_s=FILE_TIMEOUT_S):
+    for index, result in map_files(measure, paths, workers=jobs):
         results[index] = result
         if progress is not None:
             progress(len(results), len(files), files[index][1])

@@ -160,7 +160,7 @@ def _cut_set(corpus: Corpus, folder: Path, records: list[PieceRecord], tokens: i
     folder.mkdir(parents=True, exist_ok=True)
     for number, record in enumerate(records):
         if not (path := _path(folder, number)).exists():
-            replace(codec.decode(corpus.tokens(record)[:tokens]), title=record.source).write(path)
+            replace(codec.decode(corpus.tokens(record)[:tokens]), title=record.file).write(path)
 
 
 def _play_set(out: Path, result: Result, pieces: int, tokens: int, sampling: Sampling, say: Say) -> None:
