@@ -101,7 +101,7 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
             "notes": sum(r.notes for r in records),
             "hours": round(sum(r.seconds for r in records) / 3600, 2),
         }
-        for split in corpus.splits()
+        for split in ({} if corpus.part else corpus.splits())
     }
     report = corpus.report
     if as_json:
@@ -110,13 +110,12 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
     table = Table("split", "pieces", "tokens", "notes", "hours", title=f"{corpus.name} in {corpus.path}")
     for split, row in rows.items():
         table.add_row(split, *(f"{value:,}" for value in row.values()))
-    console.print(table)
     if corpus.part:
-        console.print("part {} of {}: {:,} pieces".format(*corpus.part, len(corpus.records)))
-    elif "validation" not in rows:
-        console.print(
-            "nothing is held out: a training is validated on what it trains on, and no figure tells how it plays new music"
-        )
+        console.print("{}: part {} of {}, {:,} pieces".format(corpus.path, *corpus.part, len(corpus.records)))
+    else:
+        console.print(table)
+    if rows and "validation" not in rows:
+        console.print("nothing is held out: validation reads training music, and no figure is of new music")
     _tell(report["skipped"], lambda entry: f"skipped {entry['file']}: {entry['reason']}")
     for what in sorted({what for entry in report["mended"] for what in entry["mended"]}):
         counts = {entry["file"]: entry["mended"][what] for entry in report["mended"] if what in entry["mended"]}

@@ -194,7 +194,9 @@ def _all_parts(corpora: list[Corpus]) -> list[Corpus]:
         for key in ("seed", "licence", "name"):
             values = [corpus.manifest[key] for corpus in (ordered[0], other)]
             if values[0] != values[1]:
-                raise RitornelloError(f"{other.path}: has {key} {values[1]!r}, the first part {values[0]!r}; prepare it so")
+                raise RitornelloError(
+                    f"{other.path}: has {key} {values[1]!r}, the first part {values[0]!r}; prepare it so"
+                )
     return ordered
 
 
@@ -304,9 +306,7 @@ def _tokenise(
 # ---- writing ----
 
 
-def _write_shards(
-    rows: Rows, spool: Tokens, folder: Path, part: tuple[int, int] | None
-) -> tuple[Rows, dict[str, int]]:
+def _write_shards(rows: Rows, spool: Tokens, folder: Path, part: tuple[int, int] | None) -> tuple[Rows, dict[str, int]]:
     """Copies pieces from the spool into shards, split by split; gives their new rows, and the length of each shard."""
     shards: dict[str, int] = {}
     done = []

@@ -215,13 +215,12 @@ def _of_format_1(manifest: dict[str, Any], shards: dict[str, int]) -> Records:
 
 
 def _mapped(path: Path, manifest: dict[str, Any]) -> Records:
+    rows = _map_array(path / ROWS)
     try:
-        rows = np.lib.format.open_memmap(path / ROWS, mode="r")
         with (path / NAMES).open("rb") as file:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
-        raise RitornelloError(f"{path / ROWS}: is missing or damaged; prepare the corpus again") from None
-    rows = np.asarray(rows)
+        raise RitornelloError(f"{path / NAMES}: is missing or damaged; prepare the corpus again") from None
     checks = [zlib.crc32(rows.view(np.uint8)) if rows.dtype == ROW else 0, zlib.crc32(text)]
     if (len(rows), checks) != (manifest["pieces"], manifest["checks"]):
         raise RitornelloError(f"{path}: {ROWS} or {NAMES} is damaged; prepare the corpus again")
@@ -241,15 +240,19 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _map_shard(path: Path, tokens: int) -> Tokens:
-    try:
-        shard = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise RitornelloError(f"{path}: is missing; prepare the corpus again") from None
-    except (OSError, ValueError):  # ValueError is numpy's for a file shorter than its header says
-        raise RitornelloError(f"{path}: is cut short or damaged; prepare the corpus again") from None
+    shard = _map_array(path)
     if shard.dtype != TOKEN_TYPE or shard.shape != (tokens,):
         raise RitornelloError(f"{path}: is not the shard that the manifest describes; prepare the corpus again")
-    return np.asarray(shard)
+    return shard
+
+
+def _map_array(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except FileNotFoundError:
+        raise RitornelloError(f"{path}: is missing; prepare the corpus again") from None
+    except Exception:  # numpy has no one kind of error for a damaged header, or a file shorter than it says
+        raise RitornelloError(f"{path}: is cut short or damaged; prepare the corpus again") from None
 
 
 # ---- writing; each raises OSError as the disk does ----
