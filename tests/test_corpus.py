@@ -84,9 +84,8 @@ def test_a_full_shard_is_followed_by_the_next(songs, tmp_path, monkeypatch):
     longest = max(len(expected_tokens(path)) for path in songs.rglob("*.[mM][iI][dD]*"))
     monkeypatch.setattr(prepare, "SHARD_BYTES", 2 * (longest + 70))
     corpus = make(songs, tmp_path / "packed", csv=songs / "songs.csv", workers=1)
-    files = [path.name for path in sorted((tmp_path / "packed").glob("*.npy"))]
+    files = [path.name for path in sorted((tmp_path / "packed").glob("*-*.npy"))]
     assert files == [
-        "pieces.npy",
         "test-000.npy",
         "train-000.npy",
         "train-001.npy",
@@ -212,12 +211,15 @@ def test_pieces_of_one_composer_and_title_stay_together(tmp_path):
     assert not titles[0] & titles[1] | titles[0] & titles[2] | titles[1] & titles[2]
 
 
-def test_a_corpus_with_nothing_held_out_says_what_that_means(tmp_path, command):
-    midi = melodies(tmp_path / "midi", {"a.mid": (0, 0, 0)})
-    assert (
-        "nothing is held out: a training is validated on what it trains on"
-        in command("data", "prepare", midi, tmp_path / "packed").err
-    )
+def test_a_corpus_of_one_file_is_trained_on_with_a_word_on_what_that_means(tmp_path, command):
+    midi = melodies(tmp_path / "midi", {"a.mid": (0, 0, 0)}, notes=20)
+    word = "nothing is held out: validation reads training music, and no figure is of new music"
+    assert word in command("data", "prepare", midi, tmp_path / "packed").err
+    options = ("--recipe", "tiny", "--steps", "1", "--device", "cpu", "--json")
+    done = command("train", "--data", tmp_path / "packed", "--out", tmp_path / "run", *options)
+    assert done.code == 0, done.err
+    assert f"{tmp_path / 'packed'}: {word}" in done.err
+    assert done.figures["best_validation_nats_per_token"] > 0
 
 
 def test_a_train_copy_of_a_held_out_piece_is_left_out_and_reported(tmp_path):

@@ -94,6 +94,8 @@ def merge(
 
 
 def _show_corpus(corpus: Any, as_json: bool) -> None:
+    from ritornello.corpus.shards import NOTHING_HELD_OUT
+
     rows = {
         split: {
             "pieces": len(records := corpus.pieces(split)),
@@ -115,7 +117,7 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
     else:
         console.print(table)
     if rows and "validation" not in rows:
-        console.print("nothing is held out: validation reads training music, and no figure is of new music")
+        console.print(NOTHING_HELD_OUT)
     _tell(report["skipped"], lambda entry: f"skipped {entry['file']}: {entry['reason']}")
     for what in sorted({what for entry in report["mended"] for what in entry["mended"]}):
         counts = {entry["file"]: entry["mended"][what] for entry in report["mended"] if what in entry["mended"]}

@@ -25,6 +25,7 @@ from ritornello.corpus.shards import (
     TOKEN_TYPE,
     UNDECIDED,
     Corpus,
+    PieceRecord,
     Records,
     Rows,
     Tokens,
@@ -57,15 +58,15 @@ def prepare(
     """Makes the corpus ``destination`` from MIDI files.
 
     Splits come from the table's ``split`` column, or from folders named train, validation and test below ``source``;
-    otherwise about 80 % of the pieces go to train and 10 % each to validation and test, chosen by ``seed``: pieces of one
-    composer and title, and takes of the same music, all to the same split. Files that cannot be read are skipped; the
-    corpus's report lists them with the reason, and what was mended in the others. Of pieces equal token for token, copies
-    in train are left out when another split has one.
+    otherwise about 80 % of the pieces go to train and 10 % each to validation and test, chosen by ``seed``: pieces of
+    one composer and title, and takes of the same music, all to the same split. Files that cannot be read are skipped;
+    the corpus's report lists them with the reason, and what was mended in the others. Of pieces equal token for token,
+    copies in train are left out when another split has one.
 
     Args:
-        source: a folder, searched at any depth for MIDI files (.mid, .midi, .kar, .rmi, each perhaps .gz); a tar archive
-            of such, perhaps compressed; a Parquet file with a column of bytes, and perhaps columns as ``csv`` has; or
-            the CSV itself.
+        source: a folder, searched at any depth for MIDI files (.mid, .midi, .kar, .rmi, each perhaps .gz); a tar
+            archive of such, perhaps compressed; a Parquet file with a column of bytes, and perhaps columns as ``csv``
+            has; or the CSV itself.
         destination: the corpus folder to make.
         csv: a table with columns canonical_composer, canonical_title, midi_filename (relative to the CSV's folder or to
             ``source``) and perhaps split; others are ignored.
@@ -102,7 +103,7 @@ def prepare(
         spool = np.memmap(making / "spool", TOKEN_TYPE, mode="r")
         rows, is_open = records.rows.copy(), bool((records.rows["split"] == UNDECIDED).any())
         if part is None:
-            decision = decide(records, lambda r: spool[r.start : r.start + r.tokens], seed)
+            decision = decide(records, partial(_spooled, spool), seed)
             rows["split"] = decision.split
             rows = rows[decision.keep]
             report |= decision.report
@@ -142,8 +143,8 @@ def merge(
         overwrite: whether a corpus at ``destination`` may be replaced.
 
     Raises:
-        RitornelloError: if a folder is no corpus, a part is missing or there twice, parts do not belong together, or the
-            destination cannot be written.
+        RitornelloError: if a folder is no corpus, a part is missing or there twice, parts do not belong together, or
+            the destination cannot be written.
     """
     destination, paths = Path(destination), [Path(folder) for folder in folders]
     check_destination(destination, tuple(paths), overwrite=overwrite)
@@ -202,16 +203,18 @@ def _all_parts(corpora: list[Corpus]) -> list[Corpus]:
 
 def _joined(corpora: list[Corpus]) -> tuple[Records, dict[str, tuple[Corpus, str]]]:
     """All pieces, and of each shard its corpus and its name there. Parts' pieces are in the order of their files."""
-    rows, texts, shards = [], [], {}
+    rows, texts = [], []
+    shards: dict[str, tuple[Corpus, str]] = {}
     n_sources = n_bytes = 0
     for number, corpus in enumerate(corpora):
-        mine = corpus.records.rows.copy()
+        records = corpus.table
+        mine = records.rows.copy()
         mine["shard"] += len(shards)
         mine["source"] += n_sources
         mine["text"] += n_bytes
         rows.append(mine)
-        texts.append(bytes(corpus.records.text))
-        shards |= {f"{number:04d}-{file}": (corpus, file) for file in corpus.records.shards}
+        texts.append(bytes(records.text))
+        shards |= {f"{number:04d}-{file}": (corpus, file) for file in records.shards}
         n_sources += len(corpus.sources) if not corpus.part else 0
         n_bytes += len(texts[-1])
     joined = np.concatenate(rows)
@@ -301,6 +304,10 @@ def _tokenise(
                 progress(index + 1, max(total, index + 1), source.name)
     records = Records(np.frombuffer(rows, ROW), bytes(text), ["spool"])
     return records, {"skipped": skipped, "mended": mended}
+
+
+def _spooled(spool: Tokens, record: PieceRecord) -> Tokens:
+    return spool[record.start : record.start + record.tokens]
 
 
 # ---- writing ----

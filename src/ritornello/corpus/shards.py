@@ -1,9 +1,9 @@
 """The packed corpus: a folder of memory-mapped files, opened without reading its pieces.
 
-A shard, a uint16 ``.npy``, is the tokens of several pieces, end to end; shards stay below ``SHARD_BYTES`` unless one piece
-alone is longer. ``pieces.npy`` has a row for each piece (`ROW`) and says where it starts, ``names.jsonl`` its composer,
-title and file, ``report.json`` what was skipped, mended or found twice; ``manifest.json`` has the rest. Needs numpy and the
-standard library only.
+A shard, a uint16 ``.npy``, is the tokens of several pieces, end to end; shards stay below ``SHARD_BYTES`` unless one
+piece alone is longer. ``pieces.npy`` has a row for each piece (`ROW`) and says where it starts, ``names.jsonl`` its
+composer, title and file, ``report.json`` what was skipped, mended or found twice; ``manifest.json`` has the rest. Needs
+numpy and the standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import mmap
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -30,6 +31,7 @@ Rows = NDArray[np.void]  # (N,) of ROW
 FORMAT_VERSION = 2
 MANIFEST, REPORT, ROWS, NAMES = "manifest.json", "report.json", "pieces.npy", "names.jsonl"
 SPLITS = ("train", "validation", "test")
+NOTHING_HELD_OUT = "nothing is held out: validation reads training music, and no figure is of new music"
 UNDECIDED = len(SPLITS)  # the split of pieces in a part whose source names none
 SHARD_BYTES = 64 * 2**20
 TOKEN_TYPE = np.dtype("<u2")
@@ -103,14 +105,16 @@ class Corpus:
     Attributes:
         path: the folder.
         manifest: everything that ``manifest.json`` says, as plain dictionaries and lists.
-        records: every piece, train first, then validation and test.
+        table: every piece, train first, then validation and test.
+        records: the same, or others that a caller puts in their place.
         shards: the mapped tokens by file name.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], records: Sequence[PieceRecord]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], table: Records) -> None:
         self.path = path
         self.manifest = manifest
-        self.records = records
+        self.table = table
+        self.records: Sequence[PieceRecord] = table
         self.shards: dict[str, Tokens] = {}
 
     @classmethod
@@ -189,6 +193,15 @@ class Corpus:
             raise RitornelloError(f"{self.path}: no pieces in split {split!r}; it has {there}")
         return pieces
 
+    def with_validation(self) -> Corpus:
+        """The same; where no piece is held out for validation, a copy that has those of train there too."""
+        if self._of("validation"):
+            return self
+        corpus, train = copy(self), list(self.pieces("train"))
+        again = [replace(record, split="validation") for record in train]
+        corpus.records = [*train, *again, *self._of("test")]
+        return corpus
+
     def _of(self, split: str) -> Sequence[PieceRecord]:
         place = SPLITS.index(split)
         start, stop = (bisect_left(self.records, at, key=lambda r: SPLITS.index(r.split)) for at in (place, place + 1))
@@ -221,7 +234,7 @@ def _mapped(path: Path, manifest: dict[str, Any]) -> Records:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
         raise RitornelloError(f"{path / NAMES}: is missing or damaged; prepare the corpus again") from None
-    checks = [zlib.crc32(rows.view(np.uint8)) if rows.dtype == ROW else 0, zlib.crc32(text)]
+    checks = [zlib.crc32(rows.tobytes()) if rows.dtype == ROW else 0, zlib.crc32(text)]
     if (len(rows), checks) != (manifest["pieces"], manifest["checks"]):
         raise RitornelloError(f"{path}: {ROWS} or {NAMES} is damaged; prepare the corpus again")
     return Records(rows, text, [str(shard["file"]) for shard in manifest["shards"]])
@@ -290,6 +303,6 @@ def write_corpus(path: Path, records: Records, shards: dict[str, int], manifest:
     write_array(path / ROWS, rows)
     (path / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     head = {"format_version": FORMAT_VERSION, "vocabulary": FINGERPRINT, **manifest, "pieces": len(rows)}
-    head["checks"] = [zlib.crc32(rows.view(np.uint8)), text_check]
+    head["checks"] = [zlib.crc32(rows.tobytes()), text_check]
     head["shards"] = [{"file": file, "tokens": tokens} for file, tokens in shards.items()]
     (path / MANIFEST).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

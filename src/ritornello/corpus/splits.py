@@ -29,9 +29,9 @@ class Decision(NamedTuple):
 def decide(records: Records, tokens: Callable[[PieceRecord], Tokens], seed: int) -> Decision:
     """Decides about splits, and which copies are left out.
 
-    Where the source named no splits the seed chooses them, a group at a time: pieces of one composer and title, and takes
-    of the same music. Of pieces equal token for token, those in train are left out if another split has one. Takes in
-    splits that the source named stay where they are, and are told.
+    Where the source named no splits the seed chooses them, a group at a time: pieces of one composer and title, and
+    takes of the same music. Of pieces equal token for token, those in train are left out if another split has one.
+    Takes in splits that the source named stay where they are, and are told.
 
     Args:
         records: (N,) all pieces.

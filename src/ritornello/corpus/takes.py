@@ -1,13 +1,13 @@
 """Which pieces are takes of the same music, found by what they play: shared runs of seven pitches.
 
-A run is seven notes in the order of their strikes. Its shape is its six intervals, so that a take in another key has the same
-shapes, all moved by one number of semitones. Two pieces are taken for the same music if, moved by one number, they share
-`LEAST_SHARED` of the shorter one's runs, and `LEAST_RUNS` in all. Only runs that vary count: trills, repeated notes and
-scales are everywhere.
+A run is seven notes in the order of their strikes. Its shape is its six intervals, so that a take in another key has
+the same shapes, all moved by one number of semitones. Two pieces are taken for the same music if, moved by one number,
+they share `LEAST_SHARED` of the shorter one's runs, and `LEAST_RUNS` in all. Only runs that vary count: trills,
+repeated notes and scales are everywhere.
 
-Every piece is not compared with every other. Of all runs one in `SAMPLED` is listed, chosen by its shape alone (as
-FracMinHash does for genomes: Irber et al., bioRxiv 2022.01.11.475838). Neighbours in a shape's list are candidates, and two
-pieces that are so often, by one number of semitones, are compared in full, or joined at once if it is very often.
+Not every piece is compared with every other. One in `SAMPLED` runs is listed, chosen by its shape alone (as FracMinHash
+does for genomes: Irber et al., bioRxiv 2022.01.11.475838). Neighbours in a shape's list are candidates, and two pieces
+that are so often, by one number of semitones, are compared in full, or joined at once where it is very often.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class _Lane:
 class Order:
     """Which pieces of a split each epoch reads, in which order.
 
-    An epoch reads each piece as often as its source's weight says: of a weight of 0.5, half the pieces, and the other half
-    in the next epoch; of 2, all of them twice.
+    An epoch reads each piece as often as its source's weight says: of a weight of 0.5, half the pieces, and the other
+    half in the next epoch; of 2, all of them twice.
 
     Args:
         corpus, split, seed, shuffle, by_title, pieces: see `Lanes`.
