@@ -64,6 +64,36 @@ def test_a_worker_that_dies_ends_the_map_in_one_line():
         list(map_files(treat, ["fine", "crash", "fine"], workers=2))
 
 
+ENDLESS = """
+import os, sys
+from itertools import repeat
+from ritornello.corpus.workers import map_files
+
+def pid(_):
+    return os.getpid()
+
+if __name__ == "__main__":
+    for _, worker in map_files(pid, repeat(0), workers=1):
+        print(worker, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="asks the system for a process by its number")
+def test_workers_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ENDLESS)
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout
+        worker = int(program.stdout.readline())
+        program.kill()
+    for _ in range(300):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker is still there after 30 s")
+
+
 def test_nothing_to_map_gives_nothing():
     assert list(map_files(treat, [])) == []
 

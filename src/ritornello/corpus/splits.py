@@ -38,10 +38,10 @@ def decide(records: Records, tokens: Callable[[PieceRecord], Tokens], seed: int)
         tokens: those of a piece.
         seed: of the choice.
     """
-    digests, entries = np.zeros(len(records), np.uint64), []
+    digests, entries = np.zeros(len(records), np.uint64), bytearray()
     for number, record in enumerate(records):
         digests[number] = int.from_bytes(hashlib.sha256(tokens(record).data).digest()[:8], "little")
-        entries.append(sampled(runs(tokens(record)), number))
+        entries += sampled(runs(tokens(record)), number).tobytes()
     split, is_open = records.rows["split"].copy(), bool((records.rows["split"] == UNDECIDED).any())
     groups = Groups(len(records))
     copies = _alike(digests)
@@ -49,7 +49,7 @@ def decide(records: Records, tokens: Callable[[PieceRecord], Tokens], seed: int)
     for alike in together:
         for member in alike[1:]:
             groups.join(alike[0], member)
-    joined = join_takes(groups, np.concatenate(entries), lambda number: tokens(records[number]))
+    joined = join_takes(groups, np.frombuffer(entries, np.uint64), lambda number: tokens(records[number]))
     firsts = groups.firsts()
     if is_open:
         split = _chosen(firsts, [record.file for record in records], seed)

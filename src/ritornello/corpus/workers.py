@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -41,7 +42,7 @@ def map_files(
     """
     workers = workers or usable_processors()
     waiting: deque[tuple[int, Any]] = deque()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         for index, item in enumerate(items):
             waiting.append((index, pool.submit(_outcome, function, item)))
@@ -62,6 +63,16 @@ def map_files(
 def usable_processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is killed, whose queue it would otherwise wait at for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _outcome(function: Callable[[Item], Result], item: Item) -> Result | Failure:

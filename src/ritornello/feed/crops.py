@@ -80,13 +80,13 @@ class Crops:
         if not 1 <= lanes <= 65536:
             raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
         self.corpus = corpus
-        self.order = Order(corpus, split, seed=seed)
-        self.records = self.order.records
+        self._order_of = Order(corpus, split, seed=seed)
+        self.records = self._order_of.records
         self._lanes, self._context_tokens, self._latents = lanes, context_tokens, latents
         self._segmentation, self._piece_tokens, self._seed = segmentation, piece_tokens, seed
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._epoch, self._next, self._crop = 0, 0, 0
-        self._order = self.order(0)
+        self._order = self._order_of(0)
 
     def __iter__(self) -> Iterator[CropBatch]:
         return self
@@ -96,7 +96,7 @@ class Crops:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON-able integers."""
-        return {"corpus_tokens": self.order.tokens, "epoch": self._epoch, "next": self._next, "crop": self._crop}
+        return {"corpus_tokens": self._order_of.tokens, "epoch": self._epoch, "next": self._next, "crop": self._crop}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -104,9 +104,9 @@ class Crops:
         Raises:
             RitornelloError: if the pieces are others than then.
         """
-        check_corpus(self.corpus, self.order.tokens, state["corpus_tokens"])
+        check_corpus(self.corpus, self._order_of.tokens, state["corpus_tokens"])
         self._epoch, self._next, self._crop = state["epoch"], state["next"], state["crop"]
-        self._order = self.order(self._epoch)
+        self._order = self._order_of(self._epoch)
 
     @property
     def epoch(self) -> int:
@@ -117,7 +117,7 @@ class Crops:
         """A piece, its tokens, where the crop begins, and where it ends."""
         while self._next >= len(self._order):
             self._epoch, self._next = self._epoch + 1, 0
-            self._order = self.order(self._epoch)
+            self._order = self._order_of(self._epoch)
         piece = int(self._order[self._next])
         rng = np.random.default_rng([self._seed, self._epoch, piece])
         tokens = self.corpus.tokens(self.records[piece])

@@ -164,14 +164,14 @@ class Lanes:
         if groups > 1 and epochs is not None:
             raise ValueError("groups take turns in an endless stream only")
         self.corpus = corpus
-        self.order = Order(corpus, split, seed=seed, shuffle=shuffle, by_title=by_title, pieces=pieces)
-        self.records = self.order.records
+        self._order_of = Order(corpus, split, seed=seed, shuffle=shuffle, by_title=by_title, pieces=pieces)
+        self.records = self._order_of.records
         self.segment_tokens = segment_tokens
         self._seed, self._epochs = seed, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._piece_tokens = piece_tokens
         self._epoch, self._next = 0, 0
-        self._order = self.order(0)
+        self._order = self._order_of(0)
         self._lanes: list[_Lane | None] = [None] * (lanes * groups)
         self._groups, self._group = groups, 0
 
@@ -191,7 +191,7 @@ class Lanes:
         """Where every lane stands, as JSON-able integers."""
         lanes = [lane and {"epoch": lane.epoch, "piece": lane.piece, "position": lane.position} for lane in self._lanes]
         counts = {"epoch": self._epoch, "next": self._next, "group": self._group}
-        return {"corpus_tokens": self.order.tokens, **counts, "lanes": lanes}
+        return {"corpus_tokens": self._order_of.tokens, **counts, "lanes": lanes}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -199,11 +199,11 @@ class Lanes:
         Raises:
             RitornelloError: if the pieces or the number of lanes are others than then.
         """
-        check_corpus(self.corpus, self.order.tokens, state.get("corpus_tokens", self.order.tokens))
+        check_corpus(self.corpus, self._order_of.tokens, state.get("corpus_tokens", self._order_of.tokens))
         if len(state["lanes"]) != len(self._lanes):
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
         self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
-        self._order = self.order(self._epoch)
+        self._order = self._order_of(self._epoch)
         self._lanes = [lane and self._load(lane["epoch"], lane["piece"], lane["position"]) for lane in state["lanes"]]
 
     @property
@@ -216,7 +216,7 @@ class Lanes:
             if self._epochs is not None and self._epoch + 1 >= self._epochs:
                 return None
             self._epoch, self._next = self._epoch + 1, 0
-            self._order = self.order(self._epoch)
+            self._order = self._order_of(self._epoch)
         piece = int(self._order[self._next])
         self._next += 1
         return self._load(self._epoch, piece, 0)
