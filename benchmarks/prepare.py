@@ -38,7 +38,7 @@ def main() -> None:
     notes = sum(record.notes for record in corpus.records)
     tokens = sum(record.tokens for record in corpus.records)
     median_s = statistics.median(seconds)
-    print(f"{len(corpus.records)} pieces, {notes} notes, {tokens} tokens, {len(corpus.manifest['skipped'])} skipped")
+    print(f"{len(corpus.records)} pieces, {notes} notes, {tokens} tokens, {len(corpus.report['skipped'])} skipped")
     print(f"{median_s:.2f} s (median of {arguments.runs}, {min(seconds):.2f} to {max(seconds):.2f})")
     print(f"{notes / median_s:,.0f} notes/s on {os.cpu_count()} processors")
 

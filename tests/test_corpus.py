@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from midi_bytes import ONE_NOTE
-from songs import write_csv, write_songs, write_songs_with_csv
+from songs import row, write_csv, write_songs, write_songs_with_csv
 
 from ritornello.codec import decode, encode
 from ritornello.corpus import Corpus, prepare, shards
+from ritornello.corpus.prepare import merge
 from ritornello.corpus.prepare import prepare as make
-from ritornello.corpus.sources import Source
-from ritornello.corpus.splits import Tokenised, assign_splits
 from ritornello.errors import RitornelloError
 from ritornello.midi import read_midi, write_midi
 from ritornello.notes import Piece
@@ -31,7 +33,7 @@ def expected_tokens(path: Path) -> list[int]:
 
 
 def sources(corpus: Corpus, split: str) -> list[str]:
-    return [record.source for record in corpus.pieces(split)]
+    return [record.file for record in corpus.pieces(split)]
 
 
 @pytest.fixture
@@ -52,8 +54,8 @@ def test_every_row_of_a_csv_is_packed_with_what_the_csv_says(corpus, songs):
     assert corpus.splits() == {"train": 3, "validation": 1, "test": 1}
     assert sources(corpus, "train") == ["2018/a.midi", "2019/d.midi", "e.MID"]
     for record in corpus.records:
-        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
-        assert (record.composer, record.title) == ("Clara Schumann", f"No. {record.source}")
+        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.file)
+        assert (record.composer, record.title) == ("Clara Schumann", f"No. {record.file}")
     assert (corpus.name, corpus.licence) == ("packed", "CC0")
 
 
@@ -75,17 +77,23 @@ def test_tokens_are_a_read_only_view_of_the_mapped_file(corpus):
 
 def test_a_corpus_can_be_sent_to_another_process(corpus):
     again = pickle.loads(pickle.dumps(corpus))
-    assert again.records == corpus.records
+    assert list(again.records) == list(corpus.records)
 
 
 def test_a_full_shard_is_followed_by_the_next(songs, tmp_path, monkeypatch):
     longest = max(len(expected_tokens(path)) for path in songs.rglob("*.[mM][iI][dD]*"))
     monkeypatch.setattr(prepare, "SHARD_BYTES", 2 * (longest + 70))
     corpus = make(songs, tmp_path / "packed", csv=songs / "songs.csv", workers=1)
-    files = [path.name for path in sorted((tmp_path / "packed").glob("*.npy"))]
-    assert files == ["test-000.npy", "train-000.npy", "train-001.npy", "train-002.npy", "validation-000.npy"]
+    files = [path.name for path in sorted((tmp_path / "packed").glob("*-*.npy"))]
+    assert files == [
+        "test-000.npy",
+        "train-000.npy",
+        "train-001.npy",
+        "train-002.npy",
+        "validation-000.npy",
+    ]
     for record in corpus.records:
-        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
+        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.file)
 
 
 def test_the_same_source_and_seed_give_the_same_bytes(songs, tmp_path):
@@ -95,24 +103,12 @@ def test_the_same_source_and_seed_give_the_same_bytes(songs, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_pieces_keep_their_order_whatever_order_they_are_finished_in(songs, tmp_path, monkeypatch):
-    def backwards(function, items, **_):
-        for index in reversed(range(len(items))):
-            yield index, function(items[index])
-
-    monkeypatch.setattr(prepare, "map_files", backwards)
-    corpus = make(songs, tmp_path / "packed", csv=songs / "songs.csv")
-    assert sources(corpus, "train") == ["2018/a.midi", "2019/d.midi", "e.MID"]
-    for record in corpus.records:
-        assert corpus.tokens(record).tolist() == expected_tokens(songs / record.source)
-
-
 def test_names_come_from_the_folders_and_licence_files_are_mentioned(tmp_path):
     write_songs(tmp_path / "midi", {"Bach/Fugues/846.mid": 1, "Bach/Fugues/848.MIDI": 2, "lonely.mid": 3})
     (tmp_path / "midi" / "LICENSE.txt").write_text("free")
     (tmp_path / "midi" / "notes.txt").write_text("no music")
     corpus = make(tmp_path / "midi", tmp_path / "packed", workers=1)
-    found = {record.source: (record.composer, record.title) for record in corpus.records}
+    found = {record.file: (record.composer, record.title) for record in corpus.records}
     assert found == {
         "Bach/Fugues/846.mid": ("Bach", "Fugues/846"),
         "Bach/Fugues/848.MIDI": ("Bach", "Fugues/848"),
@@ -149,40 +145,81 @@ def test_folders_named_after_splits_are_the_splits(tmp_path):
 
 def test_a_file_outside_the_split_folders_is_refused_by_name(tmp_path):
     write_songs(tmp_path / "midi", {"train/1.mid": 1, "test/2.mid": 2, "stray/3.mid": 3})
-    with pytest.raises(RitornelloError, match=r"stray.3\.mid lies outside the split folders train, test"):
+    with pytest.raises(RitornelloError, match=r"stray/3\.mid lies outside the split folders in which test/2\.mid is"):
         make(tmp_path / "midi", tmp_path / "packed", workers=1)
 
 
+def melodies(folder: Path, takes: dict[str, tuple[int, int, float]], *, notes: int = 300) -> Path:
+    """Files of made-up melodies: by name (melody, semitones, share of notes that are played wrong)."""
+    folder.mkdir()
+    for place, (name, (melody, semitones, wrong)) in enumerate(takes.items()):
+        pitch = np.random.default_rng(melody).integers(40, 80, notes) + semitones
+        rng = np.random.default_rng([7, place])
+        mistaken = np.flatnonzero(rng.random(notes) < wrong)
+        pitch[mistaken] += rng.integers(1, 4, len(mistaken))
+        onset = np.cumsum(rng.uniform(0.1, 0.3, notes))
+        write_midi(Piece(onset, onset + 0.1, pitch, np.full(notes, 64)), folder / name)
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("count", "sizes"),
-    [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (10, (8, 1, 1)), (30, (24, 3, 3)), (1000, (800, 100, 100))],
+    ("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (10, (8, 1, 1)), (30, (24, 3, 3))]
 )
-def test_without_splits_a_tenth_each_is_held_out(count, sizes):
-    found = split_names(count, seed=5)
-    assert tuple(found.count(split) for split in shards.SPLITS) == sizes
+def test_without_splits_a_tenth_each_is_held_out(tmp_path, count, sizes):
+    midi = melodies(tmp_path / "midi", {f"{n}.mid": (n, 0, 0) for n in range(count)}, notes=20)
+    corpora = [make(midi, tmp_path / name, seed=seed, workers=1) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    assert tuple(len(corpora[0]._of(split)) for split in shards.SPLITS) == sizes
+    splits = [sorted((record.file, record.split) for record in corpus.records) for corpus in corpora]
+    assert splits[0] == splits[1]
+    assert count < 10 or splits[0] != splits[2], "the seed chooses"
 
 
-def split_names(count: int, *, seed: int, digests: list[bytes] | None = None) -> list[str]:
-    digests = digests or [str(number).encode() for number in range(count)]
-    pieces = [
-        Tokenised(Source("", f"{number:04d}", "", "", ""), number, 1, 1, 1.0, digest)
-        for number, digest in enumerate(digests)
-    ]
-    return [piece.source.split for piece in assign_splits(pieces, seed)]
+@pytest.mark.parametrize("seed", range(3))
+def test_takes_of_the_same_music_stay_together_and_are_told(tmp_path, seed):
+    """In another key, with three of ten notes wrong, and of names that tell nothing."""
+    takes = {"a.mid": (0, 0, 0), "k.mid": (0, 5, 0.1), "x.mid": (0, -7, 0.3), "same as a.mid": (0, 0, 0)}
+    others = {f"{n}.mid": (n, 0, 0) for n in range(1, 20)}
+    midi = melodies(tmp_path / "midi", takes | others, notes=1000)
+    corpus = make(midi, tmp_path / "packed", seed=seed, workers=1)
+    assert {len(corpus._of(split)) for split in ("validation", "test")} == {2}
+    splits = {record.file: record.split for record in corpus.records}
+    assert {splits[name] for name in takes} == {"train"}, "four of 23 are more than are held out"
+    assert [set(group["files"]) for group in corpus.report["takes"]] == [set(takes)]
 
 
-def test_the_seed_chooses_the_splits():
-    assert split_names(50, seed=1) == split_names(50, seed=1)
-    assert split_names(50, seed=1) != split_names(50, seed=2)
+def test_takes_in_splits_that_the_source_names_stay_there_and_are_told(tmp_path, command):
+    names = {"a.mid": (0, 0, 0), "b.mid": (1, 0, 0), "c.mid": (0, 3, 0.2), "d.mid": (1, 0, 0.1)}
+    midi = melodies(tmp_path / "midi", names)
+    for name, split in zip(names, ("train", "train", "test", "train")):
+        (midi / split).mkdir(exist_ok=True)
+        (midi / name).rename(midi / split / name)
+    corpus = make(midi, tmp_path / "packed", workers=1)
+    assert corpus.splits() == {"train": 3, "test": 1}
+    assert corpus.report["takes"] == [{"files": ["test/c.mid", "train/a.mid"], "splits": ["test", "train"]}]
+    told = command("data", "prepare", midi, tmp_path / "again")
+    assert "the same music, in test and train, as the source says: test/c.mid, train/a.mid" in told.err
 
 
-def test_chosen_splits_keep_equal_pieces_together():
-    for seed in range(20):
-        names = split_names(0, seed=seed, digests=[b"a", b"b", b"c", b"a", b"b", b"c", b"a"])
-        assert names[0] == names[3] == names[6]
-        assert names[1] == names[4]
-        assert names[2] == names[5]
-        assert set(names) == set(shards.SPLITS)
+def test_pieces_of_one_composer_and_title_stay_together(tmp_path):
+    midi = melodies(tmp_path / "midi", {f"{n}.mid": (n, 0, 0) for n in range(40)}, notes=20)
+    rows = [{**row(f"{n}.mid", ""), "canonical_title": f"No. {n // 2}"} for n in range(40)]
+    for line in rows:
+        del line["split"]
+    corpus = make(midi, tmp_path / "packed", csv=write_csv(tmp_path / "songs.csv", rows), workers=1)
+    assert corpus.splits() == {"train": 32, "validation": 4, "test": 4}
+    titles = [{record.title for record in corpus.pieces(split)} for split in corpus.splits()]
+    assert not titles[0] & titles[1] | titles[0] & titles[2] | titles[1] & titles[2]
+
+
+def test_a_corpus_of_one_file_is_trained_on_with_a_word_on_what_that_means(tmp_path, command):
+    midi = melodies(tmp_path / "midi", {"a.mid": (0, 0, 0)}, notes=20)
+    word = "nothing is held out: validation reads training music, and no figure is of new music"
+    assert word in command("data", "prepare", midi, tmp_path / "packed").err
+    options = ("--recipe", "tiny", "--steps", "1", "--device", "cpu", "--json")
+    done = command("train", "--data", tmp_path / "packed", "--out", tmp_path / "run", *options)
+    assert done.code == 0, done.err
+    assert f"{tmp_path / 'packed'}: {word}" in done.err
+    assert done.figures["best_validation_nats_per_token"] > 0
 
 
 def test_a_train_copy_of_a_held_out_piece_is_left_out_and_reported(tmp_path):
@@ -192,7 +229,7 @@ def test_a_train_copy_of_a_held_out_piece_is_left_out_and_reported(tmp_path):
     assert sources(corpus, "train") == ["train/2 again.mid", "train/2.mid", "train/4.mid"]
     assert sources(corpus, "test") == ["test/1.mid", "test/3.mid"]
     assert sources(corpus, "validation") == ["validation/3.mid"]
-    left_out = {tuple(group["files"]): group["left_out"] for group in corpus.manifest["duplicates"]}
+    left_out = {tuple(group["files"]): group["left_out"] for group in corpus.report["duplicates"]}
     assert left_out == {
         ("test/1.mid", "train/1 again.mid", "train/1.mid"): ["train/1 again.mid", "train/1.mid"],
         ("test/3.mid", "validation/3.mid"): [],
@@ -211,7 +248,7 @@ def test_unusable_files_are_skipped_with_the_reason_and_the_others_packed(songs,
     table = songs / "songs.csv"
     table.write_text(table.read_text() + "x,y,train,1,silent.mid,1\n")
     corpus = make(songs, tmp_path / "packed", csv=table, workers=1)
-    reasons = {entry["file"]: entry["reason"] for entry in corpus.manifest["skipped"]}
+    reasons = {entry["file"]: entry["reason"] for entry in corpus.report["skipped"]}
     assert list(reasons) == ["2018/a.midi", "2019/d.midi", "e.MID", "silent.mid"]
     for (name, reason), word in zip(reasons.items(), ("empty", "cut short", "No such file", "no notes"), strict=True):
         assert word in reason
@@ -219,7 +256,7 @@ def test_unusable_files_are_skipped_with_the_reason_and_the_others_packed(songs,
     assert corpus.splits() == {"validation": 1, "test": 1}
 
 
-def test_what_was_mended_is_listed_and_older_corpora_have_no_such_list(tmp_path, command):
+def test_what_was_mended_is_listed(tmp_path, command):
     files = {
         "a.mid": ONE_NOTE,
         "b.MID.GZ": gzip.compress(ONE_NOTE),
@@ -235,14 +272,10 @@ def test_what_was_mended_is_listed_and_older_corpora_have_no_such_list(tmp_path,
         {"file": "c.kar", "mended": {"bytes of another file behind this one, left out": len(ONE_NOTE)}},
         {"file": "d.rmi", "mended": {"End of Track cut off": 1}},
     ]
-    assert corpus.manifest["mended"] == mended
+    assert corpus.report["mended"] == mended
     told = command("data", "prepare", tmp_path / "midi", tmp_path / "again")
     assert f"mended: {len(ONE_NOTE)} bytes of another file behind this one, left out in c.kar" in told.err + told.out
     assert command("data", "prepare", tmp_path / "midi", tmp_path / "third", "--json").figures["mended"] == mended
-    manifest = json.loads((tmp_path / "packed" / "manifest.json").read_text())
-    del manifest["mended"]
-    (tmp_path / "packed" / "manifest.json").write_text(json.dumps(manifest))
-    assert len(Corpus.open(tmp_path / "packed").records) == 4
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
@@ -343,7 +376,7 @@ def test_a_full_disk_gets_one_line_and_leaves_nothing(songs, tmp_path, limit_byt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["limited.py", "songs"]
 
 
-@pytest.mark.parametrize("step", ["write_shard", "write_manifest"])
+@pytest.mark.parametrize("step", ["write_shard", "write_corpus"])
 def test_a_disk_that_fills_late_keeps_the_old_corpus(corpus, songs, tmp_path, monkeypatch, step):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -410,8 +443,43 @@ def test_a_damaged_corpus_is_refused(corpus):
     with pytest.raises(RitornelloError, match="is missing"):
         Corpus.open(corpus.path)
     shard.write_bytes(whole)
-    for damaged in (text[:-20], "[]", text.replace('"notes"', '"tones"'), text.replace('"start": 0', '"start": 9999')):
+    for damaged in (text[:-20], "[]", text.replace('"checks"', '"chicks"')):
         manifest.write_text(damaged)
+        with pytest.raises(RitornelloError, match=r"manifest\.json: is damaged"):
+            Corpus.open(corpus.path)
+    manifest.write_text(text)
+    for name in ("pieces.npy", "names.jsonl"):
+        path, data = corpus.path / name, (corpus.path / name).read_bytes()
+        for place in range(0, len(data), 7):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+            with pytest.raises(RitornelloError, match="damaged"):
+                Corpus.open(corpus.path)
+        path.write_bytes(data)
+    for place in range(128):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with suppress(RitornelloError):
+            Corpus.open(corpus.path)
+    shard.write_bytes(whole)
+    (corpus.path / "report.json").write_text("{")
+    with pytest.raises(RitornelloError, match=r"report\.json: is damaged"):
+        Corpus.open(corpus.path).report["skipped"]
+
+
+def test_a_corpus_of_the_first_format_still_opens(corpus):
+    old = {"format_version": 1, "vocabulary": corpus.manifest["vocabulary"], "name": "old", "licence": "CC0"}
+    columns = ("composer", "title", "split", "shard", "start", "tokens", "notes", "seconds")
+    pieces = [{**{name: getattr(r, name) for name in columns}, "source": r.file} for r in corpus.records]
+    lists = {"shards": corpus.manifest["shards"], "skipped": [{"file": "x", "reason": "y"}], "duplicates": []}
+    text = json.dumps({**old, **lists, "pieces": pieces})
+    (corpus.path / "manifest.json").write_text(text)
+    for name in ("pieces.npy", "names.jsonl", "report.json"):
+        (corpus.path / name).unlink()
+    again = Corpus.open(corpus.path)
+    assert list(again.records) == list(corpus.records)
+    assert again.report == {"skipped": [{"file": "x", "reason": "y"}], "mended": [], "duplicates": [], "takes": []}
+    assert [again.tokens(r).tolist() for r in again.records] == [corpus.tokens(r).tolist() for r in corpus.records]
+    for damaged in (text.replace('"notes"', '"tones"'), text.replace('"start": 0', '"start": 9999')):
+        (corpus.path / "manifest.json").write_text(damaged)
         with pytest.raises(RitornelloError, match=r"manifest\.json: is damaged"):
             Corpus.open(corpus.path)
 
@@ -443,10 +511,165 @@ def test_real_performances_keep_their_splits_and_tokens(asap, tmp_path):
     for line in rows:
         line["midi_filename"] = str(asap / line["midi_filename"])
     corpus = make(asap, tmp_path / "packed", csv=write_csv(tmp_path / "some.csv", rows))
-    assert not corpus.manifest["skipped"]
-    found = {record.source: record for record in corpus.records}
+    assert not corpus.report["skipped"]
+    found = {record.file: record for record in corpus.records}
     for line in rows:
         record = found[line["midi_filename"]]
         assert record.split == line["split"]
         assert record.seconds == pytest.approx(float(line["duration"]), rel=0.2)
         assert corpus.tokens(record).tolist() == expected_tokens(Path(line["midi_filename"]))
+
+
+# ---- archives, parts, merging ----
+
+
+def packed_tar(folder: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.add(file, file.relative_to(folder).as_posix(), recursive=False)
+    return path
+
+
+@pytest.mark.parametrize("name", ["songs.tar", "songs.tar.gz"])
+def test_an_archive_is_packed_as_the_folder_in_it(songs, tmp_path, name):
+    expected = make(songs, tmp_path / "expected", workers=1, name="x")
+    corpus = make(packed_tar(songs, tmp_path / name), tmp_path / "packed", workers=1, name="x")
+    assert list(corpus.records) == list(expected.records)
+    assert [corpus.tokens(r).tolist() for r in corpus.records] == [
+        expected.tokens(r).tolist() for r in expected.records
+    ]
+
+
+def test_a_damaged_archive_gets_one_line_and_leaves_nothing(songs, tmp_path):
+    data = packed_tar(songs, tmp_path / "songs.tar.gz").read_bytes()
+    damaged = tmp_path / "damaged.tar.gz"
+    for content in (data[: len(data) // 2], data[:200] + b"\0" * 50 + data[250:], b"no archive", b""):
+        damaged.write_bytes(content)
+        with pytest.raises(RitornelloError, match=r"damaged\.tar\.gz: ") as caught:
+            make(damaged, tmp_path / "packed", workers=1)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "packed").exists()
+    with pytest.raises(RitornelloError, match=r"none\.tar: cannot be read"):
+        make(tmp_path / "none.tar", tmp_path / "packed", workers=1)
+
+
+def test_a_parquet_file_is_packed_row_by_row_and_a_row_without_bytes_is_skipped(songs, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    names = ["2018/a.midi", "2018/b.midi", "2019/c.midi", "e.MID"]
+    columns = {
+        "midi": [*((songs / name).read_bytes() for name in names[:3]), None],
+        "canonical_composer": ["Clara", "Clara", "Robert", "Robert"],
+        "split": ["train", "validation", "test", "train"],
+        "midi_filename": names,
+    }
+    path = tmp_path / "songs.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    corpus = make(path, tmp_path / "packed", workers=1)
+    assert [(r.file, r.composer, r.title, r.split) for r in corpus.records] == [
+        ("2018/a.midi", "Clara", "a", "train"),
+        ("2018/b.midi", "Clara", "b", "validation"),
+        ("2019/c.midi", "Robert", "c", "test"),
+    ]
+    assert [corpus.tokens(r).tolist() for r in corpus.records] == [expected_tokens(songs / name) for name in names[:3]]
+    assert corpus.report["skipped"] == [{"file": "e.MID", "reason": "holds nothing"}]
+    data = path.read_bytes()
+    for damaged, reason in ((data[:-9], "damaged"), (data[:60] + bytes(80) + data[140:], "damaged|cannot be read")):
+        path.write_bytes(damaged)
+        with pytest.raises(RitornelloError, match=rf"songs\.parquet: .*({reason})") as caught:
+            make(path, tmp_path / "again", workers=1)
+        assert "\n" not in str(caught.value)
+    parquet.write_table(pyarrow.table({"text": ["no bytes"]}), path)
+    with pytest.raises(RitornelloError, match="needs one column of bytes"):
+        make(path, tmp_path / "again", workers=1)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "songs.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RitornelloError, match=r"pip install 'ritornello\[parquet\]'"):
+        make(tmp_path / "songs.parquet", tmp_path / "packed", workers=1)
+
+
+def comparable(corpus: Corpus) -> list[tuple[object, ...]]:
+    columns = ("composer", "title", "split", "file", "notes", "seconds", "source")
+    return [(*(getattr(r, name) for name in columns), corpus.tokens(r).tolist()) for r in corpus.records]
+
+
+@pytest.mark.parametrize("tar", [True, False])
+def test_parts_joined_are_the_corpus_made_at_once(tmp_path, command, tar):
+    """Also with takes and copies in different parts, and a file that cannot be read."""
+    names = {f"{n:02d}.mid": (n % 9, n // 9, 0.1 * (n // 9)) for n in range(20)}
+    midi = melodies(tmp_path / "midi", names)
+    shutil.copy(midi / "03.mid", midi / "99.mid")
+    (midi / "10.mid").write_bytes(b"no")
+    source = packed_tar(midi, tmp_path / "midi.tar") if tar else midi
+    whole = make(source, tmp_path / "whole", seed=4, workers=1)
+    for part in (1, 2, 3):
+        done = command("data", "prepare", source, tmp_path / f"{part}", "--seed", 4, "--part", f"{part}/3")
+        assert f"part {part} of 3, 7 pieces" in done.err or f"part {part} of 3, 6 pieces" in done.err
+    folders = [tmp_path / name for name in ("2", "3", "1")]
+    assert command("data", "merge", tmp_path / "joined", *folders).code == 0
+    joined = Corpus.open(tmp_path / "joined")
+    assert comparable(joined) == comparable(whole)
+    assert joined.report == whole.report
+    assert len(whole.report["takes"]) == 9
+    assert whole.report["duplicates"]
+    assert joined.manifest["seed"] == 4
+
+
+def test_parts_that_do_not_make_a_whole_are_refused(songs, tmp_path):
+    parts = [make(songs, tmp_path / f"{n}", part=(n, 3), workers=1).path for n in (1, 2, 3)]
+    other = make(songs, tmp_path / "other", part=(2, 3), workers=1, seed=1).path
+    whole = make(songs, tmp_path / "whole", workers=1).path
+    for folders, reason in (
+        (parts[:2], "part 3 of 3 is missing"),
+        ([*parts, parts[0]], "4 folders for 3 parts"),
+        ([*parts[:2], whole], "part 3 of 3 is missing"),
+        ([parts[0], other, parts[2]], "has seed 1"),
+    ):
+        with pytest.raises(RitornelloError, match=reason):
+            merge(folders, tmp_path / "joined")
+    with pytest.raises(RitornelloError, match="have no weights"):
+        merge(parts, tmp_path / "joined", weights=[1, 1, 1])
+    with pytest.raises(RitornelloError, match=r"is part 1 of 3; join all parts"):
+        Corpus.open(parts[0])
+    with pytest.raises(RitornelloError, match="part is 4/3"):
+        make(songs, tmp_path / "fourth", part=(4, 3))
+    assert not (tmp_path / "joined").exists()
+
+
+def test_corpora_become_sources_with_weights_and_no_copy_of_what_is_held_out_is_trained_on(tmp_path):
+    write_songs(tmp_path / "a", {"train/1.mid": 1, "test/2.mid": 2})
+    write_songs(tmp_path / "b", {"train/2.mid": 2, "train/3.mid": 3})
+    write_songs(tmp_path / "c", {"train/4.mid": 4})
+    a, b, c = (make(tmp_path / name, tmp_path / f"{name} packed", licence=name.upper(), workers=1) for name in "abc")
+    both = merge([a.path, b.path], tmp_path / "both", weights=[1, 0.5])
+    all_three = merge([both.path, c.path], tmp_path / "all", weights=[2, 3], name="all")
+    assert [(r.file, r.split, r.source) for r in all_three.records] == [
+        ("train/1.mid", "train", 0),
+        ("train/3.mid", "train", 1),
+        ("train/4.mid", "train", 2),
+        ("test/2.mid", "test", 0),
+    ]
+    assert [all_three.tokens(r).tolist() for r in all_three.records] == [
+        expected_tokens(tmp_path / name) for name in ("a/train/1.mid", "b/train/3.mid", "c/train/4.mid", "a/test/2.mid")
+    ]
+    assert all_three.sources == [
+        {"name": "a packed", "licence": "A", "weight": 2.0},
+        {"name": "b packed", "licence": "B", "weight": 1.0},
+        {"name": "c packed", "licence": "C", "weight": 3.0},
+    ]
+    assert (all_three.name, all_three.licence) == ("all", "A; B; C")
+    assert both.report["duplicates"][0]["left_out"] == ["train/2.mid"]
+    for weights in ([1], [1, 0], [1, float("nan")], [1, 2000]):
+        with pytest.raises(RitornelloError, match="2 corpora need as many weights"):
+            merge([a.path, b.path], tmp_path / "none", weights=weights)
+
+
+def test_a_name_that_is_not_utf_8_costs_nothing(songs, tmp_path):
+    try:
+        (songs / "e.MID").rename(os.fsdecode(os.fsencode(songs) + b"/\xe9tude.mid"))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    corpus = make(songs, tmp_path / "packed", workers=1)
+    assert "\ufffdtude.mid" in {record.file for record in corpus.records}

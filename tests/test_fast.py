@@ -87,7 +87,7 @@ def test_packed_batches_are_the_plain_ones(corpus: Corpus, options: dict[str, An
 
 
 def test_packed_batches_tell_labels(corpus: Corpus) -> None:
-    how = {"motif_notes": 50, "labels": steering.labels(("Bach",), ("train",)), "told": 0.6}
+    how = {"motif_notes": 50, "labels": steering.labels(("Bach",), ("made up",)), "told": 0.6}
     plain, packed = lanes(corpus, **how), lanes(corpus, PackedLanes, workers=0, **how)
     told = 0
     for _ in range(30):

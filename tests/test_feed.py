@@ -23,6 +23,7 @@ from ritornello.codec import END, PAD, START
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation, Batch, Lanes, transposed
+from ritornello.feed.lanes import Order
 from ritornello.notes import Piece
 
 S = 16
@@ -148,6 +149,49 @@ def test_by_title_performances_of_two_composers_are_not_one_title(corpus: Corpus
     others = copy(corpus)
     others.records = [replace(record, composer=str(n)) for n, record in enumerate(corpus.records)]
     assert len(readings(lanes_of(others, by_title=True, epochs=1))) == len(TITLES)
+
+
+def with_sources(corpus: Corpus, *weights: float) -> Corpus:
+    """The same pieces, each in turn of the next source."""
+    made = copy(corpus)
+    made.manifest = {**corpus.manifest, "sources": [{"name": "", "licence": "", "weight": w} for w in weights]}
+    made.records = [replace(record, source=n % len(weights)) for n, record in enumerate(corpus.records)]
+    return made
+
+
+@pytest.mark.parametrize("by_title", [True, False])
+def test_an_epoch_reads_each_piece_of_a_source_as_often_as_its_weight_says(corpus: Corpus, by_title: bool) -> None:
+    """Pieces 0, 2, 4, 6 of a source that is read twice, 1, 3, 5 of one that is read at every fourth epoch."""
+    order = Order(with_sources(corpus, 2, 0.25), "train", seed=3, by_title=by_title)
+    epochs = [order(epoch).tolist() for epoch in range(8)]
+    if by_title:  # titles a (0, 2, 5), b (1, 4), and those of 3 and of 6; each of the source of its first piece
+        counts = Counter(
+            "b" if piece in (1, 4) else piece if piece in (3, 6) else "a" for epoch in epochs for piece in epoch
+        )
+        assert counts == {"a": 16, "b": 2, 3: 2, 6: 16}
+        return
+    assert Counter(piece for epoch in epochs for piece in epoch) == {0: 16, 2: 16, 4: 16, 6: 16, 1: 2, 3: 2, 5: 2}
+    for epoch in epochs:
+        assert Counter(piece for piece in epoch if piece % 2 == 0) == {0: 2, 2: 2, 4: 2, 6: 2}
+    turns = [piece for epoch in epochs for piece in epoch if piece % 2]
+    assert sorted(turns[:3]) == sorted(turns[3:]) == [1, 3, 5], "all are read before one is again"
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_weights_of_one_change_nothing_and_an_evaluation_knows_none(corpus: Corpus) -> None:
+    plain, equal = Order(corpus, "train", seed=3), Order(with_sources(corpus, 1, 1), "train", seed=3)
+    assert [plain(epoch).tolist() for epoch in range(5)] == [equal(epoch).tolist() for epoch in range(5)]
+    in_order = Order(with_sources(corpus, 3, 0.1), "train", seed=3, shuffle=False)
+    assert sorted(in_order(0).tolist()) == list(range(7))
+
+
+def test_epochs_that_read_nothing_are_passed_over(corpus: Corpus) -> None:
+    """Of the weight 0.05 seven pieces are read in twenty epochs."""
+    feed = lanes_of(with_sources(corpus, 0.05), 1)
+    begun = [batch.piece[0] for batch in islice(feed, 300) if batch.starts[0]]
+    assert len(begun) > 7
+    assert sorted(begun[:7]) == list(range(7))
+    assert feed.epoch >= 20
 
 
 def test_a_token_is_predicted_from_its_predecessor_and_the_first_from_start(corpus: Corpus) -> None:

@@ -67,6 +67,7 @@ MAY_NAME = {
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
     "matplotlib": r"charts\.py",
+    "pyarrow": r"corpus/sources\.py",
     "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
     r"studies/(run|measure)\.py|engines/framework\.py|cli/common\.py",
     "tomli": r"training/recipes\.py",

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.checkpoint import save_checkpoint
-from ritornello.corpus import Corpus, PieceRecord
-from ritornello.corpus.shards import shard_name, write_manifest, write_shard
+from ritornello.corpus import Corpus
+from ritornello.corpus.shards import ROW, SPLITS, Records, line_of, write_shard
+from ritornello.corpus.shards import write_corpus as write_corpus_files
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
@@ -34,17 +35,18 @@ def made_up_tokens(seed: int, *notes: int) -> list[Tokens]:
 def write_corpus(folder: Path, splits: Mapping[str, Iterable[Tokens]]) -> Corpus:
     """A corpus of the given pieces, one shard per split."""
     folder.mkdir(parents=True)
-    records, shards = [], []
+    rows, text, shards = [], b"", {}
     for split, pieces in splits.items():
-        pieces, name, start = list(pieces), shard_name(split, 0), 0
-        shards.append({"file": name, "tokens": write_shard(folder / name, pieces)})
+        pieces, name, start = list(pieces), f"{split}-000.npy", 0
         for number, tokens in enumerate(pieces):
             notes, seconds = int(np.sum(tokens < codec.NOTE_OFF)), codec.seconds_of(tokens)
-            source = f"{split}/{number}.mid"
-            records.append(PieceRecord("", str(number), split, source, name, start, len(tokens), notes, seconds))
+            place = SPLITS.index(split), len(shards), start
+            rows.append((len(rows), 0, *place, len(tokens), notes, seconds, len(text)))
+            text += line_of("", str(number), f"{split}/{number}.mid")
             start += len(tokens)
-    rest = {"name": "made up", "licence": "CC0", "shards": shards, "skipped": [], "duplicates": []}
-    write_manifest(folder, records, rest)
+        shards[name] = write_shard(folder / name, pieces)
+    records = Records(np.array(rows, ROW), text, list(shards))
+    write_corpus_files(folder, records, shards, {"name": "made up", "licence": "CC0"}, {})
     return Corpus.open(folder)
 
 

@@ -57,6 +57,7 @@ def train(
     """Train a model, or fine-tune one."""
     needs_torch()
     from ritornello.corpus import Corpus
+    from ritornello.corpus.shards import NOTHING_HELD_OUT
     from ritornello.horizons import requested
     from ritornello.training.display import watch
     from ritornello.training.loop import train as run_training
@@ -72,7 +73,9 @@ def train(
     its = chosen.model.schedule
     if schedule is not None and its and (change := requested(schedule, layers=its.layers).change):
         console.print(change)
-    corpus = Corpus.open(data)
+    corpus = (opened := Corpus.open(data)).with_validation()
+    if corpus is not opened:
+        console.print(f"{data}: {NOTHING_HELD_OUT}")
     with watch(console) as report:
         best = run_training(
             corpus,

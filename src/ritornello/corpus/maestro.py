@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import ssl
+import os
 import tempfile
-import time
-import urllib.error
 import urllib.request
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from ritornello.corpus.destination import check_destination
 from ritornello.corpus.prepare import Progress, prepare
@@ -27,6 +25,7 @@ CSV_NAME = "maestro-v3.0.0.csv"
 WANTED_SUFFIXES = (".mid", ".midi", ".csv")
 LICENCE = "CC BY-NC-SA 4.0"
 CHUNK_BYTES = 2**18
+TIMEOUT_S = 30.0  # of a connection that says nothing
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,13 @@ def fetch(
     official: Archive = OFFICIAL,
     url: str | None = None,
     workers: int | None = None,
-    timeout_s: float = 60.0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Corpus:
     """Makes the corpus ``destination`` from MAESTRO's archive.
 
     Without ``archive`` it is downloaded beside ``destination`` and kept there, so that a second call need not load it
-    again; a download that was cut goes on where it stopped, in this call or the next.
+    again.
 
     Args:
         destination: the corpus folder to make.
@@ -64,7 +62,6 @@ def fetch(
         official: what the archive must be.
         url: loads the same archive from elsewhere.
         workers: processes; None is one for each processor.
-        timeout_s: seconds that one file may take.
         overwrite: whether a corpus at ``destination`` may be replaced.
         progress: called with (bytes so far, bytes, "download"), later with (files so far, files, file name).
 
@@ -90,7 +87,6 @@ def fetch(
             name="MAESTRO v3.0.0",
             licence=LICENCE,
             workers=workers,
-            timeout_s=timeout_s,
             overwrite=overwrite,
             progress=progress,
         )
@@ -111,81 +107,30 @@ def _problem(path: Path, official: Archive) -> str:
     return "" if digest.hexdigest() == official.sha256 else f"has not the checksum of {official.name}"
 
 
-# ---- download ----
-
-
-def download(
-    url: str,
-    path: Path,
-    official: Archive,
-    *,
-    tries: int = 5,
-    pause_s: float = 2.0,
-    timeout_s: float = 30.0,
-    progress: Progress | None = None,
-) -> None:
-    """Loads ``url`` into ``path``, through ``path``.part, where a later call goes on if this one is cut short.
-
-    Raises:
-        RitornelloError: if ``tries`` connections bring nothing more, or what came is not the ``official`` archive.
-    """
-    part = path.with_name(path.name + ".part")
-    most_bytes = idle_tries = 0
-    reason = ""
-    while idle_tries < tries and _size_bytes(part) != official.size_bytes:
-        if idle_tries:
-            time.sleep(pause_s)
-        try:
-            _load_more(url, part, official, timeout_s, progress)
-            reason = "the connection was cut"
-        except _LOAD_ERRORS as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                break  # the server will not change its mind
-        except OSError as error:
-            raise RitornelloError(f"{part}: cannot be written ({error.strerror}); make room, then try again") from None
-        idle_tries = 0 if _size_bytes(part) > most_bytes else idle_tries + 1
-        most_bytes = max(most_bytes, _size_bytes(part))
-        if most_bytes > official.size_bytes:
-            break
-    if _size_bytes(part) < official.size_bytes:
+def download(url: str, path: Path, official: Archive, *, progress: Progress | None = None) -> None:
+    """Loads ``url`` into ``path``. Raises RitornelloError if it cannot be had, or is not the ``official`` archive."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    done_bytes = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply, part.open("wb") as file:
+            while done_bytes <= official.size_bytes and (chunk := reply.read(CHUNK_BYTES)):
+                file.write(chunk)
+                done_bytes += len(chunk)
+                if progress:
+                    progress(done_bytes, official.size_bytes, "download")
+        problem = _problem(part, official)
+        if problem:
+            raise RitornelloError(f"{url}: what it sent {problem}; try again, or give the file with --archive")
+        part.replace(path)
+    except (OSError, http.client.HTTPException) as error:  # of the network (URLError is one), or of the disk
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise RitornelloError(
-            f"{url}: cannot be downloaded ({reason}); try again later, or give the file with --archive"
-        )
-    problem = _problem(part, official)
-    if problem:
-        part.unlink()
-        raise RitornelloError(f"{url}: what it sent {problem}; it was deleted: try again, or use --archive")
-    part.replace(path)
-
-
-# URLError covers the network; a full disk is a plain OSError and no reason to try again.
-_LOAD_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-
-
-def _size_bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _load_more(url: str, part: Path, official: Archive, timeout_s: float, progress: Progress | None) -> None:
-    """Goes on with ``part`` over one connection, from its beginning if the server knows no ranges."""
-    have_bytes = _size_bytes(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have_bytes}-"} if have_bytes else {})
-    with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-        resumed = reply.status == http.HTTPStatus.PARTIAL_CONTENT and str(
-            reply.headers.get("Content-Range", "")
-        ).startswith(f"bytes {have_bytes}-")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab" if resumed else "wb") as file:
-            _copy(reply, file, have_bytes if resumed else 0, official.size_bytes, progress)
-
-
-def _copy(reply: BinaryIO, file: BinaryIO, done_bytes: int, size_bytes: int, progress: Progress | None) -> None:
-    while done_bytes <= size_bytes and (chunk := reply.read(CHUNK_BYTES)):
-        file.write(chunk)
-        done_bytes += len(chunk)
-        if progress:
-            progress(done_bytes, size_bytes, "download")
+            f"{url}: cannot be downloaded to {path} ({reason}); try again, or give the file with --archive"
+        ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 # ---- unpacking ----

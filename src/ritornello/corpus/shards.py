@@ -1,16 +1,23 @@
-"""The packed corpus: a folder with ``manifest.json`` and uint16 ``.npy`` shards, read by memory mapping.
+"""The packed corpus: a folder of memory-mapped files, opened without reading its pieces.
 
-A shard is the tokens of several pieces of one split, end to end; the manifest says where each piece starts. Shards stay
-below ``SHARD_BYTES`` unless one piece alone is longer. Needs numpy and the standard library only.
+A shard, a uint16 ``.npy``, is the tokens of several pieces, end to end; shards stay below ``SHARD_BYTES`` unless one
+piece alone is longer. ``pieces.npy`` has a row for each piece (`ROW`) and says where it starts, ``names.jsonl`` its
+composer, title and file, ``report.json`` what was skipped, mended or found twice; ``manifest.json`` has the rest. Needs
+numpy and the standard library only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import mmap
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +27,28 @@ from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 
 Tokens = NDArray[np.uint16]
+Rows = NDArray[np.void]  # (N,) of ROW
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+FORMAT_VERSION = 2
+MANIFEST, REPORT, ROWS, NAMES = "manifest.json", "report.json", "pieces.npy", "names.jsonl"
 SPLITS = ("train", "validation", "test")
+NOTHING_HELD_OUT = "nothing is held out: validation reads training music, and no figure is of new music"
+UNDECIDED = len(SPLITS)  # the split of pieces in a part whose source names none
 SHARD_BYTES = 64 * 2**20
 TOKEN_TYPE = np.dtype("<u2")
+ROW = np.dtype(
+    [
+        ("number", "<u4"),  # place among the files that the corpus was made from
+        ("source", "<u2"),
+        ("split", "u1"),  # place in SPLITS, or UNDECIDED
+        ("shard", "<u4"),  # place among the manifest's shards
+        ("start", "<u8"),
+        ("tokens", "<u4"),
+        ("notes", "<u4"),
+        ("seconds", "<f8"),
+        ("text", "<u8"),  # place of its line in names.jsonl, in bytes
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +58,46 @@ class PieceRecord:
     composer: str
     title: str
     split: str
-    source: str  # the MIDI file, relative to the folder or CSV it was prepared from
+    file: str  # the MIDI file, relative to what it was prepared from
     shard: str  # file name
     start: int  # tokens before the piece in its shard
     tokens: int  # END included
     notes: int
     seconds: float  # of music, as tokenised
+    source: int = 0  # place among the corpus's sources
+
+
+class Records(Sequence[PieceRecord]):
+    """Pieces in a table, each made when it is asked for.
+
+    Args:
+        rows: (N,) of `ROW`.
+        text: JSON lines (composer, title, file), where ``rows`` say.
+        shards: file names.
+    """
+
+    def __init__(self, rows: Rows, text: bytes | mmap.mmap, shards: Sequence[str]) -> None:
+        self.rows, self.text, self.shards = rows, text, shards
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> PieceRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> Records: ...
+    def __getitem__(self, place: int | slice) -> PieceRecord | Records:
+        if isinstance(place, slice):
+            return Records(self.rows[place], self.text, self.shards)
+        _, source, split, shard, start, tokens, notes, seconds, text = self.rows[place].item()
+        composer, title, file = self.names(text)
+        name = (*SPLITS, "")[split]
+        return PieceRecord(composer, title, name, file, self.shards[shard], start, tokens, notes, seconds, source)
+
+    def names(self, text: int) -> list[str]:
+        """Composer, title and file in the line at ``text``."""
+        names: list[str] = json.loads(self.text[text : self.text.find(b"\n", text)])
+        return names
 
 
 class Corpus:
@@ -49,41 +106,51 @@ class Corpus:
     Attributes:
         path: the folder.
         manifest: everything that ``manifest.json`` says, as plain dictionaries and lists.
-        records: every piece, train first, then validation and test.
+        table: every piece, train first, then validation and test.
+        records: the same, or others that a caller puts in their place.
+        shards: the mapped tokens by file name.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], records: list[PieceRecord]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], table: Records) -> None:
         self.path = path
         self.manifest = manifest
-        self.records = records
-        self._shards: dict[str, Tokens] = {}
+        self.table = table
+        self.records: Sequence[PieceRecord] = table
+        self.shards: dict[str, Tokens] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Corpus:
         """Opens the corpus in folder ``path``.
 
         Raises:
-            RitornelloError: if there is none, it has another format or vocabulary, or a shard is missing or cut short.
+            RitornelloError: if there is none, it is a part, has another format or vocabulary, or is damaged.
         """
+        corpus = cls.open_part(path)
+        if corpus.part:
+            which = "part {} of {}".format(*corpus.part)
+            raise RitornelloError(f"{path}: is {which}; join all parts with 'ritornello data merge'")
+        return corpus
+
+    @classmethod
+    def open_part(cls, path: str | Path) -> Corpus:
+        """Like `open`; the folder may also be a part, whose pieces may have no split yet."""
         path = Path(path)
-        manifest = _read_manifest(path)
-        if manifest.get("format_version") != FORMAT_VERSION:
+        manifest = _read_json(path, MANIFEST)
+        if manifest.get("format_version") not in (1, FORMAT_VERSION):
             raise RitornelloError(
-                f"{path}: corpus format {manifest.get('format_version')}, this program reads {FORMAT_VERSION}; "
+                f"{path}: corpus format {manifest.get('format_version')}, this program reads up to {FORMAT_VERSION}; "
                 "prepare the corpus again"
             )
         if manifest.get("vocabulary") != FINGERPRINT:
             raise RitornelloError(f"{path}: made with another vocabulary; prepare the corpus again")
         try:
-            records = [PieceRecord(**piece) for piece in manifest["pieces"]]
             shards = {str(shard["file"]): int(shard["tokens"]) for shard in manifest["shards"]}
+            records = _of_format_1(manifest, shards) if manifest["format_version"] == 1 else _mapped(path, manifest)
         except (KeyError, TypeError, ValueError):
             raise RitornelloError(f"{path / MANIFEST}: is damaged; prepare the corpus again") from None
         corpus = cls(path, manifest, records)
         for name, tokens in shards.items():
-            corpus._shards[name] = _map_shard(path / name, tokens)
-        if any(record.start + record.tokens > shards.get(record.shard, -1) for record in records):
-            raise RitornelloError(f"{path / MANIFEST}: is damaged; prepare the corpus again")
+            corpus.shards[name] = _map_shard(path / name, tokens)
         return corpus
 
     @property
@@ -95,70 +162,148 @@ class Corpus:
         """The licence of the performances, as given when the corpus was prepared; empty if it was not."""
         return str(self.manifest["licence"])
 
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Name, licence and weight of each source; the weight says how often an epoch reads each of its pieces."""
+        own = {"name": self.name, "licence": self.licence, "weight": 1.0}
+        sources: list[dict[str, Any]] = self.manifest.get("sources", [own])
+        return sources
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(i, n) of the i-th of n parts; None for a whole corpus."""
+        part = self.manifest.get("part")
+        return part and (part[0], part[1])
+
+    @cached_property
+    def report(self) -> dict[str, list[Any]]:
+        """Lists of what was ``skipped``, ``mended``, found twice (``duplicates``) or in several ``takes``."""
+        of_file = self.manifest if self.manifest["format_version"] == 1 else _read_json(self.path, REPORT)
+        return {name: of_file.get(name, []) for name in ("skipped", "mended", "duplicates", "takes")}
+
     def splits(self) -> dict[str, int]:
         """The splits that hold pieces, and how many."""
-        counts = {split: sum(record.split == split for record in self.records) for split in SPLITS}
+        counts = {split: len(self._of(split)) for split in SPLITS}
         return {split: count for split, count in counts.items() if count}
 
-    def pieces(self, split: str) -> list[PieceRecord]:
+    def pieces(self, split: str) -> Sequence[PieceRecord]:
         """The pieces of ``split``. Raises RitornelloError if it has none."""
-        found = [record for record in self.records if record.split == split]
-        if not found:
+        pieces = self._of(split) if split in SPLITS else []
+        if not pieces:
             there = ", ".join(f"{name} ({count})" for name, count in self.splits().items())
             raise RitornelloError(f"{self.path}: no pieces in split {split!r}; it has {there}")
-        return found
+        return pieces
+
+    def with_validation(self) -> Corpus:
+        """The same; where no piece is held out for validation, a copy that has those of train there too."""
+        if self._of("validation"):
+            return self
+        corpus, train = copy(self), list(self.pieces("train"))
+        again = [replace(record, split="validation") for record in train]
+        corpus.records = [*train, *again, *self._of("test")]
+        return corpus
+
+    def _of(self, split: str) -> Sequence[PieceRecord]:
+        place = SPLITS.index(split)
+        start, stop = (bisect_left(self.records, at, key=lambda r: SPLITS.index(r.split)) for at in (place, place + 1))
+        return self.records[start:stop]
 
     def tokens(self, record: PieceRecord) -> Tokens:
         """(T,) the tokens of one piece, END last: a read-only view of the mapped file."""
-        return self._shards[record.shard][record.start : record.start + record.tokens]
+        return self.shards[record.shard][record.start : record.start + record.tokens]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Corpus.open, (self.path,))  # another process maps the files itself
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _of_format_1(manifest: dict[str, Any], shards: dict[str, int]) -> Records:
+    """The pieces of format 1, which has them in the manifest."""
+    files, rows, text = list(shards), [], b""
+    for number, piece in enumerate(manifest["pieces"]):
+        place = SPLITS.index(piece["split"]), files.index(piece["shard"])
+        rows.append((number, 0, *place, *(piece[name] for name in ("start", "tokens", "notes", "seconds")), len(text)))
+        text += line_of(piece["composer"], piece["title"], piece["source"])
+        if piece["start"] + piece["tokens"] > shards[piece["shard"]]:
+            raise ValueError("a piece lies outside its shard")
+    return Records(np.array(rows, ROW), text, files)
+
+
+def _mapped(path: Path, manifest: dict[str, Any]) -> Records:
+    rows = _map_array(path / ROWS)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        with (path / NAMES).open("rb") as file:
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        raise RitornelloError(f"{path / NAMES}: is missing or damaged; prepare the corpus again") from None
+    checks = [zlib.crc32(rows.tobytes()) if rows.dtype == ROW else 0, zlib.crc32(text)]
+    if (len(rows), checks) != (manifest["pieces"], manifest["checks"]):
+        raise RitornelloError(f"{path}: {ROWS} or {NAMES} is damaged; prepare the corpus again")
+    return Records(rows, text, [str(shard["file"]) for shard in manifest["shards"]])
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((path / name).read_text(encoding="utf-8"))
     except OSError:
-        raise RitornelloError(
-            f"{path}: no corpus here (no {MANIFEST}); make one with 'ritornello data prepare'"
-        ) from None
+        raise RitornelloError(f"{path}: no corpus here (no {name}); make one with 'ritornello data prepare'") from None
     except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise RitornelloError(f"{path / MANIFEST}: is damaged; prepare the corpus again")
-    return manifest
+        content = None
+    if not isinstance(content, dict):
+        raise RitornelloError(f"{path / name}: is damaged; prepare the corpus again")
+    return content
 
 
 def _map_shard(path: Path, tokens: int) -> Tokens:
-    try:
-        shard = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise RitornelloError(f"{path}: is missing; prepare the corpus again") from None
-    except (OSError, ValueError):  # ValueError is numpy's for a file shorter than its header says
-        raise RitornelloError(f"{path}: is cut short or damaged; prepare the corpus again") from None
+    shard = _map_array(path)
     if shard.dtype != TOKEN_TYPE or shard.shape != (tokens,):
         raise RitornelloError(f"{path}: is not the shard that the manifest describes; prepare the corpus again")
-    return np.asarray(shard)
+    return shard
 
 
-def shard_name(split: str, number: int) -> str:
-    return f"{split}-{number:03d}.npy"
+def _map_array(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except FileNotFoundError:
+        raise RitornelloError(f"{path}: is missing; prepare the corpus again") from None
+    except Exception:  # numpy has no one kind of error for a damaged header, or a file shorter than it says
+        raise RitornelloError(f"{path}: is cut short or damaged; prepare the corpus again") from None
+
+
+# ---- writing; each raises OSError as the disk does ----
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes a ``.npy``, a little-endian one-dimensional array."""
+    with path.open("wb") as file:
+        descr = np.lib.format.dtype_to_descr(array.dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": array.shape})
+        file.write(np.ascontiguousarray(array).data)  # not ndarray.tofile, which loses the reason of a failed write
 
 
 def write_shard(path: Path, pieces: Iterable[Tokens]) -> int:
-    """Writes one shard; gives its length in tokens. Raises OSError as the disk does."""
+    """Writes one shard; gives its length in tokens."""
     tokens = np.concatenate(list(pieces)).astype(TOKEN_TYPE, copy=False)
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": TOKEN_TYPE.str, "fortran_order": False, "shape": tokens.shape}
-        )
-        file.write(tokens.data)  # not ndarray.tofile, which loses the reason of a failed write
+    write_array(path, tokens)
     return len(tokens)
 
 
-def write_manifest(path: Path, records: Iterable[PieceRecord], rest: dict[str, Any]) -> None:
-    """Writes the manifest into folder ``path``. Raises OSError as the disk does."""
-    manifest = {"format_version": FORMAT_VERSION, "vocabulary": FINGERPRINT, **rest}
-    manifest["pieces"] = [asdict(record) for record in records]
-    write_whole(path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+def line_of(composer: str, title: str, file: str) -> bytes:
+    """A line of ``names.jsonl``."""
+    return json.dumps([composer, title, file], ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def write_corpus(path: Path, records: Records, shards: dict[str, int], manifest: dict[str, Any], report: Any) -> None:
+    """Writes all of the corpus in folder ``path`` but its shards, whose names and lengths are given."""
+    rows = records.rows.copy()
+    place, text_check = 0, 0
+    with (path / NAMES).open("wb") as file:
+        for number, text in enumerate(rows["text"].tolist()):
+            line = records.text[text : records.text.find(b"\n", text) + 1]
+            rows["text"][number] = place
+            place, text_check = place + file.write(line), zlib.crc32(line, text_check)
+    write_array(path / ROWS, rows)
+    write_whole(path / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    head = {"format_version": FORMAT_VERSION, "vocabulary": FINGERPRINT, **manifest, "pieces": len(rows)}
+    head["checks"] = [zlib.crc32(rows.tobytes()), text_check]
+    head["shards"] = [{"file": file, "tokens": tokens} for file, tokens in shards.items()]
+    write_whole(path / MANIFEST, json.dumps(head, indent=1, ensure_ascii=False) + "\n")

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.corpus import Corpus, PieceRecord
+from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import blank_context, check_corpus
+from ritornello.feed.lanes import Order, blank_context, check_corpus
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -85,11 +85,11 @@ class Crops:
         if not 1 <= lanes <= 65536:
             raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
         self.corpus = corpus
-        self.records: list[PieceRecord] = corpus.pieces(split)
+        self._order_of = Order(corpus, split, seed=seed)
+        self.records = self._order_of.records
         self._lanes, self._context_tokens, self._latents = lanes, context_tokens, latents
         self._segmentation, self._piece_tokens, self._seed = segmentation, piece_tokens, seed
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
-        self._corpus_tokens = sum(record.tokens for record in self.records)
         self._own, self._exchange = range(lanes)[share or slice(None)], exchange
         self._epoch, self._next, self._crop = 0, 0, 0
         self._order = self._order_of(0)
@@ -104,7 +104,7 @@ class Crops:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON-able integers."""
-        return {"corpus_tokens": self._corpus_tokens, "epoch": self._epoch, "next": self._next, "crop": self._crop}
+        return {"corpus_tokens": self._order_of.tokens, "epoch": self._epoch, "next": self._next, "crop": self._crop}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -112,7 +112,7 @@ class Crops:
         Raises:
             RitornelloError: if the pieces are others than then.
         """
-        check_corpus(self.corpus, self._corpus_tokens, state["corpus_tokens"])
+        check_corpus(self.corpus, self._order_of.tokens, state["corpus_tokens"])
         self._epoch, self._next, self._crop = state["epoch"], state["next"], state["crop"]
         self._order = self._order_of(self._epoch)
 
@@ -121,16 +121,12 @@ class Crops:
         """The epoch that crops are being taken from, from 0."""
         return self._epoch
 
-    def _order_of(self, epoch: int) -> list[int]:
-        order: list[int] = np.random.default_rng([self._seed, epoch]).permutation(len(self.records)).tolist()
-        return order
-
     def _take(self, own: bool) -> tuple[int, NDArray[np.uint16], int, int] | None:
         """A piece, its tokens, where the crop begins, and where it ends; None for another process's."""
-        if self._next >= len(self._order):
+        while self._next >= len(self._order):
             self._epoch, self._next = self._epoch + 1, 0
             self._order = self._order_of(self._epoch)
-        piece = self._order[self._next]
+        piece = int(self._order[self._next])
         if not own and self._segmentation != "sequential":  # where the next crop is depends on no other's length
             self._next += 1
             return None

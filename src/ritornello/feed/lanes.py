@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +39,83 @@ class _Lane:
     context: codec.Context | None
     hints: NDArray[np.int16] | None
     labels: NDArray[np.int64] | None
+
+
+class Order:
+    """Which pieces of a split each epoch reads, in which order.
+
+    An epoch reads each piece as often as its source's weight says: of a weight of 0.5, half the pieces, and the other
+    half in the next epoch; of 2, all of them twice.
+
+    Args:
+        corpus, split, seed, shuffle, by_title, pieces: see `Lanes`.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        by_title: bool = False,
+        pieces: list[int] | None = None,
+    ) -> None:
+        self.records: Sequence[PieceRecord] = corpus.pieces(split)
+        self._seed, self._shuffle = seed, shuffle
+        self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
+        self._tokens = np.fromiter((record.tokens for record in self.records), np.int64, len(self.records))
+        self._titles = self._performances_by_title() if by_title else None
+        weights = [float(source["weight"]) for source in corpus.sources] if shuffle else [1.0]
+        self._shares = [(1.0, np.arange(len(self._titles or self._indices)))]
+        if len(weights) > 1 or weights[0] != 1:
+            firsts = self._indices if self._titles is None else [performances[0] for performances in self._titles]
+            of_source = np.array([self.records[int(first)].source for first in firsts])
+            self._shares = [(weight, np.flatnonzero(of_source == source)) for source, weight in enumerate(weights)]
+
+    @property
+    def tokens(self) -> int:
+        """Those of all pieces that may be read."""
+        return int(self._tokens[self._indices].sum())
+
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
+        """The epoch's pieces: indices of the split."""
+        turns = [self._turns(place, epoch) for place in range(len(self._shares))]
+        units, rounds = (np.concatenate(columns) for columns in zip(*turns))
+        order = np.argsort(units, kind="stable")
+        units, rounds = units[order], rounds[order]
+        pieces = self._indices[units] if self._titles is None else self._of_each_title(self._titles, units, rounds)
+        if self._shuffle:
+            return np.random.default_rng([self._seed, epoch]).permutation(pieces)
+        return pieces[np.argsort(-self._tokens[pieces], kind="stable")]
+
+    def _turns(self, source: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pieces (or titles) that an epoch reads of a source, and how often each was read before."""
+        weight, units = self._shares[source]
+        turns = np.arange(round(epoch * weight * len(units)), round((epoch + 1) * weight * len(units)))
+        rounds, place = np.divmod(turns, max(1, len(units)))
+        if weight != 1:
+            for turn in set(rounds.tolist()):
+                order = np.random.default_rng([self._seed, turn, source]).permutation(len(units))
+                place[rounds == turn] = order[place[rounds == turn]]
+        return units[place], rounds
+
+    def _performances_by_title(self) -> list[list[int]]:
+        titles: dict[tuple[str, ...], list[int]] = {}
+        for i in map(int, self._indices):
+            record = self.records[i]
+            titles.setdefault((record.composer, record.title) if record.title else (str(i),), []).append(i)
+        return list(titles.values())
+
+    def _of_each_title(
+        self, titles: list[list[int]], units: NDArray[np.int64], rounds: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """A performance of each: all of a title's are read before one of them is again."""
+        chosen = []
+        for number, times in zip(units.tolist(), rounds.tolist()):
+            turn, place = divmod(times, len(titles[number]))
+            chosen.append(np.random.default_rng([self._seed, turn, number]).permutation(titles[number])[place])
+        return np.array(chosen)
 
 
 class Lanes:
@@ -100,15 +177,13 @@ class Lanes:
         if groups > 1 and epochs is not None:
             raise ValueError("groups take turns in an endless stream only")
         self.corpus = corpus
-        self.records: list[PieceRecord] = corpus.pieces(split)
+        self._order_of = Order(corpus, split, seed=seed, shuffle=shuffle, by_title=by_title, pieces=pieces)
+        self.records = self._order_of.records
         self.segment_tokens = segment_tokens
-        self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
-        self._seed, self._shuffle, self._epochs = seed, shuffle, epochs
+        self._seed, self._epochs = seed, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
         self._labels, self._told = {name: number for number, name in enumerate(labels, 1)}, told
         self._piece_tokens = piece_tokens
-        self._titles = self._performances_by_title() if by_title else None
-        self._corpus_tokens = sum(self.records[i].tokens for i in self._indices)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
         self._lanes: list[_Lane | None] = [None] * (lanes * groups)
@@ -133,7 +208,7 @@ class Lanes:
         """Where every lane stands, as JSON-able integers."""
         lanes = [lane and {"epoch": lane.epoch, "piece": lane.piece, "position": lane.position} for lane in self._lanes]
         counts = {"epoch": self._epoch, "next": self._next, "group": self._group}
-        return {"corpus_tokens": self._corpus_tokens, **counts, "lanes": lanes}
+        return {"corpus_tokens": self._order_of.tokens, **counts, "lanes": lanes}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to where `state` was taken, in a feed made with the same arguments.
@@ -141,7 +216,7 @@ class Lanes:
         Raises:
             RitornelloError: if the pieces or the number of lanes are others than then.
         """
-        check_corpus(self.corpus, self._corpus_tokens, state.get("corpus_tokens", self._corpus_tokens))
+        check_corpus(self.corpus, self._order_of.tokens, state.get("corpus_tokens", self._order_of.tokens))
         if len(state["lanes"]) != len(self._lanes):
             raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
         self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
@@ -157,31 +232,8 @@ class Lanes:
         """The epoch that pieces are being taken from, from 0."""
         return self._epoch
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
-        pieces = self._indices if self._titles is None else self._of_each_title(self._titles, epoch)
-        if self._shuffle:
-            return np.random.default_rng([self._seed, epoch]).permutation(pieces)
-        lengths = np.array([self.records[i].tokens for i in pieces])
-        return pieces[np.argsort(-lengths, kind="stable")]
-
-    def _performances_by_title(self) -> list[list[int]]:
-        titles: dict[tuple[str, ...], list[int]] = {}
-        for i in map(int, self._indices):
-            record = self.records[i]
-            titles.setdefault((record.composer, record.title) if record.title else (str(i),), []).append(i)
-        return list(titles.values())
-
-    def _of_each_title(self, titles: list[list[int]], epoch: int) -> NDArray[np.int64]:
-        """The epoch's performance of each: all of a title's are read before one of them is again."""
-        chosen = []
-        for number, performances in enumerate(titles):
-            turn, place = divmod(epoch, len(performances))
-            order = np.random.default_rng([self._seed, turn, number]).permutation(performances)
-            chosen.append(order[place])
-        return np.array(chosen)
-
     def _take(self, own: bool) -> _Lane | None:
-        if self._next >= len(self._order):
+        while self._next >= len(self._order):  # an epoch of small weights may be empty
             if self._epochs is not None and self._epoch + 1 >= self._epochs:
                 return None
             self._epoch, self._next = self._epoch + 1, 0
@@ -212,7 +264,7 @@ class Lanes:
     def _labels_of(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         """(T, COLUMNS) what is told with each token; 0 for nothing, or where there is no such label."""
         record = self.records[piece]
-        of_piece = (f"composer={record.composer}", f"source={record.source.split('/')[0]}")
+        of_piece = (f"composer={record.composer}", f"source={self.corpus.sources[record.source]['name']}")
         found = np.zeros((len(tokens), steering.COLUMNS), np.int64)
         found[:, :2] = [self._labels.get(name, 0) for name in of_piece]
         steps = steering.following(tokens)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -24,10 +27,8 @@ TRACK_NAME, END_OF_TRACK, SET_TEMPO = 0x03, 0x2F, 0x51
 SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # messages that do not belong in a file, but are found there
 HIGH_BYTES = "data bytes above 127, clipped or left out"
 PADDING = bytes(16)  # reading ahead never leaves the data
-WINDOW_BYTES = 2**16  # of the file for which the table is made at once: so that it stays in the processor's cache
 TABLED_DELTA_BYTES = 2  # longer delta times are too rare to be worth it
 TABLED_BYTES = TABLED_DELTA_BYTES + 3  # of delta time and event together
-PLACES = np.arange(WINDOW_BYTES + TABLED_BYTES)
 
 
 class DamageError(Exception):
@@ -99,38 +100,72 @@ def _message_tables() -> tuple[NDArray[np.uint16], Bytes]:
 MOVED, LEAST = _message_tables()
 
 
-def _event_bytes() -> bytes:
-    """For each byte in a status byte's place: 1 + the bytes of its event, 0 for the rare events."""
-    sizes = bytearray(256)
-    sizes[:0x80] = bytes([3]) * 0x80  # running status: two data bytes
-    sizes[0x80:0xC0] = bytes([4]) * 0x40
-    sizes[0xE0:0xF0] = bytes([4]) * 0x10
-    return bytes(sizes)
+EVENT_BYTES = bytes([3] * 0x80 + [4] * 0x40 + [0] * 0x20 + [4] * 0x10 + [0] * 0x10)
+"""for each byte in a status byte's place, 1 + the bytes of its event; 3 for running status, 0 for rare events"""
 
 
-EVENT_BYTES = _event_bytes()
+def _places() -> array[int]:
+    return array("q")
+
+
+@dataclass
+class Track:
+    """What was read of one track, in the order of its bytes."""
+
+    begin: int
+    end: int
+    """the place behind it"""
+    is_closed: bool = False
+    """whether an End of Track stands there"""
+    title: str = ""
+    leaps: array[int] = field(default_factory=_places)
+    """places at which eight events begin (each at its delta time)"""
+    singles: array[int] = field(default_factory=_places)
+    """those at which one does, and among them the rare ones"""
+    rare: array[int] = field(default_factory=_places)
+    tempos: array[int] = field(default_factory=_places)
+    """place << 24 | microseconds"""
+    programs: array[int] = field(default_factory=_places)
+    """place << 16 | channel << 8 | program"""
+    mended: Counter[str] = field(default_factory=Counter)
+
+    def add_program(self, place: int, status: int, program: int) -> None:
+        if program >= 0x80:
+            self.mended[HIGH_BYTES] += 1
+        elif status >> 4 == 0xC:
+            self.programs.append(place << 16 | (status & 15) << 8 | program)
+
+    def add_tempo(self, place: int, content: bytes) -> None:
+        tempo_us = int.from_bytes(content, "big") if len(content) == 3 else 0
+        if tempo_us:
+            self.tempos.append(place << 24 | tempo_us)
+        else:  # 0 would stop time
+            self.mended["tempo events without a tempo, left out"] += 1
+
+    def extend(self, more: Track) -> None:
+        """Goes on with what was read behind the end."""
+        for name in ("leaps", "singles", "rare", "tempos", "programs", "mended"):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.end, self.is_closed, self.title = more.end, more.is_closed, self.title or more.title
 
 
 class Walk:
     """Walks through the tracks of a file, in the file's order; then `events` gives what they hold.
 
     Attributes:
-        tracks: where each track that was read begins.
+        tracks: those that were read.
         mended: counts what did not fit and was read or left out anyway.
     """
 
     def __init__(self, data: bytes, mended: Counter[str]) -> None:
         self.data = data + PADDING
         self.mended = mended
-        self.tracks: list[int] = []
-        self.ends: list[int] = []
-        self.starts = bytearray(len(self.data))  # 1 where the delta time of an event begins
-        self.rare = bytearray(len(self.data))  # 1 where that of a rare one begins
-        self.tempos = array("q")  # place << 24 | microseconds
-        self.programs = array("q")  # place << 16 | channel << 8 | program
-        self.title = ""
-        self.low = self.high = 0  # the table is of the places from low to high
-        self.leaps = array("q")  # places in the table from which eight events were taken
+        self.tracks: list[Track] = []
+        self._make_table()
+
+    @property
+    def title(self) -> str:
+        return next((track.title for track in self.tracks if track.title), "")
 
     def read(self, start: int, stop: int, *, whole: bool = False) -> int:
         """Reads a track from ``start`` to ``stop``; gives where it ends.
@@ -139,119 +174,92 @@ class Walk:
         DamageError, with nothing read, if the bytes before that are no sequence of events, or the track is to be
         ``whole`` and does not end at ``stop`` with an End of Track.
         """
-        before = self._state()
-        try:
-            end, is_closed = self._to_end_of_track(start, stop)
-            if end < stop:
-                end, is_closed = self._behind_end_of_track(end, stop)
-            if whole and not (is_closed and end == stop):
-                raise DamageError("cut short")
-        except DamageError:
-            self._undo(before, start, stop)
-            raise
-        self.tracks.append(start)
-        self.ends.append(end)
-        return end
+        track = Track(start, start)
+        self._to_end_of_track(track, stop)
+        if track.end < stop and not self.data.startswith(b"MTrk", track.end):
+            with suppress(DamageError):
+                self._behind_end_of_track(track, stop)
+        if whole and not (track.is_closed and track.end == stop):
+            raise DamageError("cut short")
+        self.mended.update(track.mended)
+        self.tracks.append(track)
+        return track.end
 
     def read_completed(self, start: int, rest: bytes) -> bool:
         """Reads the last track with ``rest`` behind the file's bytes; whether it is whole so."""
-        self._mark()
-        self.low = self.high = 0
-        stop = len(self.data) - len(PADDING) + len(rest)
         self.data = self.data[: -len(PADDING)] + rest + PADDING
-        self.starts.extend(bytes(len(rest)))
-        self.rare.extend(bytes(len(rest)))
-        try:
-            self.read(start, stop, whole=True)
-        except DamageError:
-            return False
-        self.mended["End of Track cut off"] += 1
-        return True
+        self._make_table()
+        with suppress(DamageError):
+            self.read(start, len(self.data) - len(PADDING), whole=True)
+            self.mended["End of Track cut off"] += 1
+            return True
+        return False
 
-    def _behind_end_of_track(self, place: int, stop: int) -> tuple[int, bool]:
-        if self.data.startswith(b"MTrk", place):
-            return place, True
-        before, end, is_closed = self._state(), place, True
-        try:
-            while is_closed and end < stop:
-                end, is_closed = self._to_end_of_track(end, stop)
-            self._mark()
-            common = np.frombuffer(self.starts, np.uint8)[place:end] > np.frombuffer(self.rare, np.uint8)[place:end]
-            data = np.frombuffer(self.data, np.uint8)
-            _messages(data, _deltas(data, place + np.flatnonzero(common))[0])
-        except DamageError:
-            self._undo(before, place, stop)
-            return place, True
-        self.mended["tracks that go on behind an End of Track"] += 1
-        return end, is_closed
+    def _behind_end_of_track(self, track: Track, stop: int) -> None:
+        more = Track(track.end, track.end, is_closed=True)
+        while more.is_closed and more.end < stop:
+            self._to_end_of_track(more, stop)
+        starts = np.setdiff1d(self._starts([more]), more.rare)
+        data = np.frombuffer(self.data, np.uint8)
+        _messages(data, _deltas(data, starts)[0])
+        more.mended["tracks that go on behind an End of Track"] += 1
+        track.extend(more)
 
-    def _state(self) -> tuple[Any, ...]:
-        return self.low, len(self.leaps), len(self.tempos), len(self.programs), self.title, self.mended.copy()
-
-    def _undo(self, state: tuple[Any, ...], start: int, stop: int) -> None:
-        """Forgets what was read from ``start`` to ``stop`` since the walk was in ``state``."""
-        low, leaps, tempos, programs, self.title, mended = state
-        del self.leaps[leaps if low == self.low else 0 :], self.tempos[tempos:], self.programs[programs:]
-        self.starts[start : stop + 1] = self.rare[start : stop + 1] = bytes(stop + 1 - start)
-        self.mended.clear()
-        self.mended.update(mended)
-
-    def _to_end_of_track(self, place: int, stop: int) -> tuple[int, bool]:
-        """Reads on to the next End of Track or to ``stop``; gives the place behind, and which it was."""
-        place, is_closed = self._rare_events(place, stop, running=0)
-        while place < stop and not is_closed:
-            if not self.low <= place < self.high:
-                self._look(place)
-            place = self._common_events(place, stop)
-            if place < min(stop, self.high):
-                place, is_closed = self._rare_events(place, stop, running=None)
+    def _to_end_of_track(self, track: Track, stop: int) -> None:
+        """Reads on to the next End of Track or to ``stop``."""
+        place, track.is_closed = self._rare_events(track, track.end, stop, running=0)
+        while place < stop and not track.is_closed:
+            place = self._common_events(track, place, stop)
+            if place < stop:
+                place, track.is_closed = self._rare_events(track, place, stop, running=None)
         if place > stop:
             raise DamageError("damaged: a track ends inside an event; get an intact copy")
-        return place, is_closed
+        track.end = place
 
-    def _look(self, place: int) -> None:
-        """Makes the table from ``place`` on."""
-        self._mark()
-        size = min(WINDOW_BYTES, len(self.data) - len(PADDING) - place)
-        self.low, self.high = place, place + size
-        seen = self.data[place : place + size + len(PADDING)]
-        goes_on = np.frombuffer(seen, np.uint8) >> 7  # 1 for bytes of delta times that are not the last
-        one_byte = np.frombuffer(seen.translate(EVENT_BYTES), np.uint8)[1:] * (goes_on ^ 1)[:-1]
+    def _make_table(self) -> None:
+        """For every place: where the next event, the second, fourth and eighth begin, if one begins there.
+
+        A place is its own next one where that event is rare, or its delta time long.
+        """
+        size = len(self.data) - len(PADDING)
+        goes_on = np.frombuffer(self.data, np.uint8) >> 7  # 1 for bytes of delta times that are not the last
+        one_byte = np.frombuffer(self.data.translate(EVENT_BYTES), np.uint8)[1:] * (goes_on ^ 1)[:-1]
         longer = one_byte[1:]
         steps = one_byte[:-1] + goes_on[:-2] * (longer + (longer > 0))
-        next_1 = np.append(PLACES[:size] + steps[:size], PLACES[size : size + TABLED_BYTES])
-        next_2 = next_1.take(next_1)
-        next_4 = next_2.take(next_2)
-        self.next_1, self.next_2, self.next_4 = next_1, next_2, next_4
-        self.next_8 = next_4.take(next_4).data
+        self.next_1 = np.arange(size + TABLED_BYTES)
+        self.next_1[:size] += steps[:size]
+        self.next_2 = self.next_1.take(self.next_1)
+        self.next_4 = self.next_2.take(self.next_2)
+        self.next_8 = self.next_4.take(self.next_4).data
 
-    def _common_events(self, place: int, stop: int) -> int:
+    def _common_events(self, track: Track, place: int, stop: int) -> int:
         """Leaps from ``place`` on as far as the table knows, at most to ``stop`` or one event beyond."""
-        low, next_8, append = self.low, self.next_8, self.leaps.append
-        here, limit = place - low, stop - low
-        while here < limit:
-            ahead = next_8[here]
-            if ahead == here:
+        next_8, append = self.next_8, track.leaps.append
+        while place < stop:
+            ahead = next_8[place]
+            if ahead == place:
                 break
-            if ahead <= limit:
-                append(here)
+            if ahead <= stop:
+                append(place)
             else:
-                ahead = int(self.next_1[here])
-                self.starts[low + here] = 1
-            here = ahead
-        return low + here
+                track.singles.append(place)
+                ahead = int(self.next_1[place])
+            place = ahead
+        return place
 
-    def _mark(self) -> None:
-        """Marks the events of all leaps in ``starts``."""
-        if self.leaps:
-            first = np.array(self.leaps, np.int64)
-            second = np.concatenate([first, self.next_1[first]])
-            fourth = np.concatenate([second, self.next_2[second]])
-            starts = np.frombuffer(self.starts, np.uint8)
-            starts[self.low + np.concatenate([fourth, self.next_4[fourth]])] = 1
-            del self.leaps[:]
+    def _starts(self, tracks: list[Track]) -> Ints:
+        """(E,) where the events of tracks begin, in the file's order."""
+        first = _joined(track.leaps for track in tracks)
+        second = np.concatenate([first, self.next_1[first]])
+        fourth = np.concatenate([second, self.next_2[second]])
+        low = tracks[0].begin if tracks else 0
+        marks = np.zeros(tracks[-1].end + 1 - low if tracks else 0, bool)
+        marks[_joined(track.singles for track in tracks) - low] = True
+        marks[np.concatenate([fourth, self.next_4[fourth]]) - low] = True
+        marks[[track.end - low for track in tracks]] = False  # where a leap ends before its eighth event
+        return low + np.flatnonzero(marks)
 
-    def _rare_events(self, place: int, stop: int, *, running: int | None) -> tuple[int, bool]:
+    def _rare_events(self, track: Track, place: int, stop: int, *, running: int | None) -> tuple[int, bool]:
         """Reads from ``place`` on until the table knows the next event, which begins at the place given, or an End of
         Track, behind which the place is.
 
@@ -273,16 +281,17 @@ class Walk:
             elif EVENT_BYTES[status]:
                 if place - start <= TABLED_DELTA_BYTES:
                     return start, False
-                self.starts[start] = 1
+                track.singles.append(start)
                 running = None
                 place += EVENT_BYTES[status] - 1
                 continue
             else:
                 place += 1
-            self.starts[start] = self.rare[start] = 1
+            track.singles.append(start)
+            track.rare.append(start)
             if status < 0xF0:
                 running = status
-                self._program(place, status, data[place])
+                track.add_program(place, status, data[place])
                 place += 1
             elif status == 0xFF:
                 kind, length = data[place], data[place + 1]
@@ -290,9 +299,9 @@ class Walk:
                 if length >= 0x80:
                     length, place = self._number(place - 1)
                 if kind == SET_TEMPO:
-                    self._tempo(start, data[place : place + length])
-                elif kind == TRACK_NAME and not self.title:
-                    self.title = _text(data[place : place + length])
+                    track.add_tempo(start, data[place : place + length])
+                elif kind == TRACK_NAME and not track.title:
+                    track.title = _text(data[place : place + length])
                 place += length
                 if kind == END_OF_TRACK and place <= stop:
                     return place, True
@@ -302,19 +311,6 @@ class Walk:
             else:
                 place += SYSTEM_DATA_BYTES.get(status, 0)
         return place, False
-
-    def _program(self, place: int, status: int, program: int) -> None:
-        if program >= 0x80:
-            self.mended[HIGH_BYTES] += 1
-        elif status >> 4 == 0xC:
-            self.programs.append(place << 16 | (status & 15) << 8 | program)
-
-    def _tempo(self, place: int, content: bytes) -> None:
-        tempo_us = int.from_bytes(content, "big") if len(content) == 3 else 0
-        if tempo_us:
-            self.tempos.append(place << 24 | tempo_us)
-        else:  # 0 would stop time
-            self.mended["tempo events without a tempo, left out"] += 1
 
     def _number(self, place: int) -> tuple[int, int]:
         """A variable-length number and the place behind it."""
@@ -327,15 +323,12 @@ class Walk:
 
     def events(self, *, in_turn: bool) -> Events:
         """What the tracks hold, played at once or ``in_turn``. Raises DamageError if a note lacks key or velocity."""
-        self._mark()
         data = np.frombuffer(self.data, np.uint8)
-        marks = np.frombuffer(self.starts, bool)
-        marks[self.ends] = False
-        starts = np.flatnonzero(marks)
+        starts = self._starts(self.tracks)
         place, delta = _deltas(data, starts)
         total = np.zeros(len(starts) + 1, np.int64)
         np.cumsum(delta, out=total[1:])
-        edges = np.searchsorted(starts, self.tracks)  # the first event of each track
+        edges = np.searchsorted(starts, [track.begin for track in self.tracks])  # the first event of each track
         begin, tick = total[edges], total[1:]
         if not in_turn:
             for first, behind, ticks in zip(edges, np.append(edges[1:], len(starts)), begin):
@@ -345,14 +338,16 @@ class Walk:
         def song_of(event: Ints) -> Ints:
             return np.searchsorted(edges, event, side="right") - 1 if in_turn else np.zeros(len(event), np.int64)
 
-        common = np.flatnonzero(~np.frombuffer(self.rare, bool)[starts])
+        is_common = np.ones(len(starts), bool)
+        is_common[np.searchsorted(starts, _joined(track.rare for track in self.tracks))] = False
+        common = np.flatnonzero(is_common)
         chosen, moved, down, value = self._of_interest(data, place[common])
         event = common[chosen]
         if in_turn:
             what, key = np.divmod(moved.astype(np.int64), 16 << 7)
             moved = ((what * len(edges) + song_of(event)) << 11) + key
-        of_tempo, tempo_us = _unpacked(self.tempos, starts, 24)
-        of_program, program = _unpacked(self.programs, starts, 16)
+        of_tempo, tempo_us = _unpacked(_joined(track.tempos for track in self.tracks), starts, 24)
+        of_program, program = _unpacked(_joined(track.programs for track in self.tracks), starts, 16)
         tempos = np.stack([tick[of_tempo], song_of(of_tempo), tempo_us])
         programs = np.stack([tick[of_program], song_of(of_program) << 4 | program >> 8, program & 0xFF])
         return Events(tick[event], moved, down, value, begin, tempos, programs)
@@ -388,9 +383,12 @@ def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes, int]:
     return status, first, np.minimum(second, 127), int(np.count_nonzero(high))
 
 
-def _unpacked(packed: array[int], starts: Ints, bits: int) -> tuple[Ints, Ints]:
+def _joined(columns: Iterable[array[int]]) -> Ints:
+    return np.frombuffer(b"".join(columns), np.int64)
+
+
+def _unpacked(values: Ints, starts: Ints, bits: int) -> tuple[Ints, Ints]:
     """The numbers of events, and their values, from (place << bits | value); the place lies inside the event."""
-    values = np.array(packed, np.int64)
     return np.searchsorted(starts, values >> bits, side="right") - 1, values & (1 << bits) - 1
 
 

@@ -147,7 +147,7 @@ def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lamb
         folder.mkdir(parents=True, exist_ok=True)
         for number, piece in enumerate(pieces):
             if not (path := _path(folder, number)).exists():
-                replace(codec.decode(corpus.tokens(piece)[: plan.tokens]), title=piece.source).write(path)
+                replace(codec.decode(corpus.tokens(piece)[: plan.tokens]), title=piece.file).write(path)
         say(f"{folder}: {len(pieces)} pieces")
     play_sets(out, study, plan, say)
     return sets

@@ -391,8 +391,7 @@ def _labels(corpus: Corpus) -> tuple[str, ...]:
     records = corpus.pieces("train")
     heard = Counter(record.composer for record in records if record.composer)
     composers = sorted(name for name, number in heard.items() if number >= COMPOSER_PERFORMANCES and name != "unknown")
-    sources = list(dict.fromkeys(record.source.split("/")[0] for record in records))
-    return steering.labels(composers, sources[1:])
+    return steering.labels(composers, [source["name"] for source in corpus.sources[1:]])
 
 
 def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:
