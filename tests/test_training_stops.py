@@ -295,13 +295,9 @@ def test_a_second_training_in_one_folder_is_refused_while_the_first_goes_on(
 def test_of_two_trainings_started_at_once_the_second_refuses_and_does_not_train_over_the_first(
     corpus: Corpus, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second has found the folder unused, if it looked, and waits for it while the first trains."""
-    run, refusals, started = tmp_path / "run", [], threading.Event()
-    real = folder.FileLock.acquire
-
-    def acquire(self: Any, *args: Any, **options: Any) -> Any:
-        started.set()
-        return real(self, *args, **options)
+    """The second comes when the first has saved nothing yet, and waits for the folder until the first is done."""
+    run, refusals, waiting = tmp_path / "run", [], threading.Event()
+    check, acquire = loop.check_unused, folder.FileLock.acquire
 
     def second() -> None:
         try:
@@ -311,14 +307,21 @@ def test_of_two_trainings_started_at_once_the_second_refuses_and_does_not_train_
 
     other = threading.Thread(target=second)
 
-    def meanwhile(report: Report) -> None:
-        if report.step == 1:
-            monkeypatch.setattr(folder.FileLock, "acquire", acquire)
+    def checking(run: Path) -> None:
+        check(run)
+        if threading.current_thread() is threading.main_thread():
             other.start()
-            assert started.wait(10)
+            assert waiting.wait(60)
 
-    monkeypatch.setattr(folder, "WAIT_S", 60.0)
-    train(corpus, run, RECIPE, seed=11, report=meanwhile)
+    def acquiring(self: Any, *args: Any, **options: Any) -> Any:
+        if threading.current_thread() is other:
+            waiting.set()
+        return acquire(self, *args, **options)
+
+    monkeypatch.setattr(loop, "check_unused", checking)
+    monkeypatch.setattr(folder.FileLock, "acquire", acquiring)
+    monkeypatch.setattr(folder, "WAIT_S", 600.0)
+    train(corpus, run, RECIPE, seed=11)
     other.join(60)
     assert len(refusals) == 1
     assert f"{run}: holds a run already" in refusals[0]
