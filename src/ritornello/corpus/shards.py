@@ -82,6 +82,9 @@ class Records(Sequence[PieceRecord]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Records, (np.array(self.rows), bytes(self.text), list(self.shards))  # maps are one process's own
+
     @overload
     def __getitem__(self, place: int) -> PieceRecord: ...
     @overload
@@ -152,6 +155,13 @@ class Corpus:
         for name, tokens in shards.items():
             corpus.shards[name] = _map_shard(path / name, tokens)
         return corpus
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shards": {name: len(tokens) for name, tokens in self.shards.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.shards = {name: _map_shard(self.path / name, tokens) for name, tokens in state["shards"].items()}
 
     @property
     def name(self) -> str:
