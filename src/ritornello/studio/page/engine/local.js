@@ -34,7 +34,9 @@ export function open({base = new URL('../model/', import.meta.url), onLost = () 
 class LocalEngine {
   /** @param {Worker} worker */
   constructor(worker, about) {
-    Object.assign(this, {worker, about, last: 0});
+    this.worker = worker;
+    this.about = about;
+    this.last = 0;
     this.streams = new Map();
     this.scores = new Map();
   }
@@ -84,7 +86,10 @@ class LocalEngine {
 
 class LocalStream {
   constructor(engine, id) {
-    Object.assign(this, {engine, id, listeners: {}, waiting: []});
+    this.engine = engine;
+    this.id = id;
+    this.listeners = {};
+    this.waiting = [];
   }
 
   on(event, listener) {

@@ -8,12 +8,15 @@ import {Grammar} from './grammar.js';
 import {Random} from './random.js';
 import {complete, draw} from './sampling.js';
 
+/** @typedef {import('./session.js').Model} Model */
+
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
 const TELL_MS = 50; // how long finished notes may wait for others to be told with
 const TURN_MS = 12; // after which messages are let in
 
 /** One stream of notes. It reads what stands before it, plays until its music reaches `until`, and waits. */
 class Voice {
+  /** @param {Model} model @param {any} asked @param {(message: object) => void} tell */
   constructor(model, {notes = [], pedals = [], seed, sampling, from}, tell) {
     const {tokens, steps} = encode(notes, pedals);
     const before = from === undefined ? tokens.length : steps.filter((step) => step < stepOf(from)).length;
@@ -28,6 +31,9 @@ class Voice {
     this.unread = [START];
     this.keyStep = 0; // of the last strike or release
     this.hasNotes = this.ended = false;
+    this.ready = false; // whether it has read what stands before
+    /** @type {Voice | null} */
+    this.source = null; // whose session it forks once that is ready
     for (const token of tokens.slice(0, before)) this.take(token);
     this.finished = []; // notes that have not been told
     this.session = model.begin();
@@ -37,21 +43,34 @@ class Voice {
   fork(seed, tell) {
     const twin = Object.assign(Object.create(Voice.prototype), this);
     Object.assign(twin, {tell, random: new Random(seed), unread: [...this.unread], finished: [...this.finished]});
-    for (const part of ['grammar', 'decoder', 'session']) twin[part] = this[part].fork();
+    for (const part of ['grammar', 'decoder']) twin[part] = this[part].fork();
     twin.toldUpTo = 0;
+    if (this.ready) twin.session = this.session.fork();
+    else Object.assign(twin, {source: this, session: null});
     return twin;
   }
 
   close() {
     this.ended = true;
-    this.session.close();
+    this.session?.close();
+  }
+
+  /** Goes on from where its source has read to; whether it could. */
+  follow() {
+    const {source} = this;
+    if (source.ended) throw new Error('the stream to go on from was closed');
+    if (!source.ready) return false;
+    Object.assign(this, {session: source.session.fork(), logits: source.logits, unread: [], ready: true, source: null});
+    return true;
   }
 
   /** A chunk of what stands before, or one event; whether there is more to do now. */
   async turn() {
+    if (this.source) return this.follow();
     if (this.unread.length) {
       const read = this.unread.splice(0, this.session.next(this.unread.length));
       this.logits = (await this.session.read(read)).subarray(-N_EVENTS);
+      this.ready ||= !this.unread.length;
       return true;
     }
     if (this.decoder.step >= this.until * STEPS_PER_S) {
@@ -106,11 +125,16 @@ class Voice {
 
 /** Mean nats/token, among legal events, of what happens from one time up to another. */
 class Score {
+  /** @param {Model} model @param {any} asked @param {(message: object) => void} tell */
   constructor(model, {notes, pedals = [], from, to}, tell) {
     const {tokens, steps} = encode(notes, pedals);
     this.tokens = tokens.slice(0, steps.filter((step) => step < stepOf(to)).length);
     this.first = steps.filter((step) => step < stepOf(from)).length;
-    Object.assign(this, {tell, session: model.begin(), grammar: new Grammar(), place: 0, nats: 0, ended: false});
+    this.tell = tell;
+    this.session = model.begin();
+    this.grammar = new Grammar();
+    this.place = this.nats = 0;
+    this.ended = false;
   }
 
   close() {
@@ -149,9 +173,13 @@ function nats(logits, legal, token) {
 export class Player {
   /** @param {(message: object) => void} tell */
   constructor(model, tell) {
-    Object.assign(this, {model, tell, tasks: new Map(), busy: false, woken: false});
+    this.model = model;
+    this.tell = tell;
+    this.tasks = new Map();
+    this.busy = this.woken = false;
   }
 
+  /** @param {any} message */
   take({op, id, ...content}) {
     const tell = (message) => this.tell({id, ...message});
     const task = this.tasks.get(op === 'fork' ? content.of : id);

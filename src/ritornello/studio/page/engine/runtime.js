@@ -79,7 +79,8 @@ class Runtime {
 class Graph {
   constructor(runtime, session) {
     const {wasm} = runtime, place = runtime.allocate(8);
-    Object.assign(this, {runtime, session});
+    this.runtime = runtime;
+    this.session = session;
     wasm._OrtGetInputOutputCount(session, place, place + 4);
     const [inputs, outputs] = wasm.HEAPU32.slice(place / 4, place / 4 + 2);
     const described = Array.from({length: inputs + outputs}, (_, i) => {
@@ -93,9 +94,11 @@ class Graph {
     wasm._free(place);
     this.inputs = described.slice(0, inputs);
     this.outputs = described.slice(inputs);
-    const rows = (values) => [runtime.words(values.map(({pointer}) => pointer)), runtime.words(values.map(() => 0))];
-    [this.inputNames, this.inputHandles] = rows(this.inputs);
-    [this.outputNames, this.outputHandles] = rows(this.outputs);
+    const names = (values) => runtime.words(values.map(({pointer}) => pointer));
+    this.inputNames = names(this.inputs);
+    this.outputNames = names(this.outputs);
+    this.inputHandles = runtime.words(this.inputs.map(() => 0));
+    this.outputHandles = runtime.words(this.outputs.map(() => 0));
   }
 
   /** Computes the outputs from the inputs, both by name, in place. */

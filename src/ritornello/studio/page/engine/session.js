@@ -61,9 +61,12 @@ function widened(packed, {bytes, places}) {
   return wide;
 }
 
-class Model {
+export class Model {
   constructor(runtime, manifest, graphs, weights) {
-    Object.assign(this, {runtime, weights, config: manifest.config, file: manifest.weights.name});
+    this.runtime = runtime;
+    this.weights = weights;
+    this.config = manifest.config;
+    this.file = manifest.weights.name;
     this.graphs = new Map(Object.keys(manifest.graphs).map((tokens, i) => [Number(tokens), graphs[i]]));
     this.chunkTokens = Math.max(...this.graphs.keys());
     this.bound = new Map(); // by tokens: a graph that is loaded, with its values that belong to no session
@@ -90,7 +93,7 @@ class Model {
 const isMemory = (name) => /^(keys|values)\./.test(name);
 
 /** One performance's memories: rings of keys and values, and the motif memory. */
-export class Session {
+class Session {
   /** @param {Model} model */
   constructor(model) {
     const {config, runtime} = model;
