@@ -45,12 +45,13 @@ MAY_IMPORT = {
     "training": "errors codec corpus feed horizons checkpoint models likelihood evaluation",
     "engines": "errors codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
+    "studio": "errors notes codec sampling engines performing",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
-    "models likelihood evaluation recall training bench studies engines performing __init__",
+    "models likelihood evaluation recall training bench studies studio engines performing __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -63,6 +64,8 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
+    "starlette": r"studio/server\.py",
+    "uvicorn": r"studio/server\.py",
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
     r"studies/(runs|measuring)\.py|engines/framework\.py|cli/common\.py",
@@ -87,7 +90,7 @@ NEVER_TORCH = {
     "feed",
     "horizons",
 }
-NEVER_TORCH |= {"sampling", "performing"}
+NEVER_TORCH |= {"sampling", "performing", "studio"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 WITHOUT_TORCH = [
     "ritornello",
