@@ -32,18 +32,18 @@ def studio(
         raise RitornelloError(
             f"the studio needs the package {missing.name}; install it with: pip install 'ritornello[studio]'"
         ) from None
-    from ritornello.engines import load_engine
+    from ritornello.performing import load
 
     if token is None and host not in (*server.LOOPBACK, "::1"):
         token = secrets.token_urlsafe(16)
-    loaded = load_engine(model, engine, threads=threads)
-    voice_mb = server.about(loaded)["stateBytes"] / 1e6
-
+    performer = load(model, engine=engine, threads=threads)
     def ready(address: str) -> None:
         console.print(f"the studio is open at {address}; Ctrl+C closes it")
-        pages = f"{server.MAX_SESSIONS} pages with {server.MAX_VOICES} voices each"
-        console.print(f"memory: {voice_mb:.1f} MB for each voice that plays; at most {pages}", style="dim")
+        if state_bytes := performer.engine.state_bytes:
+            most = server.MAX_SESSIONS * (server.MAX_VOICES + server.MAX_MOMENTS)
+            voice = f"{state_bytes / 1e6:.1f} MB for each voice that plays"
+            console.print(f"memory: {voice}, at most {most} times that ({server.MAX_SESSIONS} pages)", style="dim")
         if open_page:
             webbrowser.open(address)
 
-    server.serve(loaded, host=host, port=port, token=token, ready=ready)
+    server.serve(performer, host=host, port=port, token=token, ready=ready)

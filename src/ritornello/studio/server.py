@@ -19,9 +19,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import uvicorn
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -30,17 +32,21 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ritornello.engines import Engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
+from ritornello.performing import Performer, Take
 from ritornello.sampling import Sampling
-from ritornello.studio.voices import Conductor, Task, Voice, prompt_of, score
+from ritornello.studio.voices import Conductor, Task, Turns, Voice, prompt_of, score
 
+Tokens = NDArray[np.integer]
+NOTHING = np.zeros(0, np.uint16)
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_NOTES, MAX_SECONDS, MAX_PEDALS = 50_000, 4 * 3600.0, 50_000
-MAX_SESSIONS, MAX_VOICES = 4, 8
+MAX_SESSIONS, MAX_VOICES, MAX_MOMENTS = 4, 8, 2
+LONG_TOKENS = 256
+"""from which length on the moment at a prompt's end is kept, for another voice to go on from"""
 MAX_WAITING = 1_000
 """messages that a page may leave unread before its music stops to be made"""
 IDLE_S = 30 * 60.0
@@ -59,11 +65,11 @@ HEADERS = {
 }
 
 
-def application(engine: Engine, *, host: str = LOOPBACK[0], token: str | None = None, idle_s: float = IDLE_S) -> ASGIApp:
+def application(performer: Performer, *, host: str = LOOPBACK[0], token: str | None = None, idle_s: float = IDLE_S) -> ASGIApp:
     """The studio as an ASGI application.
 
     Args:
-        engine: plays for all pages.
+        performer: plays for all pages.
         host: that it is bound to. Requests for other names than the loopback interface's are refused there, so that no
             page of another site can reach it under a name of its own.
         token: that a page must know; None asks for none.
@@ -71,12 +77,12 @@ def application(engine: Engine, *, host: str = LOOPBACK[0], token: str | None = 
     """
     for ending, kind in ((".js", "text/javascript"), (".wasm", "application/wasm"), (".mp3", "audio/mpeg")):
         mimetypes.add_type(kind, ending)  # whatever the system's own table says
-    studio = _Studio(engine, token, idle_s)
+    studio = _Studio(performer, token, idle_s)
     routes = [WebSocketRoute("/session", studio.serve), Mount("/", StaticFiles(directory=PAGE, html=True))]
     return _Guard(Starlette(routes=routes), LOOPBACK if host in (*LOOPBACK, "::1") else None)
 
 
-def serve(engine: Engine, *, host: str, port: int, token: str | None, ready: Callable[[str], None]) -> None:
+def serve(performer: Performer, *, host: str, port: int, token: str | None, ready: Callable[[str], None]) -> None:
     """Serves until it is interrupted; ``ready`` gets the page's address once it can be opened.
 
     Raises:
@@ -91,7 +97,7 @@ def serve(engine: Engine, *, host: str, port: int, token: str | None, ready: Cal
     shown = f"[{host.strip('[]')}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
     config = uvicorn.Config(
-        application(engine, host=host, token=token),
+        application(performer, host=host, token=token),
         log_level="error",
         access_log=False,
         ws_max_size=MAX_MESSAGE_BYTES,
@@ -125,11 +131,18 @@ class _Guard:
             await send({"type": "websocket.close", "code": 1008})
 
 
+class Moment(NamedTuple):
+    """What a page's voice had heard, and a take that stands there."""
+
+    tokens: Tokens
+    take: Take
+
+
 class _Studio:
     """All pages that play."""
 
-    def __init__(self, engine: Engine, token: str | None, idle_s: float) -> None:
-        self.engine, self._token, self._idle_s = engine, token, idle_s
+    def __init__(self, performer: Performer, token: str | None, idle_s: float) -> None:
+        self.performer, self._token, self._idle_s = performer, token, idle_s
         self._sessions = 0
         self._conductor: Conductor | None = None
 
@@ -185,12 +198,13 @@ class _Session:
     """One page: its voices by their ids, and what it is to be told."""
 
     def __init__(self, studio: _Studio, loop: asyncio.AbstractEventLoop) -> None:
-        self._engine, self._conductor, self._loop = studio.engine, studio.conductor, loop
+        self._performer, self._conductor, self._loop = studio.performer, studio.conductor, loop
+        self._moments: list[Moment] = []
         self._voices: dict[int, Voice] = {}
         self._ops = {op: getattr(self, f"_{op}") for op in ("start", "advance", "sampling", "fork", "close", "score")}
         self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._closed = False
-        self._outbox.put_nowait({"op": "hello", "about": about(studio.engine)})
+        self._outbox.put_nowait({"op": "hello", "about": about(studio.performer)})
 
     def take(self, text: str) -> None:
         """One message of the page's: refused with one line, or done between two turns."""
@@ -222,10 +236,17 @@ class _Session:
     def _start(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         piece, seed, sampling = _piece(message), _whole(message, "seed"), _sampling(message)
         from_s = None if message.get("from") is None else _seconds(message, "from")
-        prompt, from_s = prompt_of(piece, from_s)
+        tokens, begins_s = prompt_of(piece, from_s)
         tell = partial(self._tell, number)
-        voice = Voice(self._engine, prompt, from_s=from_s, seed=seed, sampling=sampling, tell=tell)
-        return lambda: self._add(number, voice, tell)
+
+        def start() -> None:
+            heard = next((m for m in self._moments if np.array_equal(m.tokens, tokens[: len(m.tokens)])), None)
+            take = heard.take.fork() if heard else self._performer.begin()
+            rest = tokens[len(heard.tokens) :] if heard else tokens
+            voice = Voice(take, rest, from_s=begins_s, seed=seed, sampling=sampling, tell=tell)
+            self._add(number, voice, tell, tokens)
+
+        return start
 
     def _fork(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         source, seed, tell = _whole(message, "from"), _whole(message, "seed"), partial(self._tell, number)
@@ -255,29 +276,28 @@ class _Session:
 
     def _score(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         piece, tell = _piece(message), partial(self._tell, number)
-        turns = score(self._engine, piece, _seconds(message, "from"), _seconds(message, "to"), tell)
+        turns = score(self._performer.engine, piece, _seconds(message, "from"), _seconds(message, "to"), tell)
         return lambda: self._conductor.add(Task(turns, tell))
 
-    def _add(self, number: int, voice: Voice, tell: Callable[[dict[str, Any]], None]) -> None:
+    def _add(self, number: int, voice: Voice, tell: Callable[[dict[str, Any]], None], tokens: Tokens = NOTHING) -> None:
         if self._closed:
             return
         if number in self._voices or len(self._voices) >= MAX_VOICES:
             tell({"op": "error", "message": f"a page has {MAX_VOICES} voices at most, each with a number of its own"})
             return
         self._voices[number] = voice
-        self._conductor.add(Task(self._paced(voice), tell))
+        self._conductor.add(Task(self._paced(voice, tokens), tell))
 
-    def _paced(self, voice: Voice) -> Any:
-        """The voice's turns, which wait while the page does not read what it was told."""
-        turns = voice.play()
-        while self._outbox.qsize() < MAX_WAITING or not voice.closed:
-            if self._outbox.qsize() >= MAX_WAITING:
+    def _paced(self, voice: Voice, tokens: Tokens) -> Turns:
+        """The voice's turns, which wait while the page does not read what it was told; its prompt's end is kept."""
+        turns = voice.turns()
+        for busy in turns:
+            if voice.ready and len(tokens) >= LONG_TOKENS:
+                self._moments = [Moment(tokens, voice.take.fork()), *self._moments][:MAX_MOMENTS]
+                tokens = NOTHING
+            yield busy
+            while self._outbox.qsize() >= MAX_WAITING and not voice.closed:
                 yield False
-                continue
-            try:
-                yield next(turns)
-            except StopIteration:
-                return
 
     def _set(self, number: int, name: str, value: Any) -> None:
         if number in self._voices:
@@ -294,14 +314,15 @@ class _Session:
                 self._loop.call_soon_threadsafe(self._outbox.put_nowait, {"id": number, **message})
 
 
-def about(engine: Engine) -> dict[str, Any]:
-    """What the page says of the engine; sizes in bytes, the state's for each voice."""
+def about(performer: Performer) -> dict[str, Any]:
+    """What the page says of its engine; sizes in bytes, the state's for each voice."""
+    engine = performer.engine
     return {
         "name": Path(engine.name).name,
         "licence": engine.data.get("licence", ""),
         "data": engine.data.get("name", ""),
         "memoryBytes": engine.weight_bytes,
-        "stateBytes": engine.begin().nbytes,
+        "stateBytes": engine.state_bytes,
         "voices": MAX_VOICES,
     }
 

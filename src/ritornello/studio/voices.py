@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, STEPS_PER_S
+from ritornello.codec.vocabulary import STEPS_PER_S
 from ritornello.engines import Engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
-from ritornello.performing import HELD_S, OPENING_S, REST_S
+from ritornello.performing import Take
 from ritornello.sampling import Sampling
 
 TURN_TOKENS = 64
@@ -91,108 +91,87 @@ class Voice:
     """One stream of notes.
 
     Args:
-        engine: plays.
-        prompt: tokens (T,), END left out, that stand before; all before ``from_s``.
+        take: that hears and plays; no one else uses it.
+        prompt: tokens (T,), END left out, that it has yet to hear; all before ``from_s``.
         from_s: when the music goes on.
         seed: of all that is drawn.
-        sampling: how, from the next token on; may be replaced.
+        sampling: how, from the next event on; may be replaced.
         tell: takes messages: ``notes`` as they finish, ``end``.
     """
 
     def __init__(
-        self, engine: Engine, prompt: NDArray[np.integer], *, from_s: float, seed: int, sampling: Sampling, tell: Tell
+        self, take: Take, prompt: NDArray[np.integer], *, from_s: float, seed: int, sampling: Sampling, tell: Tell
     ) -> None:
-        self.sampling, self.until_s, self.closed = sampling, from_s, False
-        self._engine, self._tell = engine, tell
+        self.take, self.sampling, self.until_s, self.closed = take, sampling, from_s, False
+        self.ready = False
+        """whether it has heard what stands before"""
+        self._prompt, self._from_s, self._tell = prompt, from_s, tell
+        self._source: Voice | None = None  # that it goes on from, once that is ready
         self._rng = np.random.default_rng(seed)
-        self._from = round(from_s * STEPS_PER_S)
-        self._tokens = prompt.astype(np.int64).tolist()
-        self._grammar, self._decoder = codec.Grammar(), codec.StreamDecoder()
-        for token in self._tokens:
-            self._take(token)
-        steps = codec.steps_of(prompt)
-        self._steps = int(steps[-1]) if len(steps) else 0
-        self._key_step = int(steps[prompt < codec.SHIFT].max(initial=0))
-        self._has_notes = bool(np.any(prompt < codec.NOTE_OFF))
-        self._open: dict[int, int] = {}  # keys struck since `from_s`, and when
+        self._open: dict[int, float] = {}  # keys struck since `from_s`, and when
         self._finished: list[codec.Note] = []
-        self._told_s = 0.0
+        self._told_up_to, self._told_at = -1.0, 0.0
 
-    def fork(self, seed: int, tell: Tell) -> Voice:
-        """A voice that goes on from this one's present moment with a seed of its own; between two turns."""
-        other = copy.copy(self)
-        other._tell, other._rng = tell, np.random.default_rng(seed)
-        other._tokens, other._open, other._finished = list(self._tokens), dict(self._open), list(self._finished)
-        other._grammar, other._decoder = copy.deepcopy(self._grammar), copy.deepcopy(self._decoder)
-        other._told_s = 0.0
-        return other
-
-    def play(self) -> Turns:
-        """Reads what stands before, and plays: until the model ends the piece, or the voice is closed."""
-        session = self._engine.begin()
-        given = np.r_[codec.START, self._tokens]
-        for first in range(0, len(given), TURN_TOKENS):
-            if self.closed:
-                return
-            logits = session.read(given[first : first + TURN_TOKENS])
-            yield True
+    def turns(self) -> Turns:
+        """Hears what stands before, and plays: until the model ends the piece, or the voice is closed."""
+        yield from self._hear()
         while not self.closed:
-            if self._steps >= self.until_s * STEPS_PER_S:
+            if self.take.seconds >= self.until_s:
                 self._tell_notes()
                 yield False
                 continue
-            token = self.sampling.draw(logits, self._legal(), self._rng)
-            self._play(token)
-            if token == codec.END:
+            self._play()
+            if self.take.ended:
                 self._tell_notes()
-                self._tell({"op": "end", "upTo": self._steps / STEPS_PER_S})
+                self._tell({"op": "end", "upTo": self.take.seconds})
                 return
-            if time.monotonic() > self._told_s + TELL_S and self._finished:
+            if self._finished and time.monotonic() > self._told_at + TELL_S:
                 self._tell_notes()
-            logits = session.read(np.array([token]))
             yield True
 
-    def _legal(self) -> NDArray[np.bool_]:
-        """(V,) what may come next: by the grammar, within the longest rests, and nothing before `from_s`."""
-        legal = self._grammar.legal()
-        legal[codec.END] &= self._has_notes
-        missing = self._from - self._steps
-        if missing > 0:
-            legal[: codec.SHIFT + min(missing, MAX_SHIFT_STEPS) - 1] = False
-            legal[codec.VELOCITY :] = False
-            return legal
-        most_s = OPENING_S if not self._has_notes else HELD_S if self._grammar.sounding.any() else REST_S
-        left = max(0, max(self._key_step, self._from) + round(most_s * STEPS_PER_S) - self._steps)
-        legal[codec.SHIFT + min(left, MAX_SHIFT_STEPS) : codec.VELOCITY] = False
-        return legal
+    def fork(self, seed: int, tell: Tell) -> Voice:
+        """A voice that goes on from this one's present moment, or from where its prompt ends, with a seed of its own."""
+        other = copy.copy(self)
+        if self.ready:
+            other.take = self.take.fork()
+        else:
+            other._source = self
+        other._tell, other._rng = tell, np.random.default_rng(seed)
+        other._open, other._finished, other._told_up_to = dict(self._open), list(self._finished), -1.0
+        return other
 
-    def _play(self, token: int) -> None:
-        finished = self._take(token)
-        self._tokens.append(token)
-        if token < codec.SHIFT:
-            self._key_step = self._steps
-        elif token < codec.VELOCITY:
-            self._steps += token - codec.SHIFT + 1
-        if token < codec.NOTE_OFF:
-            self._has_notes = True
-            self._open[token] = self._steps
-        elif token < codec.SHIFT:
-            self._open.pop(token - codec.NOTE_OFF, None)
-        self._finished += [note for note in finished if round(note.onset * STEPS_PER_S) >= self._from]
+    def _hear(self) -> Turns:
+        if self._source is not None:
+            while not self._source.ready:
+                if self._source.closed:
+                    raise RitornelloError("the stream to go on from was closed")
+                yield False
+            self.take = self._source.take.fork()
+        elif not self.ready:
+            for first in range(0, max(1, len(self._prompt)), TURN_TOKENS):
+                if self.closed:
+                    return
+                self.take.hear(self._prompt[first : first + TURN_TOKENS], until_s=self._from_s)
+                yield True
+        self.ready, self._source = True, None
+        yield True  # those who wait for it fork before it plays
 
-    def _take(self, token: int) -> list[codec.Note]:
-        self._grammar.advance(token)
-        return self._decoder.feed(token)
+    def _play(self) -> None:
+        event = self.take.play(self.sampling, self._rng)
+        if event.key is not None:
+            if event.key.velocity:
+                self._open[event.key.pitch] = event.key.time_s
+            else:
+                self._open.pop(event.key.pitch, None)
+        self._finished += [note for note in event.finished if note.onset > self._from_s - codec.STEP_S / 2]
 
     def _tell_notes(self) -> None:
         """Everything that starts before ``upTo`` has been told then."""
-        up_to = min([self._steps, *self._open.values()]) / STEPS_PER_S
+        up_to = min([self.take.seconds, *self._open.values()])
         if self._finished or up_to > self._told_up_to:
             notes = [[note.onset, note.offset, note.pitch, note.velocity] for note in self._finished]
             self._tell({"op": "notes", "notes": notes, "upTo": up_to})
-        self._finished, self._told_up_to, self._told_s = [], up_to, time.monotonic()
-
-    _told_up_to = -1.0
+        self._finished, self._told_up_to, self._told_at = [], up_to, time.monotonic()
 
 
 def prompt_of(piece: Piece, from_s: float | None) -> tuple[NDArray[np.uint16], float]:

@@ -3,7 +3,7 @@
 import {MidiError, readMidi} from './engine/midi.js';
 import {Hands} from './keyboard.js';
 import {Maker} from './maker.js';
-import {clock, endOf, insert} from './music.js';
+import {clock, endOf} from './music.js';
 import {Piano, Samples} from './piano.js';
 import {Overview, Roll, paintNotes} from './roll.js';
 import {download, fileName, midiOf, pngOf, svgOf, wavOf} from './saving.js';
@@ -11,7 +11,7 @@ import {SAMPLING, Session, save, saved} from './session.js';
 import {Transport} from './transport.js';
 
 const LEAD_S = 2; // of what stands before, heard before what is played anew
-const SAVE_MS = 1500, RETRY_MS = 2000;
+const SAVE_MS = 1500, RETRY_MS = 2000, WAYS_MS = 100;
 const MOST_FILE_BYTES = 32 * 2 ** 20;
 
 /** @returns {any} */
@@ -236,14 +236,14 @@ function take() {
   if (!maker.choice) say('Taken. Undo brings back what was there.');
 }
 
-function drop() {
+const drop = doing(async () => {
   if (!maker.choice) return;
   const {from} = maker.choice;
-  maker.reject();
   transport.pause();
   transport.seek(from);
   say('Dropped: the piece is what it was.');
-}
+  await maker.drop();
+});
 
 function step(direction) {
   maker.stop();
@@ -267,7 +267,7 @@ function loop() {
 const held = new Map();
 let pedal = false;
 
-hands.addEventListener('strike', ({detail: {pitch, velocity}}) => {
+hands.on('strike', ({pitch, velocity}) => {
   context.resume();
   held.get(pitch)?.release(context.currentTime);
   held.set(pitch, piano.strike(pitch, velocity));
@@ -276,14 +276,14 @@ hands.addEventListener('strike', ({detail: {pitch, velocity}}) => {
     recording.open.set(pitch, {velocity, start: recorded()});
   }
 });
-hands.addEventListener('release', ({detail: {pitch}}) => {
+hands.on('release', ({pitch}) => {
   if (!pedal) held.get(pitch)?.release(context.currentTime);
   const open = recording?.open.get(pitch);
   if (!open) return;
   recording.open.delete(pitch);
   session.grow([Object.freeze({pitch, ...open, end: Math.max(open.start + 0.02, recorded()), given: true})]);
 });
-hands.addEventListener('pedal', ({detail: {down}}) => {
+hands.on('pedal', ({down}) => {
   pedal = down;
   if (!down) for (const [pitch, voice] of held) if (!hands.down.has(pitch)) voice?.release(context.currentTime);
   if (!recording || recording.time === undefined) return;
@@ -316,7 +316,7 @@ const record = doing(() => {
 function stopRecording() {
   if (!recording) return;
   hands.letAll();
-  if (recording.pedal !== undefined) hands.dispatchEvent(new CustomEvent('pedal', {detail: {down: false}}));
+  if (recording.pedal !== undefined) hands.emit('pedal', {down: false});
   const end = endOf(session.piece);
   recording = null;
   transport.seek(end);
@@ -438,8 +438,8 @@ let wantedBack = false;
 
 // ---- wiring ----
 
-session.addEventListener('change', showPiece);
-session.addEventListener('growth', ({detail}) => {
+session.on('change', showPiece);
+session.on('growth', (detail) => {
   if (maker.choice) return;
   roll.add(detail);
   overview.draw();
@@ -447,22 +447,29 @@ session.addEventListener('growth', ({detail}) => {
 });
 let saving = 0;
 for (const event of ['change', 'growth']) {
-  session.addEventListener(event, () => {
+  session.on(event, () => {
     clearTimeout(saving);
     saving = setTimeout(() => save(session).catch(() => {}), SAVE_MS);
   });
 }
-addEventListener('pagehide', () => { save(session).catch(() => {}); });
-maker.addEventListener('choice', () => { showPiece(); showChoice(); });
-maker.addEventListener('ways', () => {
-  if (!maker.choice) return;
-  showChoice();
-  showPiece();
+addEventListener('pagehide', () => {
+  if (hands.output) hands.quiet();
+  save(session).catch(() => {});
 });
-maker.addEventListener('state', showState);
-maker.addEventListener('trouble', ({detail}) => say(sentence(detail.message), true));
-transport.addEventListener('state', showState);
-transport.addEventListener('tick', () => {
+maker.on('choice', () => { showPiece(); showChoice(); });
+let showing = 0;
+maker.on('ways', () => { // many a second, with several voices
+  showing ||= setTimeout(() => {
+    showing = 0;
+    if (!maker.choice) return;
+    showChoice();
+    showPiece();
+  }, WAYS_MS);
+});
+maker.on('state', showState);
+maker.on('trouble', (detail) => say(sentence(detail.message), true));
+transport.on('state', showState);
+transport.on('tick', () => {
   const sounding = transport.sounding();
   roll.setPosition(transport.position, sounding);
   hands.show(sounding);
@@ -479,18 +486,23 @@ setInterval(() => {
   requestAnimationFrame(follow);
 })();
 
-roll.addEventListener('seek', ({detail}) => { transport.seek(detail); roll.setPosition(detail, []); showTime(); });
-roll.addEventListener('region', showState);
-overview.addEventListener('seek', ({detail}) => {
-  transport.seek(detail);
+const seek = (time) => {
+  const there = Math.min(Math.max(0, time), roll.length);
+  transport.seek(there);
+  roll.setPosition(there, []);
+  showTime();
+};
+roll.on('seek', (detail) => seek(detail));
+roll.on('region', showState);
+overview.on('seek', (detail) => {
   roll.start = Math.max(0, detail - roll.seconds * 0.3);
   roll.follow = true;
-  roll.setPosition(detail, []);
+  seek(detail);
 });
 
 $('first').addEventListener('click', play);
 $('play').addEventListener('click', play);
-$('back').addEventListener('click', () => { transport.seek(0); Object.assign(roll, {start: 0, follow: true}); roll.setPosition(0, []); });
+$('back').addEventListener('click', () => { Object.assign(roll, {start: 0, follow: true}); seek(0); });
 $('record').addEventListener('click', record);
 $('loop').addEventListener('click', loop);
 $('on').addEventListener('click', goOn);
@@ -542,7 +554,7 @@ const mark = (side) => {
 };
 const shortcuts = {
   ' ': play, e: goOn, r: again, c: ways, f: fill, k: keep, l: loop, n: () => $('new').click(), i: () => mark('start'), o: () => mark('end'),
-  home: () => $('back').click(), end: () => transport.seek(endOf(maker.shown)), enter: take, '+': () => roll.zoom(1.5), '=': () => roll.zoom(1.5),
+  home: () => $('back').click(), end: () => seek(Infinity), enter: take, '+': () => roll.zoom(1.5), '=': () => roll.zoom(1.5),
   '-': () => roll.zoom(1 / 1.5), 0: () => roll.fit(), 1: () => listen(0), 2: () => listen(1), 3: () => listen(2), 4: () => listen(3),
 };
 addEventListener('keydown', (event) => {
@@ -559,10 +571,8 @@ addEventListener('keydown', (event) => {
   if (key === 'arrowleft' || key === 'arrowright') {
     if (target.matches('input')) return;
     event.preventDefault();
-    const time = Math.max(0, transport.position + (key === 'arrowleft' ? -1 : 1) * (event.shiftKey ? 10 : 1));
-    transport.seek(time);
     roll.follow = true;
-    return roll.setPosition(time, []);
+    return seek(transport.position + (key === 'arrowleft' ? -1 : 1) * (event.shiftKey ? 10 : 1));
   }
   if (shortcuts[key]) {
     event.preventDefault();
@@ -587,7 +597,8 @@ for (const choice of document.querySelectorAll('[name=theme]')) {
 
 const showPorts = doing(async () => {
   const there = await hands.connect(showPorts);
-  for (const [id, ports, none] of [['midi-in', hands.inputs, 'none'], ['midi-out', hands.outputs, 'none: the piano here']]) {
+  for (const [id, none] of [['midi-in', 'none'], ['midi-out', 'none: the piano here']]) {
+    const ports = id === 'midi-in' ? hands.inputs : hands.outputs;
     const chosen = $(id).value;
     $(id).replaceChildren(new Option(there ? none : 'this browser has no MIDI', ''), ...ports.map((port) => new Option(port.name, port.id)));
     $(id).value = ports.some((port) => port.id === chosen) ? chosen : '';
@@ -626,6 +637,11 @@ async function main() {
   if (!last) await maker.begin(session.seed, session.sampling);
 }
 
+addEventListener('hashchange', () => {
+  const seed = Number(new URLSearchParams(location.hash.slice(1)).get('seed'));
+  if (Number.isInteger(seed) && seed !== session.seed) begin(seed);
+});
+
 function showRecent(all) {
   const buttons = all.slice(0, 3).map(({title, seed, notes, text}) => {
     const button = Object.assign(document.createElement('button'), {className: 'quiet', textContent: `${title || `Piece ${seed}`} (${notes} notes)`});
@@ -635,5 +651,5 @@ function showRecent(all) {
   $('recent').replaceChildren(...(buttons.length ? ['Or open again: ', ...buttons] : []));
 }
 
-Object.assign(window, {studio: {session, maker, roll, transport, piano, samples, hands, context, insert}});
+Object.assign(window, {studio: {session, maker, roll, transport, piano, samples, hands, context}});
 doing(main)();

@@ -1,5 +1,6 @@
 // What hands play: the keyboard on the page, the letters of the computer's, and instruments by WebMIDI.
 
+import {Emitter} from './emitter.js';
 import {isBlack, keyName} from './music.js';
 
 const LOW = 21, HIGH = 108;
@@ -8,7 +9,7 @@ const VELOCITY = 76; // of letters
 const PEDAL = 64;
 
 /** Fires `strike` (detail: {pitch, velocity}), `release` (detail: {pitch}) and `pedal` (detail: {down}). */
-export class Hands extends EventTarget {
+export class Hands extends Emitter {
   /** @param {HTMLElement} element */
   constructor(element) {
     super();
@@ -47,6 +48,7 @@ export class Hands extends EventTarget {
 
   listen() {
     const pointers = new Map();
+    /** @returns {any} */
     const keyAt = ({clientX, clientY}) => document.elementFromPoint(clientX, clientY)?.closest?.('.key');
     const press = (event) => {
       const key = keyAt(event);
@@ -66,7 +68,7 @@ export class Hands extends EventTarget {
       if (pointers.has(event.pointerId) && event.pointerType === 'mouse') press(event);
     });
     for (const type of ['pointerup', 'pointercancel']) {
-      window.addEventListener(type, (event) => {
+      window.addEventListener(type, (/** @type {any} */ event) => {
         this.let(pointers.get(event.pointerId));
         pointers.delete(event.pointerId);
       });
@@ -96,13 +98,13 @@ export class Hands extends EventTarget {
     if (pitch < 0 || pitch > 127) return;
     this.down.add(pitch);
     this.light(pitch);
-    this.dispatchEvent(new CustomEvent('strike', {detail: {pitch, velocity}}));
+    this.emit('strike', {pitch, velocity});
   }
 
   let(pitch) {
     if (!this.down.delete(pitch)) return;
     this.light(pitch);
-    this.dispatchEvent(new CustomEvent('release', {detail: {pitch}}));
+    this.emit('release', {pitch});
   }
 
   letAll() {
@@ -155,12 +157,14 @@ export class Hands extends EventTarget {
     this.output = output;
   }
 
-  take([status, first, second]) {
+  /** @param {Uint8Array} message */
+  take(message) {
+    const [status, first, second] = message;
     const kind = status & 0xf0;
     if (kind === 0x90 && second) this.press(first, second);
     else if (kind === 0x80 || kind === 0x90) this.let(first);
     else if (kind === 0xb0 && first === PEDAL) {
-      this.dispatchEvent(new CustomEvent('pedal', {detail: {down: second >= 64}}));
+      this.emit('pedal', {down: second >= 64});
     }
   }
 

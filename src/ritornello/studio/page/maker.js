@@ -1,32 +1,50 @@
 // Making music: the engine's streams behind what a musician asks for. It knows the session, the engine and the time that
 // is heard; it shows through events what it does.
 
+import {Emitter} from './emitter.js';
 import {NOTHING, before, endOf, insert, replaced} from './music.js';
 
 export const AHEAD_S = 20; // how far music is made beyond what is heard
 const FIRST_S = 3; // that the other ways are made at once
 const WAYS = 4;
 const BRIDGES = 6; // that are drawn; the best four are offered
-const RANKED_S = 10; // of what follows a gap, by which bridges are ranked
+const RANKED_S = 10, KNOWN_S = 90; // of what follows a gap bridges are ranked by, and of what stands before it
 const PAUSE_S = 2; // between a piece that the model has ended and the next
 
 const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 
+/** @typedef {import('./music.js').Note} Note */
+/** @typedef {import('./music.js').Span} Span */
+/** @typedef {import('./music.js').Piece} Piece */
+/** @typedef {import('./remote.js').RemoteEngine} Engine */
+/** @typedef {import('./remote.js').RemoteStream} Stream */
+
+/** What is read to rank a bridge from `start` to `end`: no more than counts. */
+function follow(piece, start, end) {
+  const first = Math.max(0, start - KNOWN_S);
+  const moved = (items) => items.filter((item) => item.start >= first && item.start < end + RANKED_S)
+    .map((item) => ({...item, start: item.start - first, end: item.end - first}));
+  return {notes: moved(piece.notes), pedals: moved(piece.pedals), from: end - first, to: end + RANKED_S - first};
+}
+
 /**
  * Several ways on from one moment.
- * @typedef {{from: number, to: number | null, base: object, ways: Way[], current: number, ranked: boolean, label: string}} Choice
- * @typedef {{seed: number, notes: object[], pedals: object[], upTo: number, ended: boolean, nats: number | null,
- *   stream: object}} Way
+ * @typedef {{from: number, to: number | null, base: Piece, ways: Way[], current: number, ranked: boolean, label: string,
+ *   wasLive: boolean}} Choice
+ * @typedef {{notes: Note[], pedals: Span[], upTo: number, ended: boolean, nats: number | null, stream: Stream,
+ *   complete: Promise<void>, finish: () => void}} Way
  */
 
 /** Fires `choice` when there are ways to choose from or no longer, `ways` when they grew, `state`, and `trouble`. */
-export class Maker extends EventTarget {
+export class Maker extends Emitter {
   /** @param {import('./session.js').Session} session @param {() => number} heard */
   constructor(session, heard) {
     super();
-    Object.assign(this, {session, heard});
+    this.session = session;
+    this.heard = heard;
+    /** @type {Engine | null} */
     this.engine = null;
-    /** @type {{stream: object, offset: number, upTo: number, from: number} | null} */
+    /** @type {{stream: Stream | null, offset: number, upTo: number, from: number} | null} */
     this.live = null; // the stream that the present piece grows by
     /** @type {Choice | null} */
     this.choice = null;
@@ -115,10 +133,9 @@ export class Maker extends EventTarget {
     if (turn !== this.turn) return;
     if (follows) {
       for (const way of choice.ways) {
-        const {notes, pedals} = replaced(base, start, end, way);
-        way.nats = await this.engine.score({notes, pedals, from: end, to: end + RANKED_S});
+        way.nats = await this.engine.score(follow(replaced(base, start, end, way), start, end));
         if (turn !== this.turn) return;
-        this.dispatchEvent(new Event('ways'));
+        this.emit('ways');
       }
       const listened = choice.ways[choice.current];
       choice.ways.sort((a, b) => (a.nats ?? Infinity) - (b.nats ?? Infinity));
@@ -126,14 +143,14 @@ export class Maker extends EventTarget {
     }
     choice.ways.length = Math.min(WAYS, choice.ways.length);
     choice.ranked = true;
-    this.dispatchEvent(new Event('choice'));
+    this.emit('choice');
   }
 
   /** Listens to another of the ways. */
   listen(number) {
     if (!this.choice?.ways[number]) return;
     this.choice.current = number;
-    this.dispatchEvent(new Event('choice'));
+    this.emit('choice');
   }
 
   /** Takes the way that is listened to, once it is whole; the others are dropped. */
@@ -153,18 +170,17 @@ export class Maker extends EventTarget {
     this.told();
   }
 
-  /** Drops all ways: the piece is what it was. */
-  reject() {
-    if (!this.choice) return;
-    for (const way of this.choice.ways) way.stream.close();
-    this.choice = null;
-    this.turn++;
-    this.told();
+  /** Drops all ways: the piece is what it was, and goes on if it did. */
+  async drop() {
+    const wasLive = this.choice?.wasLive;
+    this.stop();
+    if (wasLive) await this.goOn();
   }
 
   /** Ends whatever is being made; the piece stays as far as it is. */
   stop() {
-    this.reject();
+    for (const way of this.choice?.ways ?? []) way.stream.close();
+    this.choice = null;
     this.turn++;
     this.live?.stream?.close();
     this.live = null;
@@ -172,8 +188,8 @@ export class Maker extends EventTarget {
   }
 
   told() {
-    this.dispatchEvent(new Event('choice'));
-    this.dispatchEvent(new Event('state'));
+    this.emit('choice');
+    this.emit('state');
   }
 
   /** When the first kept span after `from` begins, or null. */
@@ -190,7 +206,7 @@ export class Maker extends EventTarget {
     const {turn} = this;
     const live = {stream: null, offset: 0, upTo: from ?? endOf(piece), from: from ?? endOf(piece)};
     this.live = live;
-    this.dispatchEvent(new Event('state'));
+    this.emit('state');
     const {notes, pedals} = piece;
     const stream = await this.needed().start({notes, pedals, from, seed, sampling: this.session.sampling});
     if (turn !== this.turn) return stream.close();
@@ -229,6 +245,7 @@ export class Maker extends EventTarget {
 
   /** Begins a choice of `count` ways from one moment on; the first reads what stands before, the others fork from it. */
   async choose(from, to, count, label) {
+    const wasLive = Boolean(this.live);
     this.stop();
     const {turn} = this;
     const base = this.session.piece;
@@ -240,12 +257,12 @@ export class Maker extends EventTarget {
       return false;
     }
     const streams = [first, ...seeds.slice(1).map((seed) => first.fork(seed))];
-    const ways = streams.map((stream, n) => {
-      const way = {seed: seeds[n], notes: [], pedals: [], upTo: from, ended: false, nats: null, stream};
-      way.complete = new Promise((resolve) => { way.finish = resolve; });
-      return way;
+    const ways = streams.map((stream) => {
+      let finish = () => {};
+      const complete = /** @type {Promise<void>} */ (new Promise((resolve) => { finish = resolve; }));
+      return {notes: [], pedals: [], upTo: from, ended: false, nats: null, stream, complete, finish};
     });
-    this.choice = {from, to, base, ways, current: 0, ranked: false, label};
+    this.choice = {from, to, base, ways, current: 0, ranked: false, label, wasLive};
     for (const way of ways) this.collect(way, to);
     this.told();
     this.tick();
@@ -263,15 +280,15 @@ export class Maker extends EventTarget {
       insert(way.notes, notes);
       way.upTo = Math.max(way.upTo, upTo);
       if (to !== null && way.upTo >= to - 0.01) finish();
-      if (this.choice === choice) this.dispatchEvent(new Event('ways'));
+      if (this.choice === choice) this.emit('ways');
     });
     way.stream.on('end', () => {
       finish();
-      if (this.choice === choice) this.dispatchEvent(new Event('ways'));
+      if (this.choice === choice) this.emit('ways');
     });
     way.stream.on('error', (error) => {
       if (this.choice !== choice) return;
-      this.reject();
+      this.stop();
       this.fail(error);
     });
   }
@@ -285,7 +302,7 @@ export class Maker extends EventTarget {
   }
 
   fail(error) {
-    this.dispatchEvent(new CustomEvent('trouble', {detail: error}));
+    this.emit('trouble', error);
     this.told();
   }
 }

@@ -8,6 +8,7 @@
  *   `kept`: spans of time that nothing plays anew.
  */
 
+/** @type {Piece} */
 export const NOTHING = Object.freeze({title: '', notes: [], pedals: [], kept: []});
 
 /** The index of the first of `items` that starts at `time` or later. */

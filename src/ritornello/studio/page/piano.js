@@ -19,8 +19,9 @@ export class Samples {
 
   /** Loads all. `context` decodes. `onReady` is called when the middle is there. */
   async load(context, folder, onReady = () => {}) {
-    const fromMiddle = [...RECORDED].sort((a, b) => Math.abs(a - 60) - Math.abs(b - 60));
-    const wanted = fromMiddle.flatMap((pitch) => LAYERS.map((layer) => [pitch, layer]));
+    /** @type {[number, string][]} */
+    const wanted = [...RECORDED].sort((a, b) => Math.abs(a - 60) - Math.abs(b - 60))
+      .flatMap((pitch) => LAYERS.map((layer) => /** @type {[number, string]} */ ([pitch, layer])));
     const middle = wanted.length / 3;
     let next = 0, ready = 0, failed = 0;
     const worker = async () => {
@@ -67,9 +68,9 @@ export class Piano {
     this.samples = samples;
     this.volume = context.createGain();
     const limiter = context.createDynamicsCompressor();
-    Object.assign(limiter.threshold, {value: -8});
-    Object.assign(limiter.ratio, {value: 12});
-    Object.assign(limiter.attack, {value: 0.002});
+    limiter.threshold.value = -8;
+    limiter.ratio.value = 12;
+    limiter.attack.value = 0.002;
     this.analyser = context.createAnalyser();
     this.volume.connect(limiter).connect(this.analyser).connect(context.destination);
     this.volume.gain.value = 0.9;
@@ -112,7 +113,11 @@ export class Piano {
 
 class Voice {
   constructor(piano, {buffer, attack, rate}, pitch, when, gain) {
-    Object.assign(this, {piano, pitch, when, gain, released: Infinity});
+    this.piano = piano;
+    this.pitch = pitch;
+    this.when = when;
+    this.gain = gain;
+    this.released = Infinity;
     this.source = piano.context.createBufferSource();
     this.source.buffer = buffer;
     this.source.playbackRate.value = rate;

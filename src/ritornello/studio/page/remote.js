@@ -50,8 +50,9 @@ export function open({token = '', onLost = () => {}} = {}) {
     socket.onclose = ({reason}) => {
       const why = reason || 'the connection to the player is lost';
       reject(new Error('the player cannot be reached'));
-      engine?.lose(why);
-      if (engine) onLost(why);
+      if (!engine) return;
+      onLost(why);
+      engine.lose(why);
     };
   });
 }
@@ -65,12 +66,17 @@ export class RemoteEngine {
     this.last = 0;
   }
 
+  /**
+   * @param {{notes?: Note[], pedals?: Span[], seed?: number, sampling?: Sampling, from?: number}} what
+   * @returns {Promise<RemoteStream>}
+   */
   async start({notes = [], pedals = [], seed = 0, sampling = {}, from}) {
     const stream = this.opened();
     this.send({op: 'start', id: stream.id, notes: notes.map(row), pedals: pedals.map(span), seed, sampling, from});
     return stream;
   }
 
+  /** @param {{notes: Note[], pedals?: Span[], from: number, to: number}} what @returns {Promise<number | null>} */
   score({notes, pedals = [], from, to}) {
     const id = ++this.last;
     this.send({op: 'score', id, notes: notes.map(row), pedals: pedals.map(span), from, to});
@@ -116,9 +122,15 @@ export class RemoteEngine {
   }
 }
 
-class RemoteStream {
+export class RemoteStream {
+  /** @param {RemoteEngine} engine @param {number} id */
   constructor(engine, id) {
-    Object.assign(this, {engine, id, listeners: {}, waiting: [], credit: 0});
+    this.engine = engine;
+    this.id = id;
+    /** @type {Object<string, Function>} */
+    this.listeners = {};
+    this.waiting = [];
+    this.credit = 0;
   }
 
   on(event, listener) {

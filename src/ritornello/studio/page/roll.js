@@ -3,7 +3,8 @@
 // Paper and notes are drawn once into a picture twice as wide as the window, and drawn anew when the window leaves it or the
 // music changes; notes that are added go on top. So a frame costs one copy, whatever the piece holds.
 
-import {clock, firstFrom, isBlack, keyName, silentAt} from './music.js';
+import {Emitter} from './emitter.js';
+import {NOTHING, clock, firstFrom, isBlack, keyName, silentAt} from './music.js';
 
 const LOW = 21, HIGH = 108; // the piano's keys
 const GUTTER = 40, RULER = 26, PEDAL = 16;
@@ -34,16 +35,29 @@ export const themed = (name) => THEMES[name];
 export const shade = (velocity) => Math.max(0, RAMP_AT.findIndex((_, n) => n === 7 || velocity < RAMP_AT[n + 1]));
 
 /** Fires `seek` (detail: seconds), `region` (detail: a span or null). */
-export class Roll extends EventTarget {
+export class Roll extends Emitter {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     super();
     this.canvas = canvas;
     this.picture = document.createElement('canvas');
-    this.piece = {notes: [], pedals: [], kept: []};
+    /** @type {import('./music.js').Piece} */
+    this.piece = NOTHING;
     this.theme = THEMES.light;
-    Object.assign(this, {start: 0, pxPerS: 60, low: 36, high: 84, position: 0, length: 0, frames: 0});
-    Object.assign(this, {region: null, span: null, follow: true, stale: true, dirty: true, sounding: [], limit: Infinity});
+    this.start = 0; // the time at the left
+    this.pxPerS = 60;
+    [this.low, this.high] = [43, 79]; // pitches that are shown
+    this.width = this.height = 0;
+    this.ratio = 1;
+    this.pictureStart = this.pictureEnd = 0;
+    this.position = this.length = this.frames = 0;
+    /** @type {import('./music.js').Span | null} */
+    this.region = null;
+    /** @type {{from: number, to: number | null} | null} */
+    this.span = null;
+    this.follow = this.stale = this.dirty = true;
+    /** @type {import('./music.js').Note[]} */
+    this.sounding = [];
     new ResizeObserver(() => this.resize()).observe(canvas);
     this.listen();
     const frame = () => {
@@ -99,7 +113,7 @@ export class Roll extends EventTarget {
   setRegion(region) {
     this.region = region;
     this.dirty = true;
-    this.dispatchEvent(new CustomEvent('region', {detail: region}));
+    this.emit('region', region);
   }
 
   setTheme(name) {
@@ -146,7 +160,9 @@ export class Roll extends EventTarget {
   resize() {
     const {clientWidth, clientHeight} = this.canvas;
     const ratio = window.devicePixelRatio || 1;
-    Object.assign(this, {width: clientWidth, height: clientHeight, ratio});
+    this.width = clientWidth;
+    this.height = clientHeight;
+    this.ratio = ratio;
     this.canvas.width = Math.round(clientWidth * ratio);
     this.canvas.height = Math.round(clientHeight * ratio);
     this.invalidate();
@@ -378,7 +394,7 @@ export class Roll extends EventTarget {
       pointers.delete(event.pointerId);
       if (began && !began.moved && event.type === 'pointerup') {
         if (began.marks && this.region) this.setRegion(null);
-        else this.dispatchEvent(new CustomEvent('seek', {detail: began.time}));
+        else this.emit('seek', began.time);
       }
       began = null;
     };
@@ -393,7 +409,10 @@ export class Roll extends EventTarget {
   }
 }
 
-const distance = ([a, b]) => Math.hypot(a.x - b.x, a.y - b.y);
+const distance = (points) => {
+  const [a, b] = points;
+  return Math.hypot(a.x - b.x, a.y - b.y);
+};
 const tickStep = (pxPerS) => [0.1, 0.5, 1, 2, 5, 10, 30, 60, 300].find((step) => step * pxPerS > 64) ?? 600;
 
 /** Where notes were given, as spans of time. */
@@ -410,16 +429,17 @@ export function givenSpans(notes) {
 }
 
 /** The whole piece in a strip: where the window is, and a way to move it. */
-export class Overview extends EventTarget {
+export class Overview extends Emitter {
   /** @param {HTMLCanvasElement} canvas @param {Roll} roll */
   constructor(canvas, roll) {
     super();
-    Object.assign(this, {canvas, roll});
+    this.canvas = canvas;
+    this.roll = roll;
     new ResizeObserver(() => this.draw()).observe(canvas);
     const seek = ({clientX, buttons, type}) => {
       if (type === 'pointermove' && !buttons) return;
       const share = (clientX - canvas.getBoundingClientRect().left) / canvas.clientWidth;
-      this.dispatchEvent(new CustomEvent('seek', {detail: Math.max(0, share) * this.length}));
+      this.emit('seek', Math.max(0, share) * this.length);
     };
     canvas.addEventListener('pointerdown', seek);
     canvas.addEventListener('pointermove', seek);

@@ -24,7 +24,7 @@ export const fileName = (title) => (title || 'ritornello').replace(/[^\p{L}\p{N}
 export const midiOf = (piece) => writeMidi(piece);
 
 /** The sound of a piece as a WAV file, rendered faster than it sounds; `onPart` gets the share that is done. */
-export async function wavOf(piece, samples, onPart = () => {}) {
+export async function wavOf(piece, samples, onPart = (_) => {}) {
   const seconds = endOf(piece) + TAIL_S;
   if (seconds > MOST_S) throw new Error(`a sound lasts ${MOST_S / 60} minutes at most: save a part of it, or as MIDI`);
   const context = new OfflineAudioContext(1, Math.ceil(seconds * SAMPLE_RATE), SAMPLE_RATE);

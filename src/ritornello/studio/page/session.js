@@ -1,5 +1,6 @@
 // A session: the piece in its present form, everything that undo and redo lead to, and where it is kept.
 
+import {Emitter} from './emitter.js';
 import {NOTHING, insert, joined} from './music.js';
 
 const FORMAT = 'ritornello-session/1';
@@ -8,7 +9,7 @@ const MOST_SESSIONS = 12; // that the browser keeps
 export const SAMPLING = Object.freeze({temperature: 1, topP: 0.99, minP: 0});
 
 /** Fires `change` when the piece is another one, `growth` (detail: notes) when notes were added to it. */
-export class Session extends EventTarget {
+export class Session extends Emitter {
   constructor() {
     super();
     this.begin(0);
@@ -38,7 +39,7 @@ export class Session extends EventTarget {
   /** Adds what was played to the present piece: no step of its own for undo. */
   grow(notes) {
     insert(this.piece.notes, notes);
-    this.dispatchEvent(new CustomEvent('growth', {detail: notes}));
+    this.emit('growth', notes);
   }
 
   undo() { return this.step(this.past, this.future); }
@@ -66,7 +67,7 @@ export class Session extends EventTarget {
   }
 
   changed() {
-    this.dispatchEvent(new Event('change'));
+    this.emit('change');
   }
 
   /** Everything as one text: notes are written once, however many states hold them. */

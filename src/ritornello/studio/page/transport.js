@@ -1,5 +1,6 @@
 // The transport: plays a piece by the clock of the sound, a little ahead of it, at any tempo.
 
+import {Emitter} from './emitter.js';
 import {endOf, firstFrom, silentAt} from './music.js';
 
 const AHEAD_S = 0.15, HIDDEN_AHEAD_S = 2.5; // browsers wake a hidden page once a second
@@ -8,24 +9,27 @@ const ENDED_S = 1; // after the last note it stops
 const LOST_S = 0.05; // notes later than this are not struck any more
 
 /** Fires `state` when it plays, waits or stops; `tick` about 25 times a second while it plays. */
-export class Transport extends EventTarget {
+export class Transport extends Emitter {
   /**
    * @param {AudioContext} context
    * @param {(note: import('./music.js').Note, when: number, release: number) => {release: Function} | null} strike
    */
   constructor(context, strike) {
     super();
-    Object.assign(this, {context, strike});
+    this.context = context;
+    this.strike = strike;
     this.piece = {notes: [], pedals: []};
     this.playing = false;
     this.waiting = false; // for music that is not made yet
     this.underruns = 0;
     this.tempo = 1;
+    /** @type {import('./music.js').Span | null} */
     this.loop = null;
     this.limit = () => Infinity; // up to when the music is final
     this.growing = () => false; // whether more will come
     this.anchor = {music: 0, time: 0};
-    this.struck = new Set(); // notes that sound or are about to
+    /** @type {Set<{note: any, when: number, release: number, voice: any}>} notes that sound or are about to */
+    this.struck = new Set();
   }
 
   /** Where the music is, in seconds. */
@@ -64,7 +68,7 @@ export class Transport extends EventTarget {
   seek(time) {
     this.hush();
     this.rewind(Math.max(0, time));
-    this.dispatchEvent(new Event('tick'));
+    this.emit('tick');
   }
 
   setTempo(tempo) {
@@ -74,7 +78,7 @@ export class Transport extends EventTarget {
   }
 
   tell() {
-    this.dispatchEvent(new Event('state'));
+    this.emit('state');
   }
 
   /** Begins anew at `music`; with `smooth`, notes that sound already go on. */
@@ -117,7 +121,7 @@ export class Transport extends EventTarget {
     if (!this.growing() && !this.loop && position > endOf(this.piece) + ENDED_S) return this.pause();
     if (!this.waiting) this.schedule(now, limit);
     for (const entry of this.struck) if (entry.release < now - 1) this.struck.delete(entry);
-    this.dispatchEvent(new Event('tick'));
+    this.emit('tick');
   }
 
   schedule(now, limit) {
