@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ritornello import codec
 from ritornello.engines.framework import TorchEngine
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
-from ritornello.performing import Performer, load
+from ritornello.performing import Performer, load, paced
 from ritornello.sampling import Sampling
 
 
@@ -314,7 +315,7 @@ def test_a_stream_waits_when_it_is_further_ahead_of_the_clock_than_allowed():
         waited.append(seconds)
         now[0] += seconds
 
-    stream = Performer(an_ending_engine()).stream(seed=0, ahead_s=1.0, clock=lambda: now[0], sleep=sleep)
+    stream = paced(Performer(an_ending_engine()).stream(seed=0), 1.0, clock=lambda: now[0], sleep=sleep)
     events = list(itertools.islice(stream, 6))
     assert waited == [pytest.approx(w) for w in (1.5, 0.5, 2.0, 0.5)]
     assert now[0] == pytest.approx(100.0 + events[-1].time_s - 1.0)
@@ -328,9 +329,11 @@ def test_a_stream_of_hours_holds_no_more_than_one_of_minutes():
     try:
         for _ in range(500):
             next(stream)
+        gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(5000):
             last = next(stream)
+        gc.collect()
         assert tracemalloc.get_traced_memory()[0] - before < 20_000
     finally:
         tracemalloc.stop()

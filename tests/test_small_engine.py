@@ -186,8 +186,7 @@ def test_at_position_1000000_every_schedule_agrees_with_the_definition(engine_of
     reach = sum(model.config.schedule.horizons) + SEGMENT_TOKENS * (model.config.schedule.layers + 1)
     first = (FAR - reach) // SEGMENT_TOKENS * SEGMENT_TOKENS
     tokens = text(FAR + 20 - first)
-    session = engine_of(model).begin()
-    session.position = first
+    session = engine_of(model).begin(first)
     session.read(tokens[: FAR - first])
     for end in range(FAR + 1, FAR + 20, 6):
         found = session.read(tokens[session.position - first : end - first])
