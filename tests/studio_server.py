@@ -25,7 +25,7 @@ class Tinkling:
     """An engine that draws from the same likelihoods for ever, and counts what it has read."""
 
     name, data, legal = "tinkling", {"name": "nothing", "licence": "CC0"}, True
-    threads, weight_bytes, state_bytes, memory_tokens = 1, 0, 1_000, 0
+    threads, weight_bytes, memory_tokens, nbytes, position = 1, 0, 0, 1_000, 0
 
     def __init__(self, ends: float = -30.0) -> None:
         self.logits = NATS.copy()
@@ -64,7 +64,7 @@ class Served:
             self.socket = socket.create_server(("127.0.0.1", self.port))
         app = server.application(self.performer)
         limit = server.MAX_MESSAGE_BYTES
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, ws_max_size=limit))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, ws_max_size=limit))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self._thread.start()
         while not self._server.started:

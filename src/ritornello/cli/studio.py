@@ -39,10 +39,9 @@ def studio(
     performer = load(model, engine=engine, threads=threads)
     def ready(address: str) -> None:
         console.print(f"the studio is open at {address}; Ctrl+C closes it")
-        if state_bytes := performer.engine.state_bytes:
-            most = server.MAX_SESSIONS * (server.MAX_VOICES + server.MAX_MOMENTS)
-            voice = f"{state_bytes / 1e6:.1f} MB for each voice that plays"
-            console.print(f"memory: {voice}, at most {most} times that ({server.MAX_SESSIONS} pages)", style="dim")
+        most = server.MAX_SESSIONS * (server.MAX_VOICES + server.MAX_MOMENTS)
+        voice = f"{server.about(performer)['stateBytes'] / 1e6:.1f} MB for each voice that plays"
+        console.print(f"memory: {voice}, at most {most} times that ({server.MAX_SESSIONS} pages)", style="dim")
         if open_page:
             webbrowser.open(address)
 

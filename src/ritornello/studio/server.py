@@ -321,7 +321,7 @@ def about(performer: Performer) -> dict[str, Any]:
         "licence": engine.data.get("licence", ""),
         "data": engine.data.get("name", ""),
         "memoryBytes": engine.weight_bytes,
-        "stateBytes": engine.state_bytes,
+        "stateBytes": engine.begin().nbytes,
         "voices": MAX_VOICES,
     }
 

@@ -162,7 +162,6 @@ const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
   roll.setRegion(null);
   Object.assign(roll, {start: 0, follow: true});
   await maker.begin(seed, session.sampling);
-  showAddress();
 });
 
 const play = doing(async () => {
@@ -359,7 +358,6 @@ function openSession(text) {
   roll.setRegion(null);
   roll.fit();
   showSampling();
-  showAddress();
   say('The session is open.');
 }
 
@@ -438,7 +436,7 @@ let wantedBack = false;
 
 // ---- wiring ----
 
-session.on('change', showPiece);
+session.on('change', () => { showPiece(); showAddress(); });
 session.on('growth', (detail) => {
   if (maker.choice) return;
   roll.add(detail);
@@ -578,6 +576,15 @@ addEventListener('keydown', (event) => {
     event.preventDefault();
     shortcuts[key](event);
   }
+});
+
+// A button that was clicked must not catch the keys that come next; one that was reached by keys keeps them.
+addEventListener('click', (event) => {
+  if (event.detail) /** @type {Element} */ (event.target).closest('button')?.blur();
+});
+addEventListener('pointerup', (event) => {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (target.matches('input[type=range]')) setTimeout(() => target.blur());
 });
 
 const dark = matchMedia('(prefers-color-scheme: dark)');

@@ -15,15 +15,20 @@ export class Samples {
   constructor() {
     /** @type {Map<string, {buffer: AudioBuffer, attack: number}>} */
     this.buffers = new Map();
+    this.loaded = Promise.resolve();
   }
 
-  /** Loads all. `context` decodes. `onReady` is called when the middle is there. */
-  async load(context, folder, onReady = () => {}) {
+  /** Loads all; `context` decodes. What is there can be played before all is. */
+  load(context, folder) {
+    this.loaded = this.fetch(context, folder);
+    return this.loaded;
+  }
+
+  async fetch(context, folder) {
     /** @type {[number, string][]} */
     const wanted = [...RECORDED].sort((a, b) => Math.abs(a - 60) - Math.abs(b - 60))
       .flatMap((pitch) => LAYERS.map((layer) => /** @type {[number, string]} */ ([pitch, layer])));
-    const middle = wanted.length / 3;
-    let next = 0, ready = 0, failed = 0;
+    let next = 0, failed = 0;
     const worker = async () => {
       while (next < wanted.length) {
         const [pitch, layer] = wanted[next++];
@@ -34,7 +39,6 @@ export class Samples {
           const buffer = await context.decodeAudioData(await answer.arrayBuffer());
           this.buffers.set(pitch + layer, {buffer, attack: attackOf(buffer)});
         } catch { failed++; }
-        if (++ready === middle) onReady();
       }
     };
     await Promise.all([worker(), worker(), worker(), worker()]);

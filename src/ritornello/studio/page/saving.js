@@ -27,6 +27,7 @@ export const midiOf = (piece) => writeMidi(piece);
 export async function wavOf(piece, samples, onPart = (_) => {}) {
   const seconds = endOf(piece) + TAIL_S;
   if (seconds > MOST_S) throw new Error(`a sound lasts ${MOST_S / 60} minutes at most: save a part of it, or as MIDI`);
+  await samples.loaded;
   const context = new OfflineAudioContext(1, Math.ceil(seconds * SAMPLE_RATE), SAMPLE_RATE);
   const piano = new Piano(context, samples);
   const {notes, pedals} = piece;
