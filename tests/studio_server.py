@@ -1,4 +1,4 @@
-"""The studio for tests: an engine that plays at no cost, and a server in this process that can be stopped and begun again."""
+"""The studio for tests: an engine that plays at no cost, and a server that can be stopped and begun again."""
 
 from __future__ import annotations
 

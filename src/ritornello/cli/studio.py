@@ -37,6 +37,7 @@ def studio(
     if token is None and host not in (*server.LOOPBACK, "::1"):
         token = secrets.token_urlsafe(16)
     performer = load(model, engine=engine, threads=threads)
+
     def ready(address: str) -> None:
         console.print(f"the studio is open at {address}; Ctrl+C closes it")
         most = server.MAX_SESSIONS * (server.MAX_VOICES + server.MAX_MOMENTS)

@@ -1,11 +1,12 @@
 """The studio's server: the page's files, and one WebSocket for each page that plays.
 
 Whoever reaches the port may load the page. Music is made for pages that this server has given alone: the socket wants
-this server's own origin and, on any other address than the loopback interface, a token. Everything has a limit: bytes of
-a message, pages, voices of a page, notes and seconds of a prompt, and the time without a word.
+this server's own origin and, on any other address than the loopback interface, a token. Everything has a limit: bytes
+of a message, pages, voices of a page, notes and seconds of a prompt, and the time without a word.
 
-Messages are JSON objects; ``page/remote.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``, ``fork``,
-``close`` and ``score``, each with the ``id`` of a stream; it gets ``hello`` once, then ``notes``, ``end``, ``score`` and ``error``.
+Messages are JSON objects; ``page/remote.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``,
+``fork``, ``close`` and ``score``, each with the ``id`` of a stream; it gets ``hello`` once, then ``notes``, ``end``,
+``score`` and ``error``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ HEADERS = {
 }
 
 
-def application(performer: Performer, *, host: str = LOOPBACK[0], token: str | None = None, idle_s: float = IDLE_S) -> ASGIApp:
+def application(
+    performer: Performer, *, host: str = LOOPBACK[0], token: str | None = None, idle_s: float = IDLE_S
+) -> ASGIApp:
     """The studio as an ASGI application.
 
     Args:
@@ -100,7 +103,9 @@ def serve(performer: Performer, *, host: str, port: int, token: str | None, read
         listening = socket.create_server((host.strip("[]"), port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RitornelloError(f"{host}:{port}: cannot be used ({reason}); give another --port, or another --host") from None
+        raise RitornelloError(
+            f"{host}:{port}: cannot be used ({reason}); give another --port, or another --host"
+        ) from None
     shown = f"[{host.strip('[]')}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
     config = uvicorn.Config(

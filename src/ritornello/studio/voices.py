@@ -1,8 +1,8 @@
 """Music in the making: voices that play when they are asked to, by turns, in one thread.
 
-A voice is one stream of the page's: it reads what stands before it, then plays until its music reaches the time that it
-was asked for, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and what
-changes a voice happens between two turns. Times are seconds of music from the start of the prompt.
+A voice is one stream of the page's: it reads what stands before it, then plays until its music reaches the time that
+it was asked for, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and
+what changes a voice happens between two turns. Times are seconds of music from the start of the prompt.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Conductor(threading.Thread):
                     busy = True  # a job may have given work
             except queue.Empty:
                 pass
-            busy = any([self._turn(task) for task in list(self._tasks)])
+            turns = [self._turn(task) for task in list(self._tasks)]
+            busy = any(turns)
 
     def _turn(self, task: Task) -> bool:
         try:
@@ -130,7 +131,7 @@ class Voice:
             yield True
 
     def fork(self, seed: int, tell: Tell) -> Voice:
-        """A voice that goes on from this one's present moment, or from where its prompt ends, with a seed of its own."""
+        """A voice that goes on from this one's present moment, or its prompt's end, with a seed of its own."""
         other = copy.copy(self)
         if self.ready:
             other.take = self.take.fork()
