@@ -441,6 +441,7 @@ session.on('growth', (detail) => {
   if (maker.choice) return;
   roll.add(detail);
   overview.draw();
+  if ($('again').disabled) showState();
   showTime();
 });
 let saving = 0;
@@ -603,11 +604,11 @@ for (const choice of document.querySelectorAll('[name=theme]')) {
 }
 
 const showPorts = doing(async () => {
-  const there = await hands.connect(showPorts);
+  const there = await hands.connect(showPorts).catch(() => null); // null: not allowed
   for (const [id, none] of [['midi-in', 'none'], ['midi-out', 'none: the piano here']]) {
     const ports = id === 'midi-in' ? hands.inputs : hands.outputs;
     const chosen = $(id).value;
-    $(id).replaceChildren(new Option(there ? none : 'this browser has no MIDI', ''), ...ports.map((port) => new Option(port.name, port.id)));
+    $(id).replaceChildren(new Option(there ? none : there === null ? 'not allowed by the browser' : 'this browser has no MIDI', ''), ...ports.map((port) => new Option(port.name, port.id)));
     $(id).value = ports.some((port) => port.id === chosen) ? chosen : '';
   }
   if (there && !$('midi-in').value && hands.inputs.length) $('midi-in').value = hands.inputs[0].id;

@@ -17,14 +17,14 @@ const THEMES = {
     given: ['#9fd4cf', '#7cc3bf', '#56aeb0', '#35979f', '#1d7f8c', '#0f6779', '#0a4f63', '#06384a'],
     white: '#fffdfa', black: '#f5f1ea', line: '#ece6dc', octave: '#d4cabc', tint: 'rgba(11,114,133,.07)', ink: '#2b2830',
     faint: '#787280', accent: '#0b7285', pedal: '#a9b6c8', page: '#fbf9f5', mark: 'rgba(11,114,133,.16)', kept: '#b98a1d',
-    glow: '#ffffff',
+    glow: 'rgba(43,40,48,.85)',
   },
   dark: {
     ramp: ['#5b2a6e', '#7d2f80', '#a33a80', '#c74a76', '#e5646a', '#f78561', '#fcab70', '#fddb9c'],
     given: ['#1d4a55', '#1f5e69', '#24747e', '#2f8c93', '#45a4a8', '#65bcbc', '#8dd3d0', '#c0eae5'],
     white: '#1e1b25', black: '#191620', line: '#262230', octave: '#3b3547', tint: 'rgba(101,188,188,.09)', ink: '#ece7f1',
     faint: '#9a92a5', accent: '#65bcbc', pedal: '#4b5568', page: '#15131a', mark: 'rgba(101,188,188,.2)', kept: '#e0b354',
-    glow: '#ffffff',
+    glow: 'rgba(255,250,240,.9)',
   },
 };
 
@@ -300,14 +300,13 @@ export class Roll extends Emitter {
   }
 
   drawSounding(c) {
-    const height = Math.max(3, this.lane);
+    const height = Math.max(4, this.lane);
     for (const note of this.sounding) {
       const x = Math.max(GUTTER, this.x(note.start));
       const width = Math.max(3, this.x(note.end) - x);
-      c.strokeStyle = this.theme.glow;
-      c.lineWidth = 3;
-      c.strokeRect(x - 0.5, this.y(note.pitch) - 0.5, width, height);
-      c.fillStyle = this.theme.accent;
+      c.fillStyle = this.theme.glow;
+      c.fillRect(x - 3, this.y(note.pitch) - 3, width + 6, height + 5);
+      c.fillStyle = (note.given ? this.theme.given : this.theme.ramp)[shade(note.velocity)];
       c.fillRect(x, this.y(note.pitch), width, height - 1);
     }
   }
