@@ -159,7 +159,7 @@ class Recording:
 
 
 def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | tuple[()] = ()) -> list[int]:
-    stream = Performer(engine, Sampling(temperature=0)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
+    stream = Performer(engine, Sampling(top_p=1e-9)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
     return [token for token, _ in islice(stream, tokens)]
 
 

@@ -30,6 +30,11 @@ OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
 performances hold (99 % begin within 8.4 s; the longest rest is of 9.0 s, the longest wait on held keys of 16.3 s)"""
 
 Progress = Callable[[float], None]
+Stop = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -234,21 +239,22 @@ class Performer:
         may_end: bool = True,
         again: bool = False,
         progress: Progress | None = None,
+        stop: Stop = _never,
     ) -> Performance:
         """A new piece of ``seconds`` at most; the same seed gives the same piece on the same engine.
 
         It is shorter if the model ends it and ``may_end`` allows that; with ``again`` another piece follows then,
-        `PAUSE_S` later, until the time is over.
+        `PAUSE_S` later, until the time is over. Whenever ``stop()`` is true it ends there, and is whole up to there.
 
         Raises:
             RitornelloError: for an absurd length.
         """
         rng = np.random.default_rng(seed)
-        performance = self._perform(self.begin(), seconds, rng, may_end, progress)
+        performance = self._perform(self.begin(), seconds, rng, may_end, progress, stop)
         parts, start_s = [performance], performance.piece.seconds + PAUSE_S
-        while again and parts[-1].ended and start_s < seconds:
+        while again and parts[-1].ended and start_s < seconds and not stop():
             later = None if progress is None else _shifted(progress, start_s)
-            parts.append(self._perform(self.begin(), seconds - start_s, rng, may_end, later))
+            parts.append(self._perform(self.begin(), seconds - start_s, rng, may_end, later, stop))
             performance = _followed(performance, parts[-1], start_s)
             start_s += parts[-1].piece.seconds + PAUSE_S
         return performance
@@ -262,11 +268,13 @@ class Performer:
         prompt_s: float | None = None,
         may_end: bool = True,
         progress: Progress | None = None,
+        stop: Stop = _never,
     ) -> Performance:
         """``piece`` up to ``prompt_s`` (None: all of it), and up to ``seconds`` more that follow it.
 
         The prompt's notes and pedal stay as they were played; a note that sounds across the border is released where
         the model lets it go. The border lies on the grid of 10 ms; the model begins there, not before.
+        It ends whenever ``stop()`` is true.
 
         Raises:
             RitornelloError: if the prompt has no notes, or for an absurd length.
@@ -283,7 +291,7 @@ class Performer:
             raise RitornelloError(f"the prompt has no notes{first}; give a piece with notes, or more of it")
         take = self.begin()
         take.hear(tokens, until_s=border_s)
-        new = self._perform(take, seconds, np.random.default_rng(seed), may_end, progress, border_s)
+        new = self._perform(take, seconds, np.random.default_rng(seed), may_end, progress, stop, border_s)
         return replace(new, piece=_spliced(piece, new.piece, border_s))
 
     def stream(self, *, seed: int, prompt: ArrayLike = ()) -> Iterator[KeyEvent]:
@@ -326,6 +334,7 @@ class Performer:
         rng: np.random.Generator,
         may_end: bool,
         progress: Progress | None,
+        stop: Stop,
         border_s: float = 0.0,
     ) -> Performance:
         """What is played from ``border_s`` on, and with it what sounds there."""
@@ -334,7 +343,7 @@ class Performer:
         until_s = (_steps(border_s) + max(1, _steps(seconds))) / STEPS_PER_S
         notes: list[codec.Note] = []
         tokens = 0
-        while not take.ended and take.seconds < until_s:
+        while not take.ended and take.seconds < until_s and not stop():
             notes += take.play(self.sampling, rng, may_end=may_end).finished
             tokens += 1
             if progress is not None:
