@@ -23,7 +23,7 @@ import torch
 
 from ritornello import codec
 from ritornello.charts import new_figure, save
-from ritornello.engines.framework import PerceiverSession
+from ritornello.engines.framework import TorchEngine, TorchSession
 from ritornello.likelihood import token_nats
 from ritornello.models.perceivers import Perceiver, PerceiverConfig
 from ritornello.training.recipes import perceivers_small
@@ -55,7 +55,7 @@ def measure(config: PerceiverConfig, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model = Perceiver(config).eval()
-    session = PerceiverSession(model)
+    session = TorchEngine(model).begin()
     stride = config.stride_tokens
     # Until the context is full, and on to the middle of a stride.
     session.read(rng.integers(0, codec.N_EVENTS, config.context_tokens + stride // 2))
@@ -82,7 +82,7 @@ def median(work: Callable[[], float | Any], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _to_next_move(session: PerceiverSession, rng: np.random.Generator) -> float:
+def _to_next_move(session: TorchSession, rng: np.random.Generator) -> float:
     """Reads up to the next move of the window; seconds of the token that moves it."""
     stride = session._model.segment_tokens
     session.read(rng.integers(0, codec.N_EVENTS, stride - session.position % stride))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +60,8 @@ def test_a_disk_that_fills_leaves_the_older_file_as_it_was(command, model, tmp_p
     before = (tmp_path / "mine.mid").read_bytes()
     with full_disk(60):
         outcome = command(
-            "continue", tmp_path / "mine.mid", tmp_path / "mine.mid", "--model", model, "--minutes", "0.2"
+            *("continue", tmp_path / "mine.mid", tmp_path / "mine.mid", "--force"),
+            *("--model", model, "--minutes", "0.2"),
         )
     assert_refused(outcome, tmp_path / "mine.mid", "cannot be written")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
@@ -104,6 +110,7 @@ def test_without_the_right_to_read_or_write_there_is_one_line(command, model, tm
     monkeypatch.setattr(Performer, "stream", None)
     names = sorted(tmp_path.rglob("*"))
     free.chmod(0o777)
+    (free / "out.mid").chmod(0o666)
     readable.chmod(0o555)
     with losing_rights(closed):
         outcomes = {wanted: command(*wanted) for wanted in commands}
@@ -130,3 +137,56 @@ def losing_rights(closed: Path) -> Iterator[None]:
             os.setresuid(0, 0, 0)
         for path, mode in modes.items():
             path.chmod(mode)
+
+
+# ---- where music goes, and what is read ----
+
+
+def test_what_is_read_is_not_written_over_without_force(command, model, tmp_path):
+    song(3).write(tmp_path / "mine.mid")
+    before = (tmp_path / "mine.mid").read_bytes()
+    (tmp_path / "link.mid").symlink_to("mine.mid")
+    options = ("--only-new", "--model", model, "--minutes", "0.05")
+    for out in (tmp_path / "mine.mid", tmp_path / "link.mid"):
+        assert_refused(command("continue", tmp_path / "mine.mid", out, *options), out, "--force")
+    assert (tmp_path / "mine.mid").read_bytes() == before
+    assert command("continue", tmp_path / "mine.mid", tmp_path / "link.mid", "--force", *options).code == 0
+    assert (tmp_path / "mine.mid").read_bytes() != before
+    assert (tmp_path / "link.mid").is_symlink()
+
+
+def program(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ritornello", *map(str, arguments)]
+
+
+def test_music_goes_to_standard_output_and_to_pipes(command, model, tmp_path):
+    wanted = ("--model", model, "--minutes", "0.2", "--seed", "1")
+    assert command("generate", tmp_path / "new.mid", *wanted).code == 0
+    music = (tmp_path / "new.mid").read_bytes()
+    for place in ("-", "/dev/stdout"):
+        done = subprocess.run(program("generate", place, *wanted), capture_output=True, timeout=120, check=True)
+        assert done.stdout == music
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        assert command("generate", tmp_path / "pipe", *wanted).code == 0
+        assert reader.communicate(timeout=60)[0] == music
+    assert_refused(command("generate", "-", *wanted, "--json"), "--json")
+    assert_refused(command("generate", tmp_path / "x.mid", *wanted, "--json", "--png", "-"), "named twice")
+    assert_refused(command("generate", "-", *wanted, "--png", "-"), "named twice")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_ctrl_c_keeps_what_was_played(model, tmp_path):
+    """A day of music is asked for; the pipe is read when the program writes, which it does when it is stopped."""
+    out = tmp_path / "day.mid"
+    options = ("--minutes", "1440", "--full-length", "--model", model, "--seed", "1", "--json")
+    with subprocess.Popen(program("generate", out, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as one:
+        time.sleep(8)
+        assert one.poll() is None, one.stderr.read()
+        one.send_signal(signal.SIGINT)
+        said, _ = one.communicate(timeout=60)
+    assert one.returncode == 130
+    figures = json.loads(said)
+    assert 0 < figures["seconds"] < 86_400
+    assert len(read_midi(out)) == figures["notes"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["day.mid"]

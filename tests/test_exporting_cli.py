@@ -137,16 +137,17 @@ def test_bandwidth_grows_with_what_is_read_in_the_time(monkeypatch: pytest.Monke
 
 def test_sessions_that_are_measured_begin_with_full_memories():
     class Session:
-        position = 0
+        def __init__(self, position):
+            self.first = position
 
         def read(self, tokens):
-            self.read_tokens, self.first = len(tokens), self.position
+            self.read_tokens = len(tokens)
 
     class Engine:
         memory_tokens = 48
 
-        def begin(self):
-            return Session()
+        def begin(self, position):
+            return Session(position)
 
     late = generation._Late(Engine(), 1000).begin()
     assert (late.first, late.read_tokens) == (952, 48)

@@ -64,6 +64,8 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
+    "starlette": r"studio/server\.py",
+    "uvicorn": r"studio/server\.py",
     "matplotlib": r"charts\.py",
     "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
     r"studies/(runs|measuring)\.py|engines/framework\.py|cli/common\.py",

@@ -11,6 +11,7 @@ import mido
 import numpy as np
 import pretty_midi
 import pytest
+from conftest import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from midi_bytes import ONE_NOTE, QUARTER, midi, name, notes, number, off, on, pedal, pedals, tempo, track
@@ -424,17 +425,11 @@ def test_an_empty_piece_can_be_written(tmp_path):
     assert len(there_and_back(Piece.from_notes([]), tmp_path)) == 0
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "song.mid"
     path.write_bytes(b"old")
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:7])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(RitornelloError, match="No space left"):
+    with full_disk(20), pytest.raises(RitornelloError, match="cannot be written"):
         write_midi(PIECE, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

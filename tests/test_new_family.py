@@ -246,8 +246,7 @@ def test_its_session_is_its_forward_in_fixed_memory_at_any_position() -> None:
     with torch.no_grad():
         expected = model(torch.from_numpy(rows)[None], model.initial_state(1))[0][0].numpy()
     for begun in (0, 1_000_003):
-        session, read = TorchEngine(model).begin(), []
-        session.position = begun
+        session, read = TorchEngine(model).begin(begun), []
         assert session.nbytes == config.state_bytes
         for part in np.split(text, (1, 2, 20, 60)):
             read.append(session.score(part))

@@ -24,7 +24,7 @@ from tiny import made_up_tokens
 from torch import Tensor
 
 from ritornello import codec
-from ritornello.engines.framework import PerceiverSession, TorchEngine
+from ritornello.engines.framework import TorchEngine
 from ritornello.models.perceivers import Perceiver, PerceiverConfig
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
@@ -148,9 +148,7 @@ class Recording:
         self.nbytes: set[int] = set()
 
     def begin(self) -> Recording:
-        session = self._engine.begin()
-        assert isinstance(session, PerceiverSession)
-        self.session = session
+        self.session = self._engine.begin()
         return self
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -160,8 +158,8 @@ class Recording:
         return logits
 
 
-def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | None = None) -> list[int]:
-    stream = Performer(engine, Sampling(temperature=0)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
+def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | tuple[()] = ()) -> list[int]:
+    stream = Performer(engine, Sampling(top_p=1e-9)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
     return [token for token, _ in islice(stream, tokens)]
 
 

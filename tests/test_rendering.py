@@ -4,11 +4,11 @@ The first roll begins at y = 100 (a header of 78 px and a strip of 22 px for lab
 """
 
 import dataclasses
-import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from PIL import Image
 
 from ritornello.errors import RitornelloError
@@ -254,17 +254,11 @@ def test_a_place_that_cannot_be_written_gives_one_line_and_leaves_nothing(tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_picture(tmp_path):
     path = tmp_path / "roll.png"
     path.write_bytes(b"old")
 
-    def full(part: Path, data: bytes) -> int:
-        with part.open("wb") as file:
-            file.write(data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(RitornelloError, match="No space left"):
+    with full_disk(1000), pytest.raises(RitornelloError, match="cannot be written"):
         piano_roll(Piece.from_notes(ANCHORS), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

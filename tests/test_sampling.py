@@ -124,6 +124,21 @@ def test_close_to_temperature_0_is_temperature_0(temperature):
     assert kept(Sampling(temperature, 1.0)) == [1]
 
 
+def test_temperature_chooses_among_keys_and_leaves_time_and_kind_to_the_model():
+    """Shares: strikes 1 and 3 of 16, releases 2 and 1, waits 4 and 1, velocities 1 and 2, the end 1."""
+    shares = {60: 1, 64: 3, codec.NOTE_OFF: 2, codec.NOTE_OFF + 1: 1, codec.SHIFT: 4, codec.SHIFT + 99: 1}
+    shares |= {codec.VELOCITY: 1, codec.VELOCITY + 1: 2, codec.END: 1}
+    logits = np.full(codec.N_EVENTS, -np.inf)
+    logits[list(shares)] = np.log(np.array(list(shares.values())) / 16)
+    legal = np.isfinite(logits)
+    for temperature, of_two in ((0, lambda a, b: a > b), (0.5, lambda a, b: a**2 / (a**2 + b**2))):
+        p = Sampling(temperature, 1.0).probabilities(logits, legal) * 16
+        for kind in ((60, 64), (codec.NOTE_OFF, codec.NOTE_OFF + 1), (codec.VELOCITY, codec.VELOCITY + 1)):
+            a, b = (shares[event] for event in kind)
+            np.testing.assert_allclose(p[list(kind)], [(a + b) * of_two(a, b), (a + b) * of_two(b, a)])
+        np.testing.assert_allclose(p[[codec.SHIFT, codec.SHIFT + 99, codec.END]], [4, 1, 1])
+
+
 @pytest.mark.parametrize(
     ("number", "event"), [(0.0, 0), (0.06, 0), (0.07, 1), (0.56, 1), (0.57, 2), (0.68, 2), (0.69, 3), (0.99, 4)]
 )

@@ -305,7 +305,7 @@ def test_a_failed_write_stops_the_run_in_one_line_and_loses_nothing(
 ) -> None:
     run = tmp_path / "run"
     train(corpus, run, RECIPE, seed=11, report=stopping_at(8))
-    with full_disk(50_000), one_line(run, "could not be written"):
+    with full_disk(50_000), one_line(run, "cannot be written"):
         train(corpus, run, RECIPE, resume=True)
     assert not list(run.rglob("*.part"))
     assert load_checkpoint(run / "last").progress["step"] == 8
@@ -344,7 +344,7 @@ def test_a_disk_full_from_the_start_is_told_before_any_step(
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr(loop, "token_nats", never)
-    with full_disk(50_000), one_line(tmp_path / "run", "could not be written"):
+    with full_disk(50_000), one_line(tmp_path / "run", "cannot be written"):
         train(corpus, tmp_path / "run", RECIPE)
     monkeypatch.undo()
     train(corpus, tmp_path / "run", replace(RECIPE, steps=1))

@@ -5,11 +5,11 @@ Matplotlib is used only here, through its objects (no global state), and importe
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ritornello.errors import RitornelloError
+from ritornello.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,11 +66,5 @@ def save(figure: Figure, path: Path) -> None:
     ending = path.suffix.lower()
     if ending not in (".png", ".svg"):
         raise RitornelloError(f"{path}: charts are written as .png or .svg; name such a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format=ending[1:], metadata={"Date": None} if ending == ".svg" else None)
-        temporary.replace(path)
-    except OSError as error:
-        raise RitornelloError(f"{path}: cannot be written ({error.strerror}); name another file") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        figure.savefig(file, format=ending[1:], metadata={"Date": None} if ending == ".svg" else None)

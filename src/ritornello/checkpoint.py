@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, deserialize
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
+from ritornello.files import telling, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,15 +112,17 @@ def save_checkpoint(
     files: dict[str, dict[str, Any]] = {}
     written: list[Path] = []
     is_new = not folder.exists()
-    try:
+    with telling(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    try:
         for name, group in tensors.items():
             content = save({key: _copied(tensor) for key, tensor in group.items()})
             digest = hashlib.sha256(content).hexdigest()
             path = folder / f"{name}-{digest[:12]}.safetensors"
             if not path.exists() or path.stat().st_size != len(content):
                 written.append(path)
-                _write(path, content)
+                with whole_file(path, sync=True) as file:
+                    file.write(content)
             files[name] = {"file": path.name, "bytes": len(content), "sha256": digest}
         manifest = {
             "format": FORMAT,
@@ -131,15 +133,14 @@ def save_checkpoint(
             "progress": progress,
             "files": files,
         }
-        _write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    except OSError as error:
+        with whole_file(folder / MANIFEST, sync=True) as file:
+            file.write((json.dumps(manifest, indent=1) + "\n").encode())
+    except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
-        if is_new and folder.is_dir():
+        if is_new:
             folder.rmdir()
-        raise RitornelloError(
-            f"{folder}: the checkpoint could not be written ({error.strerror}); free some space or name another folder"
-        ) from None
+        raise
     kept = {entry["file"] for entry in files.values()}
     for path in folder.glob("*.safetensors*"):
         if path.name not in kept:
@@ -233,17 +234,3 @@ class _Widened(Mapping[str, NDArray[np.float32]]):
 def _copied(tensor: Tensor) -> Tensor:
     """On the CPU and in memory of its own: safetensors takes no views that share."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing, and on the disk before it has its name."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

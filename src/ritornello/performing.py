@@ -1,25 +1,23 @@
-"""Playing: a loaded model as a stream of notes in time, from nothing or from a piece that someone played."""
+"""Playing: a loaded model as a stream of notes in time, from nothing or from a piece that someone played.
+
+`Performer` makes whole performances. `Take` is one of them in the making, event by event: what a live player and a
+studio hold. A take is forked and saved at any moment, so that a passage can be played anew from there.
+"""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
-from ritornello.codec.vocabulary import (
-    DEFAULT_VELOCITY_BIN,
-    MAX_SHIFT_STEPS,
-    N_PITCHES,
-    STEPS_PER_S,
-    bin_velocity,
-)
-from ritornello.engines import DEFAULT_ENGINE, Engine, load_engine
+from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, N_PITCHES, STEPS_PER_S
+from ritornello.engines import DEFAULT_ENGINE, Engine, Saved, load_engine
 from ritornello.errors import RitornelloError
 from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
@@ -32,6 +30,11 @@ OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
 performances hold (99 % begin within 8.4 s; the longest rest is of 9.0 s, the longest wait on held keys of 16.3 s)"""
 
 Progress = Callable[[float], None]
+Stop = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Performance:
     """how many it holds, one after another"""
 
     def continuation(self) -> Piece:
-        """What was played alone: the notes struck after the prompt's last step, which is second 0 now."""
+        """What was played alone: the notes struck from the prompt's end on, which is second 0 now."""
         piece = self.piece
-        new = piece.onset > self.prompt_s + 0.5 / STEPS_PER_S
+        new = _steps(piece.onset) >= _steps(self.prompt_s)
         onset, offset = piece.onset[new] - self.prompt_s, piece.offset[new] - self.prompt_s
         return Piece(onset, offset, piece.pitch[new], piece.velocity[new], title=piece.title)
 
@@ -64,17 +67,169 @@ class KeyEvent(NamedTuple):
     velocity: int
 
 
+class Event(NamedTuple):
+    """What a model chose."""
+
+    token: int
+    key: KeyEvent | None
+    """the key that it strikes or releases, if it does"""
+    finished: list[codec.Note]
+    """notes that it ends: one if it releases a key"""
+
+
+class Take:
+    """One performance in the making, at one moment: an engine's session, the grammar, and the notes that sound.
+
+    It has no clock, no thread and no random numbers of its own: whoever plays decides when the next event is drawn, how
+    (the sampling may be another for every event) and with which generator. The same draws give the same tokens.
+
+    >>> performer = ritornello.load("small")                            # doctest: +SKIP
+    >>> take, rng = performer.begin(), np.random.default_rng(7)
+    >>> take.hear(codec.encode(what_was_played)[:-1])                   # a prompt, at any moment; see `hear`
+    >>> before = take.fork()                                            # to come back to: undo, or another candidate
+    >>> event = take.play(Sampling(temperature=0.9), rng)               # then again, with any sampling
+    >>> np.savez("moment.npz", **take.save())                           # a value: named arrays
+    >>> again = performer.resume(np.load("moment.npz"))                 # goes on as ``take`` would
+
+    To keep a generator with it, save ``rng.bit_generator.state``, which is JSON-able. A take of the bundled model
+    takes 14 MB, and a fork as much. Times are seconds from the piece's start, the prompt included.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._session = engine.begin()
+        self._grammar = codec.Grammar()
+        self._decoder = codec.StreamDecoder()
+        self._unread = [codec.START]  # drawn and not yet read: what follows the end is never asked for
+        self._logits = np.zeros(0, np.float32)
+        self._key_step = 0  # of the last strike or release
+        self._silent_until = 0  # the step before which nothing more happens: where a prompt was cut
+        self._has_notes = False
+
+    @property
+    def seconds(self) -> float:
+        """The time that the music has reached."""
+        return self._decoder.seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model has ended the piece. Nothing can be played or heard then."""
+        return self._decoder.ended
+
+    @property
+    def sounding(self) -> NDArray[np.bool_]:
+        """(128,) the keys that sound now; a copy."""
+        return self._grammar.sounding
+
+    def hear(self, tokens: ArrayLike, *, until_s: float = 0.0) -> list[codec.Note]:
+        """Takes events (T,) that others played, without END, and gives the notes that they end.
+
+        Nothing that the model plays then lies before ``until_s``: it is as if the silence up to there was heard too.
+        """
+        finished = []
+        for token in np.asarray(tokens, np.int64).tolist():
+            finished += self._take(token)
+        self._read()
+        self._silent_until = _steps(until_s)
+        return finished
+
+    def play(self, sampling: Sampling, rng: np.random.Generator, *, may_end: bool = True) -> Event:
+        """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
+
+        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for ever, since
+        at any moment waiting on is likelier than any one key.
+        """
+        if self.ended:
+            raise ValueError("this take has ended; begin another")
+        self._read()
+        token = sampling.draw(self._logits, self._legal(may_end), rng)
+        velocity = self._decoder.velocity
+        finished = self._take(token)
+        if token >= codec.SHIFT:
+            return Event(token, None, finished)
+        return Event(
+            token, KeyEvent(self.seconds, token % N_PITCHES, velocity if token < codec.NOTE_OFF else 0), finished
+        )
+
+    def finish(self) -> list[codec.Note]:
+        """Ends it here: the notes that still sound, closed now."""
+        return self._decoder.finish()
+
+    def fork(self) -> Take:
+        """Another take at the same moment. What becomes of one of them never changes the other."""
+        twin = copy.copy(self)
+        twin._session = self._session.fork()
+        twin._grammar, twin._decoder = copy.deepcopy(self._grammar), copy.deepcopy(self._decoder)
+        twin._unread = list(self._unread)
+        return twin
+
+    def save(self) -> Saved:
+        """This moment as named arrays, for `Performer.resume`: a value that later events do not change."""
+        return self._session.save() | {
+            "grammar": self._grammar.to_array(),
+            "decoder": self._decoder.to_array(),
+            "unread": np.array(self._unread, np.int64),
+            "logits": self._logits.copy(),
+            "moment": np.array([self._key_step, self._silent_until, self._has_notes]),
+        }
+
+    @classmethod
+    def resume(cls, engine: Engine, saved: Mapping[str, NDArray[Any]]) -> Take:
+        """The take that was saved. Raises RitornelloError as `Engine.resume` does."""
+        take = cls.__new__(cls)
+        take._session = engine.resume(saved)
+        take._grammar = codec.Grammar.from_array(saved["grammar"])
+        take._decoder = codec.StreamDecoder.from_array(saved["decoder"])
+        take._unread, take._logits = saved["unread"].tolist(), saved["logits"].copy()
+        take._key_step, take._silent_until, has_notes = saved["moment"].tolist()
+        take._has_notes = bool(has_notes)
+        return take
+
+    def _take(self, token: int) -> list[codec.Note]:
+        self._unread.append(token)
+        self._grammar.advance(token)
+        finished = self._decoder.feed(token)
+        if token < codec.SHIFT:
+            self._has_notes |= token < codec.NOTE_OFF
+            self._key_step = self._decoder.step
+        return finished
+
+    def _read(self) -> None:
+        if self._unread:
+            self._logits = self._session.read(np.array(self._unread))
+            self._unread = []
+
+    def _legal(self, may_end: bool) -> NDArray[np.bool_]:
+        legal, step = self._grammar.legal(), self._decoder.step
+        legal[codec.END] &= may_end and self._has_notes
+        most_s = OPENING_S if not self._has_notes else HELD_S if self._grammar.sounding.any() else REST_S
+        least = min(max(0, self._silent_until - step), MAX_SHIFT_STEPS)
+        most = min(max(least, self._key_step + round(most_s * STEPS_PER_S) - step), MAX_SHIFT_STEPS)
+        legal[codec.SHIFT + most : codec.VELOCITY] = False
+        if least and legal[codec.SHIFT + most - 1]:
+            legal[: codec.SHIFT + least - 1] = False
+            legal[codec.VELOCITY :] = False
+        return legal
+
+
 class Performer:
     """Plays with one engine.
 
     Args:
         engine: see `ritornello.engines.Engine`.
-        sampling: how events are drawn.
+        sampling: how events are drawn. It may be replaced at any time; a stream obeys it from its next event on.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling | None = None) -> None:
         self.engine = engine
         self.sampling = sampling or Sampling()
+
+    def begin(self) -> Take:
+        """A performance in the making that has no event yet."""
+        return Take(self.engine)
+
+    def resume(self, saved: Mapping[str, NDArray[Any]]) -> Take:
+        """The take that was saved (`Take.save`). Raises RitornelloError if it is of another engine or model."""
+        return Take.resume(self.engine, saved)
 
     def generate(
         self,
@@ -84,21 +239,22 @@ class Performer:
         may_end: bool = True,
         again: bool = False,
         progress: Progress | None = None,
+        stop: Stop = _never,
     ) -> Performance:
         """A new piece of ``seconds`` at most; the same seed gives the same piece on the same engine.
 
         It is shorter if the model ends it and ``may_end`` allows that; with ``again`` another piece follows then,
-        `PAUSE_S` later, until the time is over.
+        `PAUSE_S` later, until the time is over. Whenever ``stop()`` is true it ends there, and is whole up to there.
 
         Raises:
             RitornelloError: for an absurd length.
         """
         rng = np.random.default_rng(seed)
-        performance = self._perform(np.zeros(0, np.uint16), seconds, rng, may_end, progress)
+        performance = self._perform(self.begin(), seconds, rng, may_end, progress, stop)
         parts, start_s = [performance], performance.piece.seconds + PAUSE_S
-        while again and parts[-1].ended and start_s < seconds:
+        while again and parts[-1].ended and start_s < seconds and not stop():
             later = None if progress is None else _shifted(progress, start_s)
-            parts.append(self._perform(np.zeros(0, np.uint16), seconds - start_s, rng, may_end, later))
+            parts.append(self._perform(self.begin(), seconds - start_s, rng, may_end, later, stop))
             performance = _followed(performance, parts[-1], start_s)
             start_s += parts[-1].piece.seconds + PAUSE_S
         return performance
@@ -112,11 +268,13 @@ class Performer:
         prompt_s: float | None = None,
         may_end: bool = True,
         progress: Progress | None = None,
+        stop: Stop = _never,
     ) -> Performance:
         """``piece`` up to ``prompt_s`` (None: all of it), and up to ``seconds`` more that follow it.
 
         The prompt's notes and pedal stay as they were played; a note that sounds across the border is released where
-        the model lets it go.
+        the model lets it go. The border lies on the grid of 10 ms; the model begins there, not before.
+        It ends whenever ``stop()`` is true.
 
         Raises:
             RitornelloError: if the prompt has no notes, or for an absurd length.
@@ -124,121 +282,95 @@ class Performer:
         if prompt_s is not None and not prompt_s > 0:
             raise RitornelloError(f"a prompt of {prompt_s:g} seconds holds no music; give a positive number")
         tokens = codec.encode(piece)[:-1]
-        if prompt_s is not None:
-            tokens = tokens[codec.steps_of(tokens) < round(min(prompt_s, MAX_SECONDS) * STEPS_PER_S)]
+        border_s = codec.seconds_of(tokens)
+        if prompt_s is not None and _steps(prompt_s) < _steps(border_s):
+            border_s = _steps(prompt_s) / STEPS_PER_S
+            tokens = tokens[codec.steps_of(tokens) < _steps(prompt_s)]
         if not np.any(tokens < codec.NOTE_OFF):
             first = f"; its first note is at {piece.onset[0]:.2f} s" if len(piece) else ""
             raise RitornelloError(f"the prompt has no notes{first}; give a piece with notes, or more of it")
-        performance = self._perform(tokens, seconds, np.random.default_rng(seed), may_end, progress)
-        return Performance(
-            _spliced(piece, performance.piece, performance.prompt_s),
-            performance.prompt_s,
-            performance.ended,
-            performance.tokens,
-        )
+        take = self.begin()
+        take.hear(tokens, until_s=border_s)
+        new = self._perform(take, seconds, np.random.default_rng(seed), may_end, progress, stop, border_s)
+        return replace(new, piece=_spliced(piece, new.piece, border_s))
 
-    def stream(
-        self,
-        *,
-        seed: int,
-        prompt: NDArray[np.integer] | None = None,
-        ahead_s: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> Iterator[KeyEvent]:
+    def stream(self, *, seed: int, prompt: ArrayLike = ()) -> Iterator[KeyEvent]:
         """Keys as they are struck and released, without end, in order of their times: what a live player sends on.
 
-        Where the model ends a piece another follows `PAUSE_S` later. Memory does not grow.
+        Where the model ends a piece another follows `PAUSE_S` later. Memory does not grow. Nothing waits: see `paced`.
 
         Args:
             seed: the same seed gives the same music on the same engine.
             prompt: tokens (T,) to go on from; times count from its end.
-            ahead_s: how far the music may run ahead of the clock, which starts with the first event: further ahead,
-                the stream sleeps. A player that plays each event at its time has so much in reserve. None: never waits.
-            clock: the time in seconds.
-            sleep: what waits.
         """
-        rng = np.random.default_rng(seed)
-        started_s: float | None = None
-        base_s = 0.0  # when the present piece begins
-        for number in count():
-            given = np.asarray(prompt if number == 0 and prompt is not None else [], np.int64)
-            before_s = codec.seconds_of(given)
-            velocities = given[(given >= codec.VELOCITY) & (given < codec.END)]
-            velocity = bin_velocity(int(velocities[-1]) - codec.VELOCITY if len(velocities) else DEFAULT_VELOCITY_BIN)
-            now_s = base_s
-            for token, piece_s in self.events(rng, prompt=given):
-                now_s = base_s + piece_s - before_s
-                if codec.VELOCITY <= token < codec.END:
-                    velocity = bin_velocity(token - codec.VELOCITY)
-                if token >= codec.SHIFT:
-                    continue
-                started_s = clock() if started_s is None else started_s
-                if ahead_s is not None and (early_s := now_s - (clock() - started_s) - ahead_s) > 0:
-                    sleep(early_s)
-                yield KeyEvent(now_s, token % N_PITCHES, velocity if token < codec.NOTE_OFF else 0)
-            base_s = now_s + PAUSE_S
+        rng, take = np.random.default_rng(seed), self.begin()
+        take.hear(prompt)
+        base_s = -take.seconds  # when the present piece begins
+        while True:
+            key = take.play(self.sampling, rng).key
+            if key is not None:
+                yield key._replace(time_s=base_s + key.time_s)
+            if take.ended:
+                base_s += take.seconds + PAUSE_S
+                take = self.begin()
 
     def events(
-        self, rng: np.random.Generator, *, prompt: NDArray[np.integer] | None = None, may_end: bool = True
+        self, rng: np.random.Generator, *, prompt: ArrayLike = (), may_end: bool = True
     ) -> Iterator[tuple[int, float]]:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
-        A prompt (T,) of tokens is read first and not yielded. END is not drawn before a note was; without ``may_end``
-        it never is. Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for
-        ever, since at any moment waiting on is likelier than any one key.
+        A prompt (T,) of tokens is read first and not yielded. See `Take.play`.
         """
-        grammar, session = codec.Grammar(), self.engine.begin()
-        given = np.zeros(0, np.int64) if prompt is None else np.asarray(prompt, np.int64)
-        for token in given:
-            grammar.advance(int(token))
-        at_steps = codec.steps_of(given)
-        steps = int(at_steps[-1]) if len(given) else 0
-        has_notes = bool(np.any(given < codec.NOTE_OFF))
-        key_step = int(at_steps[given < codec.SHIFT].max(initial=0))  # of the last strike or release
-        logits = session.read(np.r_[codec.START, given])
-        while True:
-            legal = grammar.legal()
-            legal[codec.END] &= may_end and has_notes
-            most_s = OPENING_S if not has_notes else HELD_S if grammar.sounding.any() else REST_S
-            left = max(0, key_step + round(most_s * STEPS_PER_S) - steps)
-            legal[codec.SHIFT + min(left, MAX_SHIFT_STEPS) : codec.VELOCITY] = False
-            token = self.sampling.draw(logits, legal, rng)
-            grammar.advance(token)
-            has_notes = has_notes or token < codec.NOTE_OFF
-            if token < codec.SHIFT:
-                key_step = steps
-            elif token < codec.VELOCITY:
-                steps += token - codec.SHIFT + 1
-            yield token, steps / STEPS_PER_S
-            if token == codec.END:
-                return
-            logits = session.read(np.array([token]))
+        take = self.begin()
+        take.hear(prompt)
+        while not take.ended:
+            event = take.play(self.sampling, rng, may_end=may_end)
+            yield event.token, take.seconds
 
     def _perform(
         self,
-        prompt: NDArray[np.uint16],
+        take: Take,
         seconds: float,
         rng: np.random.Generator,
         may_end: bool,
         progress: Progress | None,
+        stop: Stop,
+        border_s: float = 0.0,
     ) -> Performance:
+        """What is played from ``border_s`` on, and with it what sounds there."""
         check_length(seconds)
-        prompt_s = codec.seconds_of(prompt)
         # On the grid of steps, so that no note can begin within a hair of the end.
-        until_s = (round(prompt_s * STEPS_PER_S) + max(1, round(seconds * STEPS_PER_S))) / STEPS_PER_S
-        tokens: list[int] = []
-        ended = False
-        for token, now_s in self.events(rng, prompt=prompt, may_end=may_end):
-            tokens.append(token)
-            ended = token == codec.END
+        until_s = (_steps(border_s) + max(1, _steps(seconds))) / STEPS_PER_S
+        notes: list[codec.Note] = []
+        tokens = 0
+        while not take.ended and take.seconds < until_s and not stop():
+            notes += take.play(self.sampling, rng, may_end=may_end).finished
+            tokens += 1
             if progress is not None:
-                progress(min(now_s, until_s) - prompt_s)
-            if now_s >= until_s:
-                break
-        piece = codec.decode(np.r_[prompt, np.array(tokens, np.uint16)])
-        closed = replace(piece, offset=np.minimum(piece.offset, until_s))
-        return Performance(closed, prompt_s, ended, len(tokens))
+                progress(max(0.0, min(take.seconds, until_s) - border_s))
+        ended = take.ended
+        notes += take.finish()
+        piece = Piece.from_notes((on, min(off, until_s), pitch, velocity) for on, off, pitch, velocity in notes)
+        return Performance(piece, border_s, ended, tokens)
+
+
+def paced(
+    events: Iterable[KeyEvent],
+    ahead_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[KeyEvent]:
+    """Events of a stream, each at most ``ahead_s`` before its time on the clock, which starts with the first.
+
+    A player that plays each event at its time has so much in reserve, so that a slow moment is not heard.
+    """
+    started_s: float | None = None
+    for event in events:
+        started_s = clock() if started_s is None else started_s
+        if (early_s := event.time_s - (clock() - started_s) - ahead_s) > 0:
+            sleep(early_s)
+        yield event
 
 
 def check_length(seconds: float) -> None:
@@ -266,33 +398,37 @@ def _followed(first: Performance, second: Performance, start_s: float) -> Perfor
         np.concatenate([a.offset, b.offset + start_s]),
         np.concatenate([a.pitch, b.pitch]),
         np.concatenate([a.velocity, b.velocity]),
-        np.concatenate([a.pedals, b.pedals + start_s]),
-        a.title,
     )
     return Performance(piece, first.prompt_s, second.ended, first.tokens + second.tokens, first.pieces + 1)
 
 
 def _spliced(played: Piece, performed: Piece, border_s: float) -> Piece:
-    """The notes of ``played`` that fall silent by the border, as they were; everything else from ``performed``.
+    """``played`` up to the border, then ``performed``, whose notes from before the border are played ones gone on.
 
-    Which those are is decided on the grid as the encoder decides it: else a note could be in both, or in neither.
+    Those keep the onset and velocity that they were played with. What was heard is decided on the grid as the encoder
+    decides it: else a note could be there twice, or not at all.
     """
-    border = round(border_s * STEPS_PER_S)
-    silent_s = played.sounding_offset()
-    before = np.maximum(_nearest_step(silent_s), _nearest_step(played.onset) + 1) <= border
-    after = _nearest_step(performed.offset) > border
+    border, struck, silent_s = _steps(border_s), _steps(played.onset), played.sounding_offset()
     # A key held beyond the border had been struck again before: its note ends there, or it would outlast the piece.
-    let_go_s = np.where(_nearest_step(played.offset) <= border, played.offset, silent_s)
+    offset = np.where(_steps(played.offset) <= border, played.offset, silent_s)
+    across = _steps(performed.onset) < border
+    for onset, end_s, pitch in zip(
+        *(values[across] for values in (performed.onset, performed.offset, performed.pitch))
+    ):
+        same = (struck == _steps(onset)) & (played.pitch == pitch)
+        offset[same & (_steps(silent_s) >= border)] = end_s
+    before, new = struck < border, ~across
     down_s, up_s = played.pedals.T
     return Piece(
-        np.concatenate([played.onset[before], performed.onset[after]]),
-        np.concatenate([let_go_s[before], performed.offset[after]]),
-        np.concatenate([played.pitch[before], performed.pitch[after]]),
-        np.concatenate([played.velocity[before], performed.velocity[after]]),
-        np.stack([down_s, np.where(_nearest_step(up_s) <= border, up_s, np.maximum(down_s, border_s))], axis=1),
+        np.concatenate([played.onset[before], performed.onset[new]]),
+        np.concatenate([offset[before], performed.offset[new]]),
+        np.concatenate([played.pitch[before], performed.pitch[new]]),
+        np.concatenate([played.velocity[before], performed.velocity[new]]),
+        np.stack([down_s, np.where(_steps(up_s) <= border, up_s, np.maximum(down_s, border_s))], axis=1),
         played.title,
     )
 
 
-def _nearest_step(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.floor(seconds * STEPS_PER_S + 0.5).astype(np.int64)
+def _steps(seconds: ArrayLike) -> Any:
+    """The nearest 10 ms steps of times, as the encoder rounds them."""
+    return np.floor(np.minimum(seconds, MAX_SECONDS) * STEPS_PER_S + 0.5).astype(np.int64)

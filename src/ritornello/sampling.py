@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ritornello import codec
 from ritornello.errors import RitornelloError
+
+KINDS = (slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT), slice(codec.VELOCITY, codec.END))
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class Sampling:
     """How a token is drawn. Raises RitornelloError for a number outside its limits."""
 
     temperature: float = 1.0
-    """logits are divided by it: below 1 safer, above 1 wilder; 0 always takes the likeliest event"""
+    """logits of keys and of velocities are divided by it, each kind by itself: below 1 safer, above 1 wilder, 0 always
+    the likeliest. When something happens, and whether it is a strike, a release or the end, stays as likely as the
+    model says: of its 100 waits the longest stands for all beyond it, and whoever prefers that would hardly play"""
     top_p: float = 0.99
     """only the likeliest events that together reach this probability; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
@@ -43,17 +48,26 @@ class Sampling:
         if not np.isfinite(highest):
             raise RitornelloError("the model's likelihoods are no numbers: its weights are damaged; use another model")
         wide -= highest
-        if self.temperature == 0:
-            likeliest: NDArray[np.float64] = (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
-            return likeliest
-        with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
-            p = np.exp(wide / self.temperature)
+        p: NDArray[np.float64] = np.exp(wide)
         p /= p.sum()
+        if self.temperature != 1:
+            for kind in KINDS:
+                if (share := p[kind].sum()) > 0:
+                    p[kind] = share * self._tempered(wide[kind])
         if self.top_p < 1:
             order = np.argsort(-p, kind="stable")
             before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
             p[order[before >= self.top_p]] = 0.0
         p[p < self.min_p * p.max()] = 0.0
+        return p / p.sum()
+
+    def _tempered(self, wide: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities of the events of a kind among themselves."""
+        wide = wide - wide.max()
+        if self.temperature == 0:
+            return (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
+        with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
+            p = np.exp(wide / self.temperature)
         return p / p.sum()
 
     def draw(self, logits: NDArray[np.floating], legal: NDArray[np.bool_], rng: np.random.Generator) -> int:

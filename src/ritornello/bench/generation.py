@@ -149,9 +149,8 @@ class _Late:
         self._engine, self._position = engine, position
 
     def begin(self) -> Any:
-        session = self._engine.begin()
         fill = self._engine.memory_tokens
-        session.position = max(0, self._position - fill)
+        session = self._engine.begin(max(0, self._position - fill))
         session.read(np.random.default_rng(0).integers(0, codec.N_EVENTS, fill))
         return session
 

@@ -15,6 +15,9 @@ import typer
 from ritornello.cli import playing
 
 # isort: split
+from ritornello.cli import studio
+
+# isort: split
 from ritornello.cli import corpora
 
 # isort: split

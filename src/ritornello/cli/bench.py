@@ -18,13 +18,13 @@ from ritornello.cli.common import (
     AsJson,
     PrecisionName,
     app,
-    check_writable,
     console,
     count_bar,
     device_named,
     needs_torch,
 )
 from ritornello.errors import RitornelloError
+from ritornello.files import check_writable
 
 if TYPE_CHECKING:
     from ritornello.bench.report import Row

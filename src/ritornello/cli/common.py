@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -72,15 +72,21 @@ def needs_torch() -> None:
         ) from None
 
 
-def check_writable(path: Path) -> None:
-    """Refuses a file that could not be written, before work begins whose result it is to hold."""
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise RitornelloError(f"{path}: is a folder; name a file in it")
-    if not folder.is_dir():
-        raise RitornelloError(f"{path}: its folder does not exist; name a file in a folder that does")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RitornelloError(f"{path}: its folder cannot be written; name a file in another folder")
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Whether the user has pressed Ctrl-C, which does not break off what is done here. Pressed again, it does."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from ritornello.cli.common import (
     PrecisionName,
     Split,
     app,
-    check_writable,
     console,
     count_bar,
     device_named,
     needs_torch,
 )
 from ritornello.errors import RitornelloError
+from ritornello.files import check_writable
 
 
 @app.command(epilog="Example: ritornello train --data data/asap --out runs/mine --recipe small --hours 2")

@@ -11,8 +11,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import MAX_SEED, AsJson, app, check_writable, console, count_bar
+from ritornello.cli.common import MAX_SEED, AsJson, app, console, count_bar
 from ritornello.errors import RitornelloError
+from ritornello.files import check_writable
 
 if TYPE_CHECKING:
     from ritornello.reports import Comparison

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ritornello.cli.common import AsJson, app, check_writable, clock, console, music_bar
+from ritornello.cli.common import AsJson, app, clock, console, music_bar, stopping
 from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
+from ritornello.files import STANDARD_OUTPUT, check_writable
 from ritornello.sampling import Sampling
 
 DEFAULT_MODEL = "small"
@@ -24,7 +25,9 @@ FullLength = Annotated[
 ]
 Single = Annotated[bool, typer.Option("--single", help="Stop where the model ends the piece; else another follows.")]
 Threads = Annotated[int | None, typer.Option(help="To compute with; the engine's choice if not given.", min=1)]
-Temperature = Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest event.")]
+Temperature = Annotated[
+    float, typer.Option(help="Of keys and loudness: below 1 safer, above 1 wilder, 0 always the likeliest.")
+]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
 Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")]
@@ -40,7 +43,7 @@ SoundFont = Annotated[
 
 @app.command(epilog="Example: ritornello generate piece.mid --minutes 3 --seed 7 --png piece.png")
 def generate(
-    out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.mid", help="The MIDI file to write; - for standard output.")],
     minutes: Minutes = 3.0,
     single: Single = False,
     full_length: FullLength = False,
@@ -62,14 +65,14 @@ def generate(
         raise RitornelloError("--single lets the model end the piece, --full-length forbids it; give one of them")
     seed = secrets.randbelow(2**32) if seed is None else seed
     files = Files(out, png, svg, wav)
-    soundfont = files.checked(soundfont, minutes * 60)
+    soundfont = files.checked(soundfont, minutes * 60, as_json)
     performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
-    with music_bar(minutes * 60) as progress:
+    with music_bar(minutes * 60) as progress, stopping() as stop:
         performance = performer.generate(
-            seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress
+            seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress, stop=stop
         )
     title = f"Ritornello {model}, seed {seed}"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json)
+    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")
@@ -80,6 +83,7 @@ def continue_piece(
     minutes: Minutes = 2.0,
     only_new: Annotated[bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")] = False,
     full_length: FullLength = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over IN.mid where OUT.mid is the same file.")] = False,
     seed: Seed = None,
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
@@ -98,11 +102,11 @@ def continue_piece(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     piece = read_midi(source)
-    files = Files(out, png, svg, wav, source)
+    files = Files(out, png, svg, wav, source, force)
     prompt_s = piece.seconds if prompt_seconds is None else min(prompt_seconds, piece.seconds)
-    soundfont = files.checked(soundfont, prompt_s + minutes * 60)
+    soundfont = files.checked(soundfont, prompt_s + minutes * 60, as_json)
     performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p))
-    with music_bar(minutes * 60) as progress:
+    with music_bar(minutes * 60) as progress, stopping() as stop:
         try:
             performance = performer.continue_piece(
                 piece,
@@ -111,13 +115,14 @@ def continue_piece(
                 prompt_s=prompt_seconds,
                 may_end=not full_length,
                 progress=progress,
+                stop=stop,
             )
         except RitornelloError as error:
             raise RitornelloError(f"{source}: {error}") from None
     if only_new:
         performance = replace(performance, piece=performance.continuation(), prompt_s=0.0)
     title = f"{piece.title or source.stem}, continued by Ritornello"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json)
+    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
 
 
 @dataclass(frozen=True)
@@ -130,21 +135,27 @@ class Files:
     wav: Path | None
     source: Path | None = None
     """the performance that is read, which no picture or sound may replace"""
+    force: bool = False
+    """whether OUT.mid may"""
 
     def asked(self) -> dict[str, Path]:
         """The files beside OUT.mid, by the options that name them."""
         options = {"--png": self.png, "--svg": self.svg, "--wav": self.wav}
         return {name: path for name, path in options.items() if path is not None}
 
-    def checked(self, soundfont: Path | None, seconds: float) -> Path | None:
+    def checked(self, soundfont: Path | None, seconds: float, as_json: bool) -> Path | None:
         """Looks whether all can be written before anything is played: minutes of playing must not be lost.
 
         Returns the SoundFont of a sound of up to ``seconds``; None where no sound is asked for.
         """
-        for path in (self.out, *self.asked().values()):
-            check_writable(path)
+        check_writable(self.out, inputs=[path for path in (self.source, soundfont) if path and not self.force])
         taken = {path.resolve() for path in (self.out, self.source, soundfont) if path is not None}
+        if as_json:
+            taken.add(STANDARD_OUTPUT.resolve())
+        if as_json and self.out == STANDARD_OUTPUT:
+            raise RitornelloError("-: --json prints there; name a file, or leave --json out")
         for name, path in self.asked().items():
+            check_writable(path)
             if path.resolve() in taken:
                 raise RitornelloError(f"{path}: is named twice; name another file with {name}")
             taken.add(path.resolve())
@@ -176,7 +187,11 @@ def _write(
     seed: int,
     data: dict[str, str],
     as_json: bool,
+    stopped: bool,
 ) -> None:
+    if stopped and not len(performance.piece):
+        console.print("stopped before there was a note; nothing is written")
+        raise typer.Exit(130)
     # A file name may hold bytes that are no text; a title may not.
     piece = replace(performance.piece, title=title.encode("utf-8", "replace").decode())
     piece.write(files.out)
@@ -203,13 +218,15 @@ def _write(
     if as_json:
         print(json.dumps(figures))
     else:
-        end = ", ended by the model" if performance.ended else ""
+        end = ", ended by the model" if performance.ended else ", stopped" if stopped else ""
         several = f" in {performance.pieces} pieces" if performance.pieces > 1 else ""
         console.print(f"{files.out}: {clock(piece.seconds)}{several}, {len(piece):,} notes, seed {seed}{end}")
         if not len(piece):
-            console.print("it has no note: let it be longer, or drawn with a higher --temperature or --top-p")
+            console.print("it has no note: let it be longer, or take another --seed, or a higher --top-p")
         if data.get("licence"):
             console.print(f"the model's weights were trained on {data['name']}: {data['licence']}", style="dim")
+    if stopped:
+        raise typer.Exit(130)
 
 
 def _draw(piece: Any, split_s: float | None, files: Files) -> None:

@@ -12,7 +12,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, check_writable, console
+from ritornello.cli.common import AsJson, app, console
+from ritornello.files import check_writable
 
 if TYPE_CHECKING:
     from ritornello.horizons import Request

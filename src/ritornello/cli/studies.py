@@ -16,13 +16,13 @@ from ritornello.cli.common import (
     PieceTokens,
     PrecisionName,
     app,
-    check_writable,
     console,
     count_bar,
     device_named,
     needs_torch,
 )
 from ritornello.errors import RitornelloError
+from ritornello.files import check_writable
 
 study_app = typer.Typer(help="Comparisons: every row trained alike.")
 app.add_typer(study_app, name="study")

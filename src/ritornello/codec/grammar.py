@@ -109,6 +109,21 @@ class Grammar:
         """(128,) the keys that sound now; a copy."""
         return self._sounding.copy()
 
+    def to_array(self) -> NDArray[np.int16]:
+        """All that it remembers, (134,)."""
+        flags = (self._after_velocity, self._may_shift, self._may_end)
+        numbers = np.array([self._floor_on, self._floor_off, self._velocity, *flags], np.int16)
+        return np.concatenate([numbers, self._sounding], dtype=np.int16)
+
+    @classmethod
+    def from_array(cls, saved: NDArray[np.int16]) -> Grammar:
+        """What `to_array` gave."""
+        grammar = cls()
+        grammar._floor_on, grammar._floor_off, grammar._velocity, *flags = saved[:6].tolist()
+        grammar._after_velocity, grammar._may_shift, grammar._may_end = map(bool, flags)
+        grammar._sounding = saved[6:].astype(bool)
+        return grammar
+
     def legal(self) -> NDArray[np.bool_]:
         """(V,) which events may come next; never all False if every event so far was legal."""
         return legal_events(

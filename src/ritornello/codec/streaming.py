@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ritornello.codec import vocabulary as v
 
 
@@ -34,6 +37,33 @@ class StreamDecoder:
     def seconds(self) -> float:
         """The time that the stream has reached."""
         return self._step / v.STEPS_PER_S
+
+    @property
+    def step(self) -> int:
+        """The same in 10 ms steps."""
+        return self._step
+
+    @property
+    def velocity(self) -> int:
+        """MIDI velocity of the next strike."""
+        return self._velocity
+
+    def to_array(self) -> NDArray[np.int64]:
+        """All that it remembers, (259,)."""
+        keys = np.zeros((v.N_PITCHES, 2), np.int64)
+        for pitch, key in self._open.items():
+            keys[pitch] = key
+        return np.r_[self.ended, self._step, self._velocity, keys.ravel()]
+
+    @classmethod
+    def from_array(cls, saved: NDArray[np.int64]) -> StreamDecoder:
+        """What `to_array` gave."""
+        decoder = cls()
+        ended, decoder._step, decoder._velocity, *keys = saved.tolist()
+        decoder.ended = bool(ended)
+        pairs = zip(keys[::2], keys[1::2])
+        decoder._open = {pitch: key for pitch, key in enumerate(pairs) if key[1]}  # no strike has the velocity 0
+        return decoder
 
     def feed(self, token: int) -> list[Note]:
         """The notes that this token finishes: none, one, or at END all that still sound."""

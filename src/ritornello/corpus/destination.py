@@ -1,12 +1,7 @@
-"""The folder that a corpus takes: made beside it and renamed at the end, so that nothing half-written is seen."""
+"""The folder that a corpus takes (`ritornello.files.whole_folder` makes it): may it be taken?"""
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ritornello.corpus.shards import MANIFEST
@@ -27,42 +22,3 @@ def check_destination(destination: Path, sources: tuple[Path, ...], *, overwrite
         raise RitornelloError(f"{destination}: is not a corpus, so it is not overwritten; give another folder")
     if any(destination.resolve() in (source.resolve(), *source.resolve().parents) for source in sources):
         raise RitornelloError(f"{destination}: holds the source; give another folder")
-
-
-@contextmanager
-def folder_in_the_making(destination: Path) -> Iterator[Path]:
-    """A temporary sibling of ``destination`` that takes its place at the end, or vanishes on any error."""
-    making: Path | None = None
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        making = _new_sibling(destination)
-        yield making
-        _take_the_place(making, destination)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RitornelloError(f"{destination}: the disk is full; nothing was kept, make room") from None
-        raise RitornelloError(f"{destination}: cannot be written ({error.strerror}); give another folder") from None
-    finally:
-        if making is not None:
-            shutil.rmtree(making, ignore_errors=True)
-
-
-def _take_the_place(making: Path, destination: Path) -> None:
-    if not destination.exists():
-        making.rename(destination)
-        return
-    aside = _new_sibling(destination)
-    destination.rename(aside / "old")
-    try:
-        making.rename(destination)
-    except OSError:
-        (aside / "old").rename(destination)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _new_sibling(destination: Path) -> Path:
-    sibling = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.tmp")
-    sibling.mkdir()  # not tempfile's, which nobody but the owner could read afterwards
-    return sibling

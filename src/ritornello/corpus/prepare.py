@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ritornello.corpus.destination import check_destination, folder_in_the_making
+from ritornello.corpus.destination import check_destination
 from ritornello.corpus.shards import (
     SHARD_BYTES,
     SPLITS,
@@ -29,6 +29,7 @@ from ritornello.corpus.sources import Source, licence_files, list_csv, list_fold
 from ritornello.corpus.splits import Tokenised, assign_splits, without_leaks
 from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
+from ritornello.files import whole_folder
 
 Progress = Callable[[int, int, str], None]
 
@@ -78,7 +79,7 @@ def prepare(
     sources = list_csv(Path(csv), source) if csv is not None else list_folder(source)
     base = Path(csv).parent if csv is not None else source
     check_destination(destination, (source, base), overwrite=overwrite)
-    with folder_in_the_making(destination) as making:
+    with whole_folder(destination) as making:
         spooled, skipped, mended = _tokenise(sources, making / "spool", keep_programs, workers, timeout_s, progress)
         if not spooled:
             reason = f"; the first: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ritornello.codec import FINGERPRINT
 from ritornello.errors import RitornelloError
+from ritornello.files import write_whole
 
 Tokens = NDArray[np.uint16]
 
@@ -160,4 +161,4 @@ def write_manifest(path: Path, records: Iterable[PieceRecord], rest: dict[str, A
     """Writes the manifest into folder ``path``. Raises OSError as the disk does."""
     manifest = {"format_version": FORMAT_VERSION, "vocabulary": FINGERPRINT, **rest}
     manifest["pieces"] = [asdict(record) for record in records]
-    (path / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

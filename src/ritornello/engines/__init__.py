@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
 
+if TYPE_CHECKING:
+    from ritornello.models.config import ModelConfig
+
 ENGINES = ("onnx", "onnx-fp32", "torch")
 DEFAULT_ENGINE = "onnx"
+
+Saved = dict[str, NDArray[np.generic]]
+"""A session at a moment, as named arrays: `numpy.savez` and safetensors keep it. They are copies: it is a value."""
 
 
 class Session(Protocol):
     """One performance in the making: it reads tokens and says what may follow."""
 
     @property
+    def position(self) -> int:
+        """Tokens of the piece that it has read, or takes as read."""
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all that is remembered, allocated."""
+        """Bytes of its memories: of full ones where the model bounds them, else of what they hold now."""
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (V,) of the event after the last."""
 
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         """Takes tokens (T,), T >= 1, and gives the logits (T, V) of the event after each."""
+
+    def fork(self) -> Session:
+        """Another session at the same moment. What one of them reads the other never sees."""
+
+    def save(self) -> Saved:
+        """This moment as a value, for `Engine.resume`."""
 
 
 class Engine(Protocol):
@@ -49,8 +67,19 @@ class Engine(Protocol):
     def memory_tokens(self) -> int:
         """Tokens that fill its memories; none from before them is kept."""
 
-    def begin(self) -> Session:
-        """A session at the start of a piece. Sessions share weights and nothing else."""
+    def begin(self, position: int = 0) -> Session:
+        """A session that remembers nothing. Sessions share weights and nothing else.
+
+        At a ``position`` above 0 it stands in the midst of a piece, and takes so many tokens as read and forgotten.
+        """
+
+    def resume(self, saved: Mapping[str, NDArray[np.generic]]) -> Session:
+        """A session at the moment that `Session.save` kept: the same tokens give the same logits.
+
+        Raises:
+            RitornelloError: if it was saved by another engine, or with a model of other sizes. That the weights are
+                the same is the caller's to know.
+        """
 
 
 def load_engine(model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None = None) -> Engine:
@@ -78,3 +107,14 @@ def load_engine(model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None
             f"the {engine} engine needs the package {missing.name}; install it with: pip install {extra}"
         ) from None
     return exported.load(model, "int8" if engine == "onnx" else "fp32", threads)
+
+
+def identity(engine: str, config: ModelConfig) -> NDArray[np.generic]:
+    """What saved sessions of an engine and of models of these sizes have in common, as an array of bytes."""
+    return np.frombuffer(f"{engine} {json.dumps(config.to_json(), sort_keys=True)}".encode(), np.uint8)
+
+
+def check_identity(saved: Mapping[str, NDArray[np.generic]], expected: NDArray[np.generic]) -> None:
+    """Raises RitornelloError if a session was saved under another `identity`."""
+    if not np.array_equal(saved.get("identity", ()), expected):
+        raise RitornelloError("what was saved is of another engine or model; go on with the one that saved it")

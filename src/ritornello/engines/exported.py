@@ -9,10 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
 from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable, weight_bytes
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
+from ritornello.files import whole_folder, write_whole
 from ritornello.models.config import FAMILIES, DSMRConfig, at_place
 
 MANIFEST = "export.json"
@@ -84,7 +82,7 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    write_folder(folder, files, known_by=MANIFEST)
+    write_folder(folder, files)
     return manifest
 
 
@@ -135,8 +133,7 @@ def write_graphs(folder: Path) -> None:
     for precision in PRECISIONS:
         _, config, weights = _prepared(str(folder), precision)
         for tokens, name in GRAPHS.items():
-            (folder / precision).mkdir(exist_ok=True)
-            (folder / precision / name).write_bytes(_built(config, tokens, precision, weights, {}))
+            write_whole(folder / precision / name, _built(config, tokens, precision, weights, {}))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -215,26 +212,8 @@ def check_folder(folder: Path, *, known_by: str) -> None:
         raise RitornelloError(f"{folder}: is there and no export of this kind; name a new folder")
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], *, known_by: str) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """All files or none: an earlier export goes only when the new one is complete. Raises RitornelloError."""
-    check_folder(folder, known_by=known_by)
-    folder = folder.absolute()
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("part", "old"))
-    try:
-        new.mkdir(parents=True)
+    with whole_folder(folder) as new:
         for name, content in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-        if folder.exists():
-            folder.replace(old)
-        new.replace(folder)
-    except OSError as error:
-        if old.exists():
-            with suppress(OSError):
-                old.replace(folder)
-        raise RitornelloError(
-            f"{folder}: the export could not be written ({error.strerror}); free some space or name another folder"
-        ) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)  # and only here: where it could not be put back, it is all there is
+            write_whole(new / name, content)

@@ -1,39 +1,28 @@
-"""The training framework's engine: models in torch, with buffers allocated once and written in place.
-
-What a layer remembers has room for its horizon and one segment. A token's key and value go to the next free slot; at a
-segment's start the last H_l slots move to the front, once in S tokens. So a step copies nothing and needs no mask. For
-a Perceiver the segment is the stride, and its window's latents are computed again at each start. Axes as in ``models``.
-"""
+"""The training framework's engine: any family, by its own `forward`. The reference for the others, not the fastest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
-from ritornello.horizons import visible
+from ritornello.engines import Saved, check_identity, identity
 from ritornello.models import from_checkpoint
-from ritornello.models.dsmr import DSMR
-from ritornello.models.perceivers import Perceiver
 from ritornello.models.protocol import Model, named_tensors, nbytes, with_tensors
 
 
 class TorchEngine:
-    """See `ritornello.engines.Engine`."""
+    """See `ritornello.engines.Engine`. The model is put to evaluation and otherwise left as it is."""
 
     def __init__(
         self, model: Model[Any], *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
     ) -> None:
         self.model = model.eval()
-        for module in model.modules():
-            if isinstance(module, nn.Linear):  # laid out by columns: one token's product is faster on a CPU
-                module.weight.data = module.weight.data.t().contiguous().t()
         self.name = name
         self.data = data or {}
         self.legal = legal
@@ -60,58 +49,38 @@ class TorchEngine:
         legal = bool(checkpoint.progress.get("legal", False))
         return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data, legal=legal)
 
-    def begin(self) -> TorchSession:
-        """A session at the start of a piece, in the fastest way that there is for the family."""
-        if isinstance(self.model, DSMR):
-            return DSMRSession(self.model)
-        return PerceiverSession(self.model) if isinstance(self.model, Perceiver) else TorchSession(self.model)
+    def begin(self, position: int = 0) -> TorchSession:
+        state = self.model.initial_state(1)
+        tensors = named_tensors(state)
+        if "position" in tensors:
+            state = with_tensors(state, tensors | {"position": torch.full_like(tensors["position"], position)})
+        notes = self.model.config.motif_notes
+        return TorchSession(self.model, state, position, codec.MotifMemory(notes) if notes else None)
 
-
-class Cache:
-    """Keys and values of one layer and one lane in memory of their own; a layer of no limit doubles it when full."""
-
-    def __init__(self, heads: int, size: int, *, slots: int) -> None:
-        self._buffer = torch.zeros(2, 1, heads, slots, size)
-        self.used = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes, allocated."""
-        return self._buffer.numel() * self._buffer.element_size()
-
-    @property
-    def held(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (1, H, used, D), as views."""
-        return self._buffer[0, :, :, : self.used], self._buffer[1, :, :, : self.used]
-
-    def add(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts keys and values (1, H, T, D) behind what is held; gives all that is held then."""
-        first, self.used = self.used, self.used + k.shape[2]
-        if self.used > self._buffer.shape[3]:
-            self._buffer = torch.cat([self._buffer, torch.zeros_like(self._buffer)], dim=3)
-        self._buffer[0, :, :, first : self.used] = k
-        self._buffer[1, :, :, first : self.used] = v
-        return self.held
-
-    def keep(self, slots: int) -> None:
-        """Forgets all but the last ``slots``."""
-        if self.used > slots:
-            self._buffer[:, :, :, :slots] = self._buffer[:, :, :, self.used - slots : self.used].clone()
-            self.used = slots
+    def resume(self, saved: Mapping[str, NDArray[Any]]) -> TorchSession:
+        check_identity(saved, identity("torch", self.model.config))
+        form = self.model.initial_state(1)
+        tensors = {
+            name: torch.tensor(saved[f"state/{name}"], device=t.device) for name, t in named_tensors(form).items()
+        }
+        motifs = codec.MotifMemory.from_array(saved["motifs"]) if "motifs" in saved else None
+        return TorchSession(self.model, with_tensors(form, tensors), int(saved["position"]), motifs)
 
 
 class TorchSession:
-    """One lane of any model, by its own `forward`; see `ritornello.engines.Session`."""
+    """One lane of a model; see `ritornello.engines.Session`. Its state is a value, so that forks share it."""
 
-    def __init__(self, model: Model[Any]) -> None:
-        self.position = 0  # tokens read so far; whoever sets it takes so many as read
-        self._model = model
-        self._motifs = codec.MotifMemory(model.config.motif_notes) if model.config.motif_notes else None
-        self._state = self._begun()
+    def __init__(self, model: Model[Any], state: Any, position: int, motifs: codec.MotifMemory | None) -> None:
+        self._model, self._state, self._position, self._motifs = model, state, position, motifs
+
+    @property
+    def position(self) -> int:
+        return self._position
 
     @property
     def nbytes(self) -> int:
-        return self._held_bytes() + (self._motifs.nbytes if self._motifs else 0)
+        held = nbytes(self._state) + (self._motifs.nbytes if self._motifs else 0)
+        return self._model.config.state_bytes or held
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         return self.score(tokens)[-1]
@@ -120,123 +89,17 @@ class TorchSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if not len(tokens):
             raise ValueError("a session reads at least one token")
-        rows = torch.from_numpy(codec.with_hints(tokens, self._motifs.read(tokens) if self._motifs else None))[None]
-        found, segment_tokens = [], self._model.segment_tokens
-        while rows.shape[1]:
-            length = segment_tokens - self.position % segment_tokens
-            found.append(self._within_segment(rows[:, :length])[0])
-            self.position += len(found[-1])
-            rows = rows[:, length:]
-        return torch.cat(found).numpy()
+        rows = codec.with_hints(tokens, self._motifs.read(tokens) if self._motifs else None)
+        logits, self._state = self._model(torch.from_numpy(rows)[None].to(self._model.device), self._state)
+        self._position += len(tokens)
+        found: NDArray[np.float32] = logits[0].cpu().numpy()
+        return found
 
-    def _begun(self) -> Any:
-        """What is remembered before the first token."""
-        return self._model.initial_state(1)
+    def fork(self) -> TorchSession:
+        return TorchSession(self._model, self._state, self._position, self._motifs and self._motifs.copy())
 
-    def _held_bytes(self) -> int:
-        return nbytes(self._state)
-
-    def _within_segment(self, tokens: Tensor) -> Tensor:
-        """Logits (1, T, V) of ids or rows (1, T, ...) that stand in one segment, from ``position`` on."""
-        tensors = named_tensors(self._state)
-        if "position" in tensors:
-            place = torch.full_like(tensors["position"], self.position)
-            self._state = with_tensors(self._state, tensors | {"position": place})
-        logits, self._state = self._model(tokens, self._state)
-        return logits
-
-
-class DSMRSession(TorchSession):
-    """One lane of a DSMR in fixed memory."""
-
-    _model: DSMR
-    _state: list[Cache]
-
-    def _begun(self) -> list[Cache]:
-        config = self._model.config
-        return [Cache(config.heads, config.head_size, slots=config.room(h or 0)) for h in config.schedule.horizons]
-
-    def _held_bytes(self) -> int:
-        return sum(cache.nbytes for cache in self._state)
-
-    def _within_segment(self, tokens: Tensor) -> Tensor:
-        model, horizons = self._model, self._model.config.schedule.horizons
-        if self.position % model.segment_tokens == 0:
-            for cache, horizon in zip(self._state, horizons):
-                if horizon is not None:
-                    cache.keep(horizon)
-        position = torch.arange(self.position, self.position + tokens.shape[1])
-        rotation = model.rotation(position[None])
-        x = model.embed(tokens)
-        for block, cache, horizon in zip(model.layers(), self._state, horizons):
-            q, k, v = block.project(x, rotation)
-            keys, values = cache.add(k, v)
-            seen = self._seen(position, cache.used, horizon)
-            x = block.update(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen))
-        return model.predict(x)
-
-    def _seen(self, position: Tensor, used: int, horizon: int | None) -> Tensor | None:
-        rule = self._model.config.schedule.rule
-        if len(position) == 1 and rule == "segment":
-            return None
-        key = position[-1] + 1 - used + torch.arange(used)
-        return visible(position[:, None], key, horizon=horizon, segment_tokens=self._model.segment_tokens, rule=rule)[
-            None, None
-        ]
-
-
-class PerceiverSession(TorchSession):
-    """One lane of a Perceiver in fixed memory."""
-
-    _model: Perceiver
-    _tokens: Tensor | None = None  # of the window, or rows with hints, the oldest first
-
-    def _begun(self) -> tuple[list[Cache], list[Cache]]:
-        """Of the context, per cross-attention, and of latents, per layer."""
-        config = self._model.config
-        heads, size = config.heads, config.head_size
-        context = [Cache(heads, size, slots=reach + config.stride_tokens) for reach in config.reaches]
-        return context, [Cache(heads, size, slots=config.latents) for _ in range(config.layers)]
-
-    def _held_bytes(self) -> int:
-        return sum(cache.nbytes for caches in self._state for cache in caches)
-
-    def _within_segment(self, tokens: Tensor) -> Tensor:
-        if self.position % self._model.segment_tokens == 0:
-            self._move()
-        x = self._latents_of(tokens, self.position, add_context=True)
-        self._tokens = tokens if self._tokens is None else torch.cat([self._tokens, tokens], dim=1)
-        return self._model.predict(x)
-
-    def _move(self) -> None:
-        """The window moves: contexts shrink to what it will see, its latents are computed again."""
-        context, latents = self._state
-        for cache, reach in zip(context, self._model.config.reaches):
-            cache.keep(reach)
-        for cache in latents:
-            cache.keep(0)
-        count = min(self.position, self._model.config.before_stride)
-        if self._tokens is not None and count:
-            self._tokens = self._tokens[:, self._tokens.shape[1] - count :]
-            self._latents_of(self._tokens, self.position - count, add_context=False)
-
-    def _latents_of(self, tokens: Tensor, first: int, *, add_context: bool) -> Tensor:
-        """Latents (1, T, C) of tokens from position ``first`` on, the latest of the context."""
-        model, (context, latents) = self._model, self._state
-        rotation = model.rotation(torch.arange(first, first + tokens.shape[1])[None])
-        x = embedded = model.embed(tokens)
-        for look, cache in zip(model.cross_attentions(), context):
-            if add_context:
-                cache.add(*look.context(embedded, rotation))
-            x = look.update(x, _latest_see(look.queries(x, rotation), *cache.held))
-        for block, cache in zip(model.layers(), latents):
-            q, k, v = block.project(x, rotation)
-            x = block.update(x, _latest_see(q, *cache.add(k, v)))
-        return x
-
-
-def _latest_see(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """What queries (1, H, T, D) of the latest T of K tokens find in all keys up to their own."""
-    length, used = q.shape[2], keys.shape[2]
-    seen = None if length == 1 else torch.ones(length, used, dtype=torch.bool).tril(used - length)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+    def save(self) -> Saved:
+        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        state = {f"state/{name}": tensor.cpu().numpy().copy() for name, tensor in named_tensors(self._state).items()}
+        mine = {"identity": identity("torch", self._model.config), "position": np.array(self._position)}
+        return {**mine, **state, **motifs}

@@ -6,7 +6,8 @@ everything that a query at that time may see, under both rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,19 @@ class Rings:
         for ring in self._rings:
             ring.write(position, keys, values)
 
+    def save(self) -> dict[str, NDArray[np.generic]]:
+        """Copies of everything, by name."""
+        return {
+            f"{name}.{ring.horizon}": array.copy() for ring in self._rings for name, array in ring.contents().items()
+        }
+
+    def load(self, saved: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes over what rings of the same sizes saved."""
+        self._start = -1
+        for ring in self._rings:
+            for name, array in ring.contents().items():
+                array[:] = saved[f"{name}.{ring.horizon}"]
+
 
 class _Ring:
     """The memories of all layers of one horizon, which hold the same tokens."""
@@ -71,6 +85,10 @@ class _Ring:
         first, last = self.layers[0], self.layers[-1]
         neighbours = len(self.layers) == last - first + 1
         self._own: slice | list[int] = slice(first, last + 1) if neighbours else self.layers  # a slice copies nothing
+
+    def contents(self) -> dict[str, NDArray[Any]]:
+        """What it holds, by name. What is seen of it follows from the position."""
+        return {"keys": self.keys, "values": self.values, "held": self._held}
 
     def mark(self, query: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         config = self._config

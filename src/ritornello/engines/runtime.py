@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ritornello import codec
+from ritornello.engines import Saved, check_identity, identity
 from ritornello.engines.rings import Rings
 from ritornello.engines.sizes import Precision, input_shapes, output_shapes, weight_bytes
 from ritornello.errors import RitornelloError
@@ -58,9 +59,12 @@ class OnnxEngine:
     def memory_tokens(self) -> int:
         return self.config.memory_tokens
 
-    def begin(self) -> OnnxSession:
-        """A session at the start of a piece."""
-        return OnnxSession(self)
+    def begin(self, position: int = 0) -> OnnxSession:
+        return OnnxSession(self, position)
+
+    def resume(self, saved: Mapping[str, NDArray[Any]]) -> OnnxSession:
+        check_identity(saved, identity("onnx", self.config))
+        return OnnxSession(self, int(saved["position"]), saved)
 
     def graph(self, tokens: int) -> Any:
         """The onnxruntime session that reads ``tokens`` at once; loaded when it is needed first."""
@@ -72,13 +76,19 @@ class OnnxEngine:
 class OnnxSession:
     """One lane of a DSMR in fixed memory; see `ritornello.engines.Session`."""
 
-    def __init__(self, engine: OnnxEngine) -> None:
-        self.position = 0
-        self._engine = engine
+    def __init__(self, engine: OnnxEngine, position: int = 0, saved: Mapping[str, NDArray[Any]] | None = None) -> None:
+        self._engine, self._position = engine, position
         self._rings = Rings(engine.config)
         self._motifs = codec.MotifMemory(engine.config.motif_notes) if engine.config.motif_notes else None
+        if saved is not None:
+            self._rings.load(saved)
+            self._motifs = self._motifs and codec.MotifMemory.from_array(saved["motifs"])
         self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
         self._chunk: _Bound | None = None
+
+    @property
+    def position(self) -> int:
+        return self._position
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +105,7 @@ class OnnxSession:
         found = []
         while len(tokens):
             segment_tokens = self._engine.config.segment_tokens
-            length = min(len(tokens), segment_tokens - self.position % segment_tokens, CHUNK_TOKENS)
+            length = min(len(tokens), segment_tokens - self._position % segment_tokens, CHUNK_TOKENS)
             if length < CHUNK_TOKENS // 8:  # a chunk costs about as much as so many steps
                 length, bound = 1, self._step
             else:
@@ -107,9 +117,17 @@ class OnnxSession:
             tokens = tokens[length:]
         return np.concatenate(found)
 
+    def fork(self) -> OnnxSession:
+        return self._engine.resume(self.save())
+
+    def save(self) -> Saved:
+        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        mine = {"identity": identity("onnx", self._engine.config), "position": np.array(self._position)}
+        return {**mine, **self._rings.save(), **motifs}
+
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        logits = bound.run(self.position, tokens, self._motifs.read(tokens) if self._motifs else None)
-        self.position += len(tokens)
+        logits = bound.run(self._position, tokens, self._motifs.read(tokens) if self._motifs else None)
+        self._position += len(tokens)
         return logits
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.errors import RitornelloError
+from ritornello.files import whole_file
 from ritornello.midi.reading import DEFAULT_TEMPO_US
 from ritornello.midi.tracks import DRUM_CHANNEL, Ints
 from ritornello.notes import Piece
@@ -34,20 +32,10 @@ def write_midi(piece: Piece, path: str | Path) -> None:
     Raises:
         RitornelloError: if the file cannot be written; an older file of that name is then untouched.
     """
-    path = Path(path)
     track = _track_bytes(_events(piece), piece.title)
     header = b"MThd" + struct.pack(">IHHH", 6, 0, 1, WRITTEN_TICKS_PER_QUARTER)
-    making = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        try:
-            making.write_bytes(header + b"MTrk" + struct.pack(">I", len(track)) + track)
-            making.replace(path)
-        finally:
-            making.unlink(missing_ok=True)
-    except OSError as error:
-        raise RitornelloError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    with whole_file(path) as file:
+        file.write(header + b"MTrk" + struct.pack(">I", len(track)) + track)
 
 
 def _events(piece: Piece) -> list[tuple[int, int, bytes]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ritornello.files import whole_file
 from ritornello.notes import Piece
 from ritornello.rendering.geometry import Layout, layout
-from ritornello.rendering.scene import PAGE, Box, Roll, font, scene
-from ritornello.rendering.writing import heading, whole
+from ritornello.rendering.scene import PAGE, Box, Roll, font, heading, scene
 
 SMOOTH = 3  # a roll is drawn this many times larger, then averaged
 
@@ -33,11 +32,10 @@ def piano_roll(
         RitornelloError: if the file cannot be written.
         ValueError: if ``width_px`` is below 480, or ``split_s`` is negative or not finite.
     """
-    path, png = Path(path), BytesIO()
-    title = heading(piece, path, title)
-    picture(piece, split_s=split_s, title=title, width_px=width_px).save(png, "PNG")
-    with whole(path, "picture") as part:
-        part.write_bytes(png.getvalue())
+    title = heading(piece, Path(path), title)
+    drawn = picture(piece, split_s=split_s, title=title, width_px=width_px)
+    with whole_file(path) as file:
+        drawn.save(file, "PNG")
 
 
 def picture(piece: Piece, *, split_s: float | None = None, title: str = "", width_px: int = 1600) -> Image.Image:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import ImageFont
@@ -201,3 +202,8 @@ def _legend(plan: Layout) -> tuple[list[Box], list[Words]]:
         for name, velocity in DYNAMICS.items()
     ]
     return boxes, names
+
+
+def heading(piece: Piece, path: Path, title: str | None) -> str:
+    """A picture's heading: what was asked for, else the piece's title, else the file's name."""
+    return piece.title or path.stem if title is None else title

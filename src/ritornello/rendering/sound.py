@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
+from ritornello.files import whole_file
 from ritornello.notes import Piece, Seconds
-from ritornello.rendering.writing import whole
 
 Frames = NDArray[np.float32]
 
@@ -61,22 +61,21 @@ def write_wav(
     """Renders a piece as a WAV file (stereo, 44.1 kHz, 16 bit), written whole or not at all.
 
     The level is one factor for the whole file, such that its loudest sample lies at -1 dB: nothing clips, and no
-    dynamics are lost. Before that factor is known, the sound waits in a nameless temporary file beside ``path``
-    (8 bytes a frame); memory does not grow with the piece. The file ends where the last sound has died away.
+    dynamics are lost. Before that factor is known, the sound waits in a nameless temporary file (8 bytes a
+    frame); memory does not grow with the piece. The file ends where the last sound has died away.
 
     Args:
         piece: what to play.
         path: the WAV file; an existing one is replaced.
-        soundfont: see `find_soundfont`. Bank 0, program 0 plays; in a SoundFont without it, the first that there is.
+        soundfont: see `find_soundfont`. Program 0 of bank 0 plays; in a SoundFont without it, the first of bank 0.
         progress: called with the seconds of music that have been rendered.
 
     Raises:
         RitornelloError: if the file cannot be written, the SoundFont not be read, the synthesiser is not installed,
             or the piece is too long for a WAV file.
     """
-    path = Path(path)
     check_seconds(piece.seconds)
-    with _opened(soundfont) as synth, whole(path, "sound") as part, TemporaryFile(dir=path.parent) as waiting:
+    with _opened(soundfont) as synth, whole_file(path) as file, TemporaryFile() as waiting:
         frames, peak = 0, 0.0
         for block in _sound(piece, synth):
             waiting.write(block.tobytes())
@@ -85,10 +84,10 @@ def write_wav(
             if progress is not None:
                 progress(min(frames / FRAMES_PER_S, piece.seconds))
         waiting.seek(0)
-        with wave.open(str(part), "wb") as file:
-            file.setparams((2, 2, FRAMES_PER_S, frames, "NONE", ""))
+        with wave.open(file, "wb") as sound:
+            sound.setparams((2, 2, FRAMES_PER_S, frames, "NONE", ""))
             while raw := waiting.read(BLOCK_FRAMES * 2 * FRAME_BYTES):
-                file.writeframesraw(_levelled(np.frombuffer(raw, np.float32), peak))
+                sound.writeframesraw(_levelled(np.frombuffer(raw, np.float32), peak))
 
 
 def check_soundfont(soundfont: Path) -> None:
@@ -179,9 +178,8 @@ def _opened(soundfont: Path) -> Iterator[_Synth]:
             number = library.fluid_synth_sfload(synth.synth, os.fsencode(soundfont), 0)
         if number == library.FLUID_FAILED:
             raise RitornelloError(f"{soundfont}: this SoundFont is damaged or cannot be read; get it anew, or another")
-        every = ((bank, program) for bank in range(129) for program in range(128))
-        if all(synth.program_select(0, number, *preset) == library.FLUID_FAILED for preset in every):
-            raise RitornelloError(f"{soundfont}: this SoundFont holds no instrument; name another")
+        if all(synth.program_select(0, number, 0, program) == library.FLUID_FAILED for program in range(128)):
+            raise RitornelloError(f"{soundfont}: this SoundFont holds no instrument in bank 0; name another")
         yield _Synth(library, synth)
     finally:
         synth.delete()

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from ritornello.files import whole_file
 from ritornello.notes import Piece
 from ritornello.rendering.geometry import layout
-from ritornello.rendering.scene import PAGE, Box, Colour, Words, scene
-from ritornello.rendering.writing import heading, whole
+from ritornello.rendering.scene import PAGE, Box, Colour, Words, heading, scene
 
 MAX_TITLE = 200
 ANCHOR = {"l": "start", "m": "middle", "r": "end"}
@@ -22,8 +22,8 @@ def piano_roll_svg(
     """Draws a piece as an SVG piano roll, written whole or not at all; arguments and errors are `piano_roll`'s."""
     path = Path(path)
     text = svg(piece, split_s=split_s, title=heading(piece, path, title), width_px=width_px)
-    with whole(path, "picture") as part:
-        part.write_bytes(text.encode())
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def svg(piece: Piece, *, split_s: float | None = None, title: str = "", width_px: int = 1600) -> str:

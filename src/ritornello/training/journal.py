@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ritornello.errors import RitornelloError
+from ritornello.files import write_whole
 
 
 class Journal:
@@ -20,13 +21,7 @@ class Journal:
     def __init__(self, run: Path, *, after_step: int) -> None:
         self._path = run / "log.jsonl"
         kept = [line for line in read_journal(run) if line["step"] <= after_step]
-        temporary = self._path.with_name(self._path.name + ".part")
-        try:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(self._path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise RitornelloError(f"{self._path}: cannot be written ({error.strerror})") from None
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._board = _tensorboard(run / "tensorboard", after_step)
 
     def write(self, step: int, **figures: Any) -> None:
@@ -67,5 +62,7 @@ def _tensorboard(folder: Path, after_step: int) -> Any:
         return None
     try:
         return SummaryWriter(str(folder), purge_step=after_step + 1)
+    except UnicodeEncodeError:  # TensorBoard takes no name that is no text; the log does
+        return None
     except OSError as error:
         raise RitornelloError(f"{folder}: cannot be written ({error.strerror}); free some space") from None

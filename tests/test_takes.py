@@ -1,0 +1,163 @@
+"""Takes: a performance in the making can be forked, saved and gone on with, by every engine, to the last bit."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from conftest import made_up_piece
+from definition import EXTRAS, tiny_model
+from scripted import Scripted, shift
+from tiny import save_model
+
+from ritornello import codec
+from ritornello.engines import load_engine
+from ritornello.errors import RitornelloError
+from ritornello.performing import Performer, Take
+from ritornello.sampling import Sampling
+
+ENGINES = ("onnx", "onnx-fp32", "torch")
+
+
+@pytest.fixture(scope="module")
+def performers(tmp_path_factory):
+    folder = save_model(tiny_model("40, 5", **EXTRAS), tmp_path_factory.mktemp("saved") / "model")
+    return {name: Performer(load_engine(str(folder), name, threads=1)) for name in ENGINES}
+
+
+@pytest.fixture(params=ENGINES)
+def performer(performers, request) -> Performer:
+    return performers[request.param]
+
+
+def play(take: Take, events: int, seed: int, sampling: Sampling | None = None) -> list:
+    rng = np.random.default_rng(seed)
+    return [take.play(sampling or Sampling(), rng, may_end=False) for _ in range(events)]
+
+
+def prompt() -> np.ndarray:
+    tokens = codec.encode(made_up_piece(np.random.default_rng(1), notes=30, seconds=6))
+    return tokens[codec.steps_of(tokens) < 500]
+
+
+def stored(saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As it comes back from a file."""
+    file = io.BytesIO()
+    np.savez(file, **saved)
+    file.seek(0)
+    return dict(np.load(file, allow_pickle=False))
+
+
+# A moment at the start, in the midst of a segment of 16, at its border, and with all memories gone round.
+@pytest.mark.parametrize("events", [0, 5, 15, 16, 130])
+def test_forks_and_saved_takes_go_on_as_the_take_itself_would(performer, events):
+    take = performer.begin()
+    play(take, events, seed=1)
+    fork, saved = take.fork(), take.save()
+    expected = play(take, 60, seed=2)
+    assert play(fork, 60, seed=2) == expected
+    assert play(performer.resume(stored(saved)), 60, seed=2) == expected
+    assert play(performer.resume(saved), 60, seed=2) == expected, "a value can be used again"
+    assert play(performer.begin(), 60, seed=2) != expected or not events, "what came before matters"
+
+
+def test_forks_do_not_disturb_each_other_however_their_events_take_turns(performer):
+    take = performer.begin()
+    take.hear(prompt())
+    takes = [take, take.fork(), take.fork()]
+    alone = [play(one.fork(), 50, seed) for seed, one in enumerate(takes)]
+    rngs = [np.random.default_rng(seed) for seed in range(3)]
+    together: list[list] = [[], [], []]
+    for turn in range(50):
+        for i in ((0, 1, 2), (2, 0, 1))[turn % 2]:
+            together[i].append(takes[i].play(Sampling(), rngs[i], may_end=False))
+    assert together == alone
+    assert len({tuple(event.token for event in events) for events in alone}) == 3
+
+
+def test_what_is_heard_after_a_fork_is_heard_by_one_of_them_alone(performer):
+    take = performer.begin()
+    play(take, 20, seed=1)
+    fork, expected = take.fork(), play(take.fork(), 40, seed=3)
+    take.hear([shift(100), shift(100)])
+    assert play(fork, 40, seed=3) == expected
+    assert play(take, 40, seed=3) != expected
+
+
+def test_a_take_saved_before_it_heard_anything_is_a_beginning(performer):
+    assert play(performer.resume(performer.begin().save()), 40, 1) == play(performer.begin(), 40, 1)
+
+
+def test_sampling_may_change_from_event_to_event(performer):
+    """Where the likeliest alone is left the generator does not matter; before and after it does."""
+    take = performer.begin()
+    play(take, 20, seed=1)
+    forks = [take.fork() for _ in range(2)]
+    greedy = [play(fork, 10, seed, Sampling(top_p=1e-9)) for seed, fork in enumerate(forks)]
+    assert greedy[0] == greedy[1]
+    later = [play(fork, 20, seed) for seed, fork in enumerate(forks)]
+    assert later[0] != later[1]
+
+
+def test_what_was_saved_by_another_engine_or_with_another_model_is_refused(performers, tmp_path):
+    saved = {name: one.begin().save() for name, one in performers.items()}
+    other = Performer(load_engine(str(save_model(tiny_model("8", **EXTRAS), tmp_path / "model")), "onnx"))
+    for taker, maker in ((performers["torch"], "onnx"), (performers["onnx"], "torch"), (other, "onnx")):
+        with pytest.raises(RitornelloError, match="of another engine or model"):
+            taker.resume(saved[maker])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_session_says_where_it_stands_and_nobody_can_move_it(performers, engine):
+    session = performers[engine].engine.begin(1_000)
+    session.read(np.array([codec.START, 60, 61]))
+    assert session.position == session.fork().position == 1_003
+    with pytest.raises(AttributeError):
+        session.position = 0
+
+
+# ---- what an event tells, and what was heard ----
+
+
+def test_an_event_tells_the_key_and_the_note_that_it_ends():
+    take = Performer(Scripted([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60])).begin()
+    velocity, strike, wait, release = play(take, 4, seed=0)
+    assert (velocity.key, wait.key) == (None, None)
+    assert strike.key == (0.0, 60, 38)
+    assert release.key == (0.5, 60, 0)
+    assert [event.finished for event in (velocity, strike, wait)] == [[], [], []]
+    assert release.finished == [(0.0, 0.5, 60, 38)]
+    assert take.seconds == 0.5
+
+
+def test_a_prompt_s_notes_are_given_as_they_end_and_the_rest_when_it_is_finished():
+    take = Performer(Scripted([])).begin()
+    assert take.hear([codec.VELOCITY + 9, 60, 64, shift(50), codec.NOTE_OFF + 60]) == [(0.0, 0.5, 60, 38)]
+    assert np.flatnonzero(take.sounding).tolist() == [64]
+    assert take.hear([shift(10)]) == []
+    assert take.finish() == [(0.0, 0.6, 64, 38)]
+
+
+def test_nothing_is_played_before_the_silence_that_was_heard_is_over():
+    """Whatever the model wants at 0.5 s, its first key is at 2.8 s or later, after whole seconds."""
+    for seed, rest in itertools.product(range(5), (np.zeros(codec.N_EVENTS), np.eye(codec.N_EVENTS)[61] * 99)):
+        take = Performer(Scripted([], rest)).begin()
+        take.hear([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60], until_s=2.8)
+        rng, tokens = np.random.default_rng(seed), []
+        while (token := take.play(Sampling(), rng).token) >= codec.SHIFT:
+            tokens.append(token)
+        waited = [token - codec.SHIFT + 1 for token in tokens if token < codec.VELOCITY]
+        assert tokens[: len(waited)][:2] == [shift(100), shift(100)]
+        assert sum(waited) >= 230
+        assert waited[2] >= 30
+
+
+def test_a_piece_that_has_ended_is_over():
+    take = Performer(Scripted([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, codec.END])).begin()
+    for _ in range(5):
+        take.play(Sampling(), np.random.default_rng(0))
+    assert take.ended
+    with pytest.raises(ValueError, match="has ended"):
+        take.play(Sampling(), np.random.default_rng(0))
