@@ -64,6 +64,7 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
+    "miniaudio": r"rendering/piano\.py",
     "starlette": r"studio/server\.py",
     "uvicorn": r"studio/server\.py",
     "matplotlib": r"charts\.py",
