@@ -76,7 +76,7 @@ def opened(context, address, *, sound=True):
     return page
 
 
-def until(page, condition, seconds=20) -> None:
+def until(page, condition, seconds=60) -> None:
     """Waits; playwright's own way evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
