@@ -72,15 +72,21 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
 
+def crowded(seed: int) -> Piece:
+    """Three keys that are struck again while they are held, some twice within a step, and some for no time."""
+    piece = made_up_piece(np.random.default_rng(seed), notes=400, seconds=4)
+    offset = np.where(np.arange(len(piece)) % 7, piece.offset, piece.onset)
+    return replace(piece, offset=offset, pitch=piece.pitch % 3 + 60, title="Étude — “x”")
+
+
 # ---- MIDI ----
 
 
 def test_midi_files_are_read_and_written_as_in_python(tmp_path):
-    overlapping = [made_up_piece(np.random.default_rng(seed), notes=80, seconds=4) for seed in range(3)]
-    crowded = [replace(piece, pitch=piece.pitch % 3 + 60, title="Étude — “x”") for piece in overlapping]
-    for number, piece in enumerate(crowded):
+    overlapping = [crowded(seed) for seed in range(3)]
+    for number, piece in enumerate(overlapping):
         piece.write(tmp_path / f"crowded-{number}.mid")
-    pieces = [{"piece": described(piece), "written": f"crowded-{n}.mid"} for n, piece in enumerate(crowded)]
+    pieces = [{"piece": described(piece), "written": f"crowded-{n}.mid"} for n, piece in enumerate(overlapping)]
     write_json(tmp_path / "pieces.json", pieces)
 
     good = SMALL["junk between tracks"][0]
@@ -120,7 +126,9 @@ def damaged(good: bytes) -> dict[str, bytes]:
 
 
 def test_tokens_legality_hints_and_draws_are_those_of_python(tmp_path, asap):
-    found = [performed(number, path, tmp_path) for number, path in enumerate(performances(asap))]
+    crowded(0).write(tmp_path / "crowded.mid")
+    paths = [*performances(asap), tmp_path / "crowded.mid"]
+    found = [performed(number, path, tmp_path) for number, path in enumerate(paths)]
     write_json(tmp_path / "performances.json", found)
     seeds = {seed: np.random.default_rng(seed).random(50).tolist() for seed in (0, 1, 7, 2**31, 2**53 - 1)}
     write_json(tmp_path / "random.json", [{"seed": seed, "numbers": numbers} for seed, numbers in seeds.items()])

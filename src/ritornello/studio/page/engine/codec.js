@@ -92,7 +92,7 @@ function held(spans, time) {
   return low ? Math.max(time, spans[low - 1].end) : time;
 }
 
-/** Tokens to notes as they finish; bounded by the 128 keys. */
+/** Tokens, which obey the grammar, to notes as they finish; bounded by the 128 keys. */
 export class StreamDecoder {
   step = 0;
   velocity = binVelocity(DEFAULT_VELOCITY_BIN);
@@ -108,14 +108,9 @@ export class StreamDecoder {
    * @returns {Note[]}
    */
   feed(token) {
-    if (token < NOTE_OFF) {
-      if (this.open.get(token)?.step === this.step) return [];
-      const finished = this.release(token);
-      this.open.set(token, {step: this.step, velocity: this.velocity});
-      return finished;
-    }
-    if (token < SHIFT) return this.release(token - NOTE_OFF);
-    if (token < VELOCITY) this.step += token - SHIFT + 1;
+    if (token < NOTE_OFF) this.open.set(token, {step: this.step, velocity: this.velocity});
+    else if (token < SHIFT) return this.release(token - NOTE_OFF);
+    else if (token < VELOCITY) this.step += token - SHIFT + 1;
     else if (token < END) this.velocity = binVelocity(token - VELOCITY);
     else if (token === END) return this.finish();
     return [];
