@@ -47,13 +47,13 @@ MAY_IMPORT = {
     "performing": "errors notes codec sampling engines",
     "duet": "errors notes codec performing",
     "live": "errors duet",
+    "studio": "errors notes codec sampling engines performing",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
-    "models likelihood evaluation recall training bench studies engines performing duet live "
-    "__init__",
+    "models likelihood evaluation recall training bench studies studio engines performing duet live __init__",
     "__main__": "cli",
 }
 # Against the direction, and therefore only inside a function.
@@ -66,6 +66,9 @@ MAY_NAME = {
     "typer": r"cli/.*",
     "PIL": r"rendering/(scene|png)\.py",
     "fluidsynth": r"rendering/sound\.py",
+    "miniaudio": r"rendering/piano\.py",
+    "starlette": r"studio/server\.py",
+    "uvicorn": r"studio/server\.py",
     "matplotlib": r"charts\.py",
     "pyarrow": r"corpus/sources\.py",
     "torch": r"(checkpoint|likelihood|evaluation|recall)\.py|models/(?!__init__|config).*|training/.*|bench/.*|"
@@ -93,7 +96,7 @@ NEVER_TORCH = {
     "feed",
     "horizons",
 }
-NEVER_TORCH |= {"sampling", "performing", "duet", "live"}
+NEVER_TORCH |= {"sampling", "performing", "duet", "live", "studio"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 WITHOUT_TORCH = [
     "ritornello",

@@ -9,6 +9,7 @@ import ctypes.util
 import json
 import struct
 import sys
+import time
 import tracemalloc
 import wave
 from itertools import combinations
@@ -232,13 +233,8 @@ def test_what_is_no_soundfont_gets_one_line(tmp_path, what):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch) -> Path:
-    """A Linux user's home and a system's share without any SoundFont."""
-    monkeypatch.setattr(sys, "platform", "linux")
-    for name in ("RITORNELLO_SOUNDFONT", "XDG_DATA_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'share'}:{tmp_path / 'nowhere'}")
+    """A folder, and no SoundFont named."""
+    monkeypatch.delenv("RITORNELLO_SOUNDFONT", raising=False)
     return tmp_path
 
 
@@ -248,18 +244,8 @@ def put(path: Path) -> Path:
     return path
 
 
-def test_without_a_soundfont_one_line_says_how_to_get_one(bare, monkeypatch):
-    for platform, hint in {"linux": "apt install", "darwin": "Library/Audio", "win32": "ProgramData"}.items():
-        monkeypatch.setattr(sys, "platform", platform)
-        with pytest.raises(RitornelloError) as caught:
-            find_soundfont()
-        refused(caught, hint, "--soundfont", "RITORNELLO_SOUNDFONT")
-
-
-def test_the_file_named_comes_first_then_the_variable_then_the_user_then_the_system(bare, monkeypatch):
-    of_system, of_user = put(bare / "share/sounds/sf2/a.sf2"), bare / "home/.local/share/soundfonts/z.SF3"
-    assert find_soundfont() == of_system
-    assert put(of_user) == find_soundfont()
+def test_the_file_named_comes_first_then_the_variable_then_the_piano_that_comes_along(bare, monkeypatch):
+    assert find_soundfont() is None
     monkeypatch.setenv("RITORNELLO_SOUNDFONT", str(put(bare / "variable.sf2")))
     assert find_soundfont() == bare / "variable.sf2"
     assert find_soundfont(put(bare / "named.bank")) == bare / "named.bank"
@@ -268,22 +254,50 @@ def test_the_file_named_comes_first_then_the_variable_then_the_user_then_the_sys
         find_soundfont()
 
 
-def test_in_a_folder_the_default_comes_first_and_what_is_no_soundfont_is_passed_over(bare):
-    folder = bare / "share/soundfonts"
-    first = put(folder / "b.sf2")
-    (folder / "a.sf2").write_text("not one")
-    (folder / "a-folder.sf2").mkdir()
-    (folder / "a.txt").write_bytes(soundfont())
-    assert find_soundfont() == first
-    assert put(folder / "default-GM.sf2") == find_soundfont()
+# ---- the piano that comes along ----
 
 
-def test_other_systems_keep_them_elsewhere(bare, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert put(bare / "home/Library/Audio/Sounds/Banks/piano.sf2") == find_soundfont()
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("PROGRAMDATA", str(bare / "data"))
-    assert put(bare / "data/soundfonts/piano.sf2") == find_soundfont()
+@pytest.fixture
+def alone(tmp_path):
+    """Plays notes on it: the sound of one channel."""
+    pytest.importorskip("miniaudio")
+    return lambda notes, **rest: played(notes, None, tmp_path, **rest)[:, 0]
+
+
+@pytest.mark.parametrize(("pitch", "hertz"), [(45, 110.0), (58, 233.08), (69, 440.0), (70, 466.16), (92, 1661.2)])
+def test_its_keys_have_their_pitch_also_between_recorded_ones(alone, pitch, hertz):
+    sound = alone([(0.0, 2.0, pitch, 80)])[: 2 * RATE]
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 1 << 19))
+    frequencies = np.fft.rfftfreq(1 << 19, 1 / RATE)
+    near = (frequencies > hertz * 0.8) & (frequencies < hertz * 1.25)
+    peak = frequencies[near][spectrum[near].argmax()]
+    assert 1200 * abs(np.log2(peak / hertz)) < 12  # cents: pianos are tuned a little apart at their ends
+    assert spectrum[near].max() > 0.1 * spectrum.max()
+
+
+def test_its_loudness_grows_with_velocity_and_has_no_step_between_its_layers(alone):
+    velocities = [20, 40, 60, 71, 72, 90, 120]
+    sound = alone([(2 * n, 2 * n + 1, 60, velocity) for n, velocity in enumerate(velocities)])
+    levels = [level(sound, 2 * n, 2 * n + 1) for n in range(len(velocities))]
+    assert levels == sorted(levels)
+    assert levels[4] / levels[3] < 1.5
+    assert levels[-1] / levels[0] > 5
+
+
+def test_its_notes_begin_and_end_when_they_should(alone):
+    sound = alone([(0.5, 1.0, 60, 90), (3.0, 3.5, 60, 90), (8.0, 8.2, 64, 90)], pedals=[(2.9, 5.0)])
+    assert level(sound, 0, 0.495) == 0
+    assert level(sound, 0.5, 0.52) > 0.01
+    assert level(sound, 1.7, 2.7) < level(sound, 0.5, 1) / 1_000
+    assert level(sound, 4.5, 5) > level(sound, 3, 3.5) / 50  # the pedal holds it, while it dies away
+    assert level(sound, 5.7, 7) < level(sound, 3, 3.5) / 1_000
+    assert level(sound, 7, 7.99) < level(sound, 8, 8.2) / 1_000
+
+
+def test_it_plays_faster_than_the_music_sounds(alone):
+    begun = time.process_time()
+    alone([(n / 20, n / 20 + 2, 40 + n * 7 % 50, 40 + n % 60) for n in range(600)])  # 30 s, forty keys at once
+    assert time.process_time() - begun < 30
 
 
 # ---- what may be missing or full ----
@@ -356,9 +370,9 @@ def assert_one_line(outcome, *words: object) -> None:
 
 
 def test_a_missing_soundfont_is_missed_before_anything_is_played(command: Run, bare, mine):
-    wav = ("--wav", bare / "new.wav", *NO_MODEL)
-    assert_one_line(command("generate", bare / "new.mid", *wav), "SoundFont", "apt install")
-    assert_one_line(command("continue", mine, bare / "new.mid", *wav), "SoundFont", "apt install")
+    wav = ("--wav", bare / "new.wav", "--soundfont", bare / "missing.sf2", *NO_MODEL)
+    assert_one_line(command("generate", bare / "new.mid", *wav), "missing.sf2", "SoundFont")
+    assert_one_line(command("continue", mine, bare / "new.mid", *wav), "missing.sf2", "SoundFont")
 
 
 def test_sound_too_long_or_without_a_file_is_refused_before_anything_is_played(command: Run, bare, mine):

@@ -19,6 +19,9 @@ from ritornello.cli import playing
 from ritornello.cli import duet
 
 # isort: split
+from ritornello.cli import studio
+
+# isort: split
 from ritornello.cli import corpora
 
 # isort: split

@@ -20,9 +20,13 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to write; an earlier export is replaced.")],
     int8: Annotated[bool, typer.Option("--int8", help="Weights in a byte each, with a scale for every block.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="The studio's page with the model, for any static host.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model as ONNX graphs of fixed shapes, for any program and machine that runs ONNX."""
+    """Write a model as ONNX graphs of fixed shapes, for any program that runs ONNX, or as a page that plays."""
+    if web:
+        _export_web(model, out, as_json)
+        return
     from ritornello.engines.exported import write_export
 
     manifest = write_export(model, out, "int8" if int8 else "fp32")
@@ -36,6 +40,20 @@ def export(
         f"--engine {engine}"
     )
     _say_licence(manifest["data"])
+
+
+def _export_web(model: str, out: Path, as_json: bool) -> None:
+    from ritornello.studio.static import write_web
+
+    written = write_web(model, out)
+    if as_json:
+        print(json.dumps({"folder": str(out), **written}, indent=1))
+        return
+    console.print(
+        f"{out}: {_megabytes(sum(written['files'].values()))}; put it on any web server, or try it here: "
+        f"python -m http.server --directory {out}"
+    )
+    _say_licence({"name": written["data"], "licence": written["licence"]})
 
 
 @app.command(epilog="Example: ritornello info small")

@@ -41,10 +41,12 @@ Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint o
 EngineName = Annotated[str, typer.Option("--engine", help="onnx (int8 weights), onnx-fp32, or torch.")]
 Png = Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")]
 Svg = Annotated[Path | None, typer.Option(help="Also draw a piano roll here, as vector graphics.")]
-Wav = Annotated[Path | None, typer.Option(help="Also render the sound here, with a SoundFont's piano.")]
+Wav = Annotated[Path | None, typer.Option(help="Also render the sound here.")]
 SoundFont = Annotated[
     Path | None,
-    typer.Option("--soundfont", help="The SoundFont for --wav; else RITORNELLO_SOUNDFONT, or the system's."),
+    typer.Option(
+        "--soundfont", help="A SoundFont to play --wav with; else RITORNELLO_SOUNDFONT, or the piano that comes along."
+    ),
 ]
 
 
@@ -167,7 +169,7 @@ class Files:
     def checked(self, soundfont: Path | None, seconds: float, as_json: bool) -> Path | None:
         """Looks whether all can be written before anything is played: minutes of playing must not be lost.
 
-        Returns the SoundFont of a sound of up to ``seconds``; None where no sound is asked for.
+        Returns the SoundFont of a sound of up to ``seconds``; None for the package's own piano, or no sound.
         """
         check_writable(self.out, inputs=[path for path in (self.source, soundfont) if path and not self.force])
         taken = {path.resolve() for path in (self.out, self.source, soundfont) if path is not None}
@@ -225,7 +227,7 @@ def _write(
     piece = replace(performance.piece, title=title.encode("utf-8", "replace").decode())
     piece.write(files.out)
     _draw(piece, performance.prompt_s or None, files)
-    if files.wav is not None and soundfont is not None:
+    if files.wav is not None:
         from ritornello.rendering.sound import write_wav
 
         with music_bar(piece.seconds) as progress:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.checkpoint import FORMAT, Checkpoint, checked_content, checked_manifest, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
-from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable
+from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable, weight_bytes
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_folder, write_whole
 from ritornello.models.config import FAMILIES, DSMRConfig, at_place
 
 MANIFEST = "export.json"
+WEB_MANIFEST = "web.json"
 GRAPHS = {1: "step.onnx", CHUNK_TOKENS: "chunk.onnx"}
 AGAIN = "export the model again"
 
@@ -57,13 +59,7 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
     Raises:
         RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RitornelloError(f"{folder}: is there and no export; name a new folder")
-    with whole_folder(folder) as new:
-        return _exported(model, new, precision)
-
-
-def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
+    check_folder(folder, known_by=MANIFEST)
     from safetensors.numpy import save
 
     checkpoint, config, weights = _prepared(model, precision)
@@ -86,9 +82,50 @@ def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    for name, content in files.items():
-        write_whole(folder / name, content)
+    write_folder(folder, files)
     return manifest
+
+
+def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """What a browser needs of a bundled model or a checkpoint, its manifest first, and what a page tells of it.
+
+    Matrices are stored as int8, and widened when they are loaded: in WebAssembly a step takes a quarter of the time so.
+
+    Raises:
+        RitornelloError: for a model that cannot be exported.
+    """
+    checkpoint, config, stored = _prepared(model, "int8")
+    from safetensors.numpy import save
+
+    wide = initialisers(checkpoint.arrays(), config, "fp32")
+    content = save({name: np.ascontiguousarray(value) for name, value in wide.items()})
+    spans = _spans(content)
+    packed = gzip.compress(save({name: np.ascontiguousarray(value) for name, value in stored.items()}), mtime=0)
+    about = {
+        "name": Path(model).name,
+        "data": checkpoint.data.get("name", ""),
+        "licence": checkpoint.data.get("licence", ""),
+        "parameters": sum(array.size for array in checkpoint.arrays().values()),
+        "memoryBytes": weight_bytes(config, "fp32"),
+        "stateBytes": config.state_bytes,
+    }
+    manifest = {
+        "format": FORMAT,
+        "vocabulary": codec.FINGERPRINT,
+        "config": {
+            "horizons": config.horizons,
+            "rule": config.schedule.rule,
+            "segmentTokens": config.segment_tokens,
+            "heads": config.heads,
+            "headSize": config.head_size,
+            "motifNotes": config.motif_notes,
+        },
+        "graphs": GRAPHS,
+        "weights": {"file": f"{WEIGHTS_FILE}.gz", "name": WEIGHTS_FILE, "bytes": len(content), "places": spans},
+        "about": about,
+    }
+    files = {WEB_MANIFEST: (json.dumps(manifest) + "\n").encode(), f"{WEIGHTS_FILE}.gz": packed}
+    return files | {name: _built(config, tokens, "fp32", wide, spans) for tokens, name in GRAPHS.items()}, about
 
 
 def write_graphs(folder: Path) -> None:
@@ -167,3 +204,16 @@ def _spans(content: bytes) -> dict[str, tuple[int, int]]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
+
+
+def check_folder(folder: Path, *, known_by: str) -> None:
+    """Raises RitornelloError for a folder that holds something else than an export, which has a file ``known_by``."""
+    if folder.exists() and not (folder / known_by).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RitornelloError(f"{folder}: is there and no export of this kind; name a new folder")
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """All files or none: an earlier export goes only when the new one is complete. Raises RitornelloError."""
+    with whole_folder(folder) as new:
+        for name, content in files.items():
+            write_whole(new / name, content)

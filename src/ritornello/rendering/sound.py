@@ -1,4 +1,4 @@
-"""A piece as sound: FluidSynth plays it with a SoundFont's piano into a WAV file, in blocks, as long as it may be.
+"""A piece as sound: the piano of the package, or FluidSynth with a SoundFont's, plays it into a WAV file, in blocks.
 
 Conventions: times in seconds, F frames of two float32 samples. FluidSynth starts and releases voices only where one of
 its own blocks of 64 frames begins, so events lie on that grid: 0.7 ms from their time at most, however long the piece.
@@ -16,7 +16,7 @@ from ctypes import c_int, c_void_p
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_file
 from ritornello.notes import Piece, Seconds
+from ritornello.rendering.piano import Sampler
 
 Frames = NDArray[np.float32]
 
@@ -47,6 +48,19 @@ LIBRARY = {
 }
 
 
+class Synth(Protocol):
+    """What plays keys."""
+
+    def strike(self, pitch: int, velocity: int) -> None:
+        """Strikes a key."""
+
+    def release(self, pitch: int) -> None:
+        """Lets it go."""
+
+    def render(self, frames: int) -> Iterator[Frames]:
+        """What sounds next, (F, 2) at a time."""
+
+
 class Event(NamedTuple):
     """A key struck or let go; sorted by time, and within one moment releases come before strikes."""
 
@@ -56,7 +70,7 @@ class Event(NamedTuple):
 
 
 def write_wav(
-    piece: Piece, path: str | Path, soundfont: Path, *, progress: Callable[[float], None] | None = None
+    piece: Piece, path: str | Path, soundfont: Path | None = None, *, progress: Callable[[float], None] | None = None
 ) -> None:
     """Renders a piece as a WAV file (stereo, 44.1 kHz, 16 bit), written whole or not at all.
 
@@ -67,7 +81,8 @@ def write_wav(
     Args:
         piece: what to play.
         path: the WAV file; an existing one is replaced.
-        soundfont: see `find_soundfont`. Program 0 of bank 0 plays; in a SoundFont without it, the first of bank 0.
+        soundfont: see `find_soundfont`; None for the package's own piano. Program 0 of bank 0 plays; in a SoundFont
+            without it, the first of bank 0.
         progress: called with the seconds of music that have been rendered.
 
     Raises:
@@ -90,8 +105,8 @@ def write_wav(
                 sound.writeframesraw(_levelled(np.frombuffer(raw, np.float32), peak))
 
 
-def check_soundfont(soundfont: Path) -> None:
-    """Raises RitornelloError if the synthesiser is not installed or cannot play this SoundFont."""
+def check_soundfont(soundfont: Path | None) -> None:
+    """Raises RitornelloError if what plays it is not installed, or cannot play this SoundFont."""
     with _opened(soundfont):
         pass
 
@@ -104,7 +119,7 @@ def check_seconds(seconds: float) -> None:
         )
 
 
-def _sound(piece: Piece, synth: _Synth) -> Iterator[Frames]:
+def _sound(piece: Piece, synth: Synth) -> Iterator[Frames]:
     """(F, 2) blocks of sound, from time 0 to where the last note has died away."""
     now, peak = 0, 0.0
     last_strike: dict[int, int] = {}
@@ -143,7 +158,7 @@ def _levelled(samples: Frames, peak: float) -> bytes:
     return np.rint(samples * scale).astype("<i2").tobytes()
 
 
-class _Synth:
+class _FluidSynth:
     """FluidSynth's piano; made by `_opened`."""
 
     def __init__(self, library: Any, synth: Any) -> None:
@@ -169,8 +184,11 @@ class _Synth:
 
 
 @contextmanager
-def _opened(soundfont: Path) -> Iterator[_Synth]:
-    """A synthesiser with this SoundFont's piano on channel 0."""
+def _opened(soundfont: Path | None) -> Iterator[Synth]:
+    """The package's piano, or a synthesiser with this SoundFont's on channel 0."""
+    if soundfont is None:
+        yield Sampler()
+        return
     library = _library()
     synth = library.Synth(gain=GAIN, samplerate=float(FRAMES_PER_S), channels=16, **SETTINGS)
     try:
@@ -180,7 +198,7 @@ def _opened(soundfont: Path) -> Iterator[_Synth]:
             raise RitornelloError(f"{soundfont}: this SoundFont is damaged or cannot be read; get it anew, or another")
         if all(synth.program_select(0, number, 0, program) == library.FLUID_FAILED for program in range(128)):
             raise RitornelloError(f"{soundfont}: this SoundFont holds no instrument in bank 0; name another")
-        yield _Synth(library, synth)
+        yield _FluidSynth(library, synth)
     finally:
         synth.delete()
 
@@ -205,10 +223,10 @@ def _library() -> Any:
         with redirect_stdout(StringIO()):  # in continuous integration it prints where it found the library
             import fluidsynth
     except ModuleNotFoundError:
-        raise RitornelloError("--wav needs the package pyfluidsynth; pip install 'ritornello[sound]'") from None
+        raise RitornelloError("--soundfont needs the package pyfluidsynth; pip install 'ritornello[sound]'") from None
     except (ImportError, OSError):
         how = LIBRARY.get(sys.platform, LIBRARY["linux"])
-        raise RitornelloError(f"--wav needs the FluidSynth library, which is not here; {how}") from None
+        raise RitornelloError(f"--soundfont needs the FluidSynth library, which is not here; {how}") from None
     silence = fluidsynth.cfunc(
         "fluid_set_log_function", c_void_p, ("level", c_int, 1), ("function", c_void_p, 1), ("data", c_void_p, 1)
     )

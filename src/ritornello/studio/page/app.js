@@ -1,0 +1,663 @@
+// The studio: wires the session, the maker, the roll, the piano and what hands do.
+
+import {MidiError, readMidi} from './engine/midi.js';
+import {Hands} from './keyboard.js';
+import {Maker} from './maker.js';
+import {clock, endOf} from './music.js';
+import {Piano, Samples} from './piano.js';
+import {Overview, Roll, paintNotes} from './roll.js';
+import {download, fileName, midiOf, pngOf, svgOf, wavOf} from './saving.js';
+import {SAMPLING, Session, save, saved} from './session.js';
+import {Transport} from './transport.js';
+
+const LEAD_S = 2; // of what stands before, heard before what is played anew
+const SAVE_MS = 1500, RETRY_MS = 2000, WAYS_MS = 100;
+const MOST_FILE_BYTES = 32 * 2 ** 20;
+
+/** @returns {any} */
+const $ = (id) => document.getElementById(id);
+
+const session = new Session();
+const context = new AudioContext({latencyHint: 'interactive'});
+const samples = new Samples();
+const piano = new Piano(context, samples);
+const hands = new Hands($('keys'));
+const roll = new Roll($('roll'));
+const overview = new Overview($('overview'), roll);
+const transport = new Transport(context, (note, when, release) => {
+  if (hands.output) hands.send(note.pitch, note.velocity, when - context.currentTime, release - context.currentTime);
+  const voice = hands.output ? null : piano.strike(note.pitch, note.velocity, when, release);
+  return {release: (time, fade) => (hands.output ? hands.send(note.pitch, 0, 0, 0) : voice?.release(time, fade, true))};
+});
+const maker = new Maker(session, () => transport.position);
+transport.limit = () => maker.limit();
+transport.growing = () => maker.growing;
+
+let recording = null; // {time: of the context when second `from` was, from, open: Map, pedal}
+let told = 0;
+let fresh = true; // nobody has done anything yet
+
+// ---- what is shown ----
+
+function say(text, trouble = false) {
+  const status = $('status');
+  status.textContent = text;
+  status.classList.toggle('trouble', trouble);
+  told = trouble ? Infinity : performance.now() + 6000;
+}
+
+/** Runs what a button does; what goes wrong is said. */
+const doing = (act) => async (...given) => {
+  try {
+    await act(...given);
+  } catch (error) {
+    say(sentence(error.message), true);
+  }
+};
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+
+function showPiece() {
+  const {choice} = maker;
+  const piece = maker.shown;
+  roll.setPiece(piece, choice && {from: choice.from, to: choice.to});
+  transport.setPiece(piece);
+  overview.draw();
+  showState();
+}
+
+function showState() {
+  const {piece, past, future} = session;
+  const empty = !piece.notes.length && !maker.choice && !recording;
+  const {region} = roll;
+  fresh &&= !transport.playing && !recording && !past.length && !piece.notes[0]?.given;
+  $('undo').disabled = !past.length;
+  $('redo').disabled = !future.length;
+  $('welcome').hidden = !fresh;
+  $('on').setAttribute('aria-pressed', String(Boolean(maker.live) && !fresh));
+  for (const id of ['again', 'ways']) $(id).disabled = empty;
+  $('fill').disabled = !region || empty;
+  $('keep').disabled = !region;
+  const kept = region && piece.kept.some(({start, end}) => start <= region.start && end >= region.end);
+  $('keep').setAttribute('aria-pressed', String(Boolean(kept)));
+  $('keep').textContent = kept ? 'Let go' : 'Keep';
+  $('title').value = piece.title;
+  document.title = piece.title ? `${piece.title} · Ritornello` : 'Ritornello Studio';
+  $('play').classList.toggle('playing', transport.playing);
+  $('play').classList.toggle('waiting', transport.waiting);
+  $('play').setAttribute('aria-label', transport.playing ? 'Pause' : 'Play');
+  $('loop').setAttribute('aria-pressed', String(Boolean(transport.loop)));
+  $('record').setAttribute('aria-pressed', String(Boolean(recording)));
+  const count = maker.shown.notes.length;
+  $('roll').setAttribute('aria-label', `Piano roll: ${count} notes in ${clock(roll.length)}`);
+  showTime();
+}
+
+function showTime() {
+  const {position} = transport;
+  const text = `${clock(position)} / ${clock(roll.length)}`;
+  if ($('time').textContent !== text) $('time').textContent = text;
+}
+
+/** The ways that can be chosen from, as cards that are listened to. */
+function showChoice() {
+  const {choice} = maker;
+  const box = $('choice');
+  box.hidden = !choice;
+  if (!choice) return box.replaceChildren();
+  const drawn = choice.label === 'a bridge' && !choice.ranked ? choice.ways.length : Math.min(4, choice.ways.length);
+  if (box.querySelectorAll('.way').length !== drawn) {
+    const cards = choice.ways.slice(0, drawn).map((_, n) => {
+      const card = document.createElement('button');
+      card.className = 'way';
+      card.append(document.createElement('canvas'), document.createElement('span'));
+      card.addEventListener('click', () => listen(n));
+      return card;
+    });
+    const decide = document.createElement('div');
+    decide.className = 'decide';
+    const accept = Object.assign(document.createElement('button'), {id: 'accept', className: 'primary', textContent: 'Take it', title: 'Enter'});
+    const reject = Object.assign(document.createElement('button'), {id: 'reject', className: 'quiet', textContent: 'Drop all', title: 'Esc'});
+    accept.addEventListener('click', take);
+    reject.addEventListener('click', drop);
+    decide.append(accept, reject);
+    box.replaceChildren(...cards, decide);
+    box.style.gridTemplateColumns = drawn > 4 ? `repeat(${drawn}, minmax(0, 1fr)) auto` : '';
+  }
+  box.querySelectorAll('.way').forEach((card, n) => {
+    const way = choice.ways[n];
+    card.setAttribute('aria-pressed', String(n === choice.current));
+    const [name, note] = [document.createElement('b'), document.createElement('i')];
+    name.textContent = `${n + 1}`;
+    const whole = choice.to === null || way.ended;
+    note.textContent = way.nats !== null ? `${way.nats.toFixed(2)} nats` : whole ? `${way.notes.length} notes` : 'being made';
+    if (choice.ranked && n === 0 && way.nats !== null) note.textContent += ' · fits best';
+    card.lastChild.replaceChildren(name, note);
+    card.setAttribute('aria-label', `Way ${n + 1}: ${note.textContent}`);
+    drawWay(card.firstChild, way, choice);
+  });
+  const current = choice.ways[choice.current];
+  $('accept').disabled = choice.to !== null && !current.ended;
+}
+
+function drawWay(canvas, way, {from, to}) {
+  const {clientWidth: width, clientHeight: height} = canvas;
+  const ratio = window.devicePixelRatio || 1;
+  Object.assign(canvas, {width: width * ratio, height: height * ratio});
+  const c = canvas.getContext('2d');
+  c.setTransform(ratio, 0, 0, ratio, 0, 0);
+  c.fillStyle = roll.theme.black;
+  c.fillRect(0, 0, width, height);
+  const until = to ?? Math.max(from + 12, way.upTo);
+  paintNotes(c, way.notes, roll.theme, {from, to: until, width, height, low: roll.low, high: roll.high});
+}
+
+// ---- what is done ----
+
+const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
+  stopRecording();
+  save(session).catch(() => {});
+  transport.pause();
+  transport.seek(0);
+  roll.setRegion(null);
+  Object.assign(roll, {start: 0, follow: true});
+  await maker.begin(seed, session.sampling);
+});
+
+const play = doing(async () => {
+  if (transport.playing) return transport.pause();
+  if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session.sampling);
+  roll.follow = true;
+  if (!maker.growing && transport.position >= endOf(maker.shown)) transport.seek(0);
+  await transport.play();
+});
+
+const goOn = doing(async () => {
+  if (recording) stopRecording();
+  if (maker.live) {
+    maker.stop();
+    return say('It stops where it is.');
+  }
+  if (maker.choice) return;
+  await maker.goOn();
+  const end = endOf(session.piece);
+  if (transport.position > end || !transport.playing) transport.seek(Math.max(0, end - LEAD_S));
+  roll.follow = true;
+  await transport.play();
+  say(end ? `It goes on from ${clock(end)}.` : '');
+});
+
+const again = doing(async () => {
+  const from = transport.position;
+  await maker.again(from);
+  await lead(from);
+  if (!maker.choice) say(`Played anew from ${clock(from)}. Undo brings back what was there.`);
+});
+
+const ways = doing(async () => {
+  const from = transport.position;
+  await maker.ways(from);
+  await lead(from);
+  say('Four ways on: 1 to 4 to listen, Enter to take one, Esc to drop all.');
+});
+
+const fill = doing(async () => {
+  const {region} = roll;
+  if (!region) return;
+  transport.seek(Math.max(0, region.start - LEAD_S));
+  say('Bridges are drawn, then ranked by how well what follows fits.');
+  const made = maker.bridge(region);
+  roll.setRegion(null);
+  await made;
+  if (maker.choice?.ranked) say('The bridges are ranked: less nats, less surprise in what follows.');
+});
+
+async function lead(from) {
+  transport.seek(Math.max(0, from - LEAD_S));
+  roll.follow = true;
+  await transport.play();
+}
+
+const keep = doing(() => {
+  if (roll.region) say(session.keep(roll.region) ? 'Kept: nothing plays this part anew.' : 'No longer kept.');
+});
+
+function listen(number) {
+  const {choice} = maker;
+  if (!choice?.ways[number]) return;
+  maker.listen(number);
+  if (transport.position > choice.from) transport.seek(Math.max(0, choice.from - LEAD_S / 2));
+}
+
+function take() {
+  if (!maker.choice) return;
+  maker.accept();
+  if (!maker.choice) say('Taken. Undo brings back what was there.');
+}
+
+const drop = doing(async () => {
+  if (!maker.choice) return;
+  const {from} = maker.choice;
+  transport.pause();
+  transport.seek(from);
+  say('Dropped: the piece is what it was.');
+  await maker.drop();
+});
+
+function step(direction) {
+  maker.stop();
+  const label = session[direction]();
+  if (label) say(`${direction === 'undo' ? 'Undone' : 'Done again'}: ${label}.`);
+}
+
+function loop() {
+  if (transport.loop) transport.loop = null;
+  else {
+    const span = roll.region ?? {start: 0, end: endOf(maker.shown)};
+    if (span.end - span.start < 0.2) return;
+    transport.loop = span;
+    if (transport.position < span.start || transport.position >= span.end) transport.seek(span.start);
+  }
+  showState();
+}
+
+// ---- hands ----
+
+const held = new Map();
+let pedal = false;
+
+hands.on('strike', ({pitch, velocity}) => {
+  context.resume();
+  held.get(pitch)?.release(context.currentTime);
+  held.set(pitch, piano.strike(pitch, velocity));
+  if (recording) {
+    recording.time ??= context.currentTime;
+    recording.open.set(pitch, {velocity, start: recorded()});
+  }
+});
+hands.on('release', ({pitch}) => {
+  if (!pedal) held.get(pitch)?.release(context.currentTime);
+  const open = recording?.open.get(pitch);
+  if (!open) return;
+  recording.open.delete(pitch);
+  session.grow([Object.freeze({pitch, ...open, end: Math.max(open.start + 0.02, recorded()), given: true})]);
+});
+hands.on('pedal', ({down}) => {
+  pedal = down;
+  if (!down) for (const [pitch, voice] of held) if (!hands.down.has(pitch)) voice?.release(context.currentTime);
+  if (!recording || recording.time === undefined) return;
+  if (down) recording.pedal = recorded();
+  else if (recording.pedal !== undefined) {
+    session.piece.pedals = [...session.piece.pedals, {start: recording.pedal, end: recorded()}];
+    recording.pedal = undefined;
+    roll.setPiece(session.piece);
+  }
+});
+
+const recorded = () => recording.from + context.currentTime - recording.time;
+
+const record = doing(() => {
+  if (recording) {
+    stopRecording();
+    return say('Recorded. Play on goes on from it.');
+  }
+  transport.pause();
+  maker.stop();
+  const end = endOf(session.piece);
+  session.change('what you played', session.piece);
+  recording = {from: end ? end + 0.5 : 0, time: undefined, open: new Map(), pedal: undefined};
+  roll.follow = true;
+  $('keys').focus();
+  say('Play: on a MIDI keyboard, on the keys below, or with the letters A to L.');
+  showState();
+});
+
+function stopRecording() {
+  if (!recording) return;
+  hands.letAll();
+  if (recording.pedal !== undefined) hands.emit('pedal', {down: false});
+  const end = endOf(session.piece);
+  recording = null;
+  transport.seek(end);
+  showPiece();
+}
+
+// ---- files ----
+
+const openFile = doing(async (file) => {
+  if (!file) return;
+  if (file.size > MOST_FILE_BYTES) throw new Error(`${file.name}: larger than ${MOST_FILE_BYTES >> 20} MiB`);
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const text = new TextDecoder().decode(bytes.subarray(0, 64));
+  stopRecording();
+  transport.pause();
+  try {
+    if (text.trimStart().startsWith('{')) return openSession(new TextDecoder().decode(bytes));
+    const {notes, pedals, title, mended} = await readMidi(bytes);
+    if (!notes.length) throw new Error('it has no notes');
+    maker.stop();
+    const given = notes.map(({pitch, velocity, start, end}) => Object.freeze({pitch, velocity, start, end, given: true}));
+    const name = title || file.name.replace(/\.\w+$/, '');
+    if (session.piece.notes.length || session.past.length) session.change(`opened ${file.name}`, {title: name, notes: given, pedals, kept: []});
+    else session.begin(session.seed, {title: name, notes: given, pedals, kept: []});
+    transport.seek(0);
+    roll.fit();
+    const things = Object.entries(mended ?? {}).map(([what, count]) => `${count} ${what}`);
+    const note = things.length ? ` Mended: ${things.join(', ')}.` : '';
+    say(`${name}: ${notes.length} notes, ${clock(roll.length)}. Play on goes on from its end.${note}`);
+  } catch (error) {
+    throw error instanceof MidiError || error.message ? new Error(`${file.name}: ${error.message}`) : error;
+  }
+});
+
+function openSession(text) {
+  fresh = false;
+  maker.stop();
+  session.fromText(text);
+  transport.seek(0);
+  roll.setRegion(null);
+  roll.fit();
+  showSampling();
+  say('The session is open.');
+}
+
+const savers = {
+  midi: (piece) => [midiOf(piece), 'mid', 'audio/midi'],
+  session: () => [session.toText(), 'ritornello', 'application/json'],
+  svg: (piece) => [svgOf(piece), 'svg', 'image/svg+xml'],
+  png: async (piece) => [await pngOf(piece), 'png', 'image/png'],
+  wav: async (piece) => [await wavOf(piece, samples, (share) => say(`The sound is made: ${Math.round(share * 100)}%.`)), 'wav', 'audio/wav'],
+};
+
+const saveAs = doing(async (kind) => {
+  $('saving').hidePopover();
+  const piece = maker.shown;
+  if (!piece.notes.length) throw new Error('there is no music yet');
+  const [content, ending, type] = await savers[kind](piece);
+  const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.${ending}`;
+  download(name, content, type);
+  say(`Saved as ${name}.`);
+});
+
+// ---- seed and sampling in the address ----
+
+function showAddress() {
+  const words = new URLSearchParams({seed: String(session.seed)});
+  for (const name of Object.keys(SAMPLING)) if (session.sampling[name] !== SAMPLING[name]) words.set(name, String(session.sampling[name]));
+  history.replaceState(null, '', `#${words}`);
+}
+
+function showSampling() {
+  for (const name of Object.keys(SAMPLING)) {
+    $(name).value = session.sampling[name];
+    $(name).previousElementSibling.textContent = String(session.sampling[name]);
+  }
+}
+
+function setSampling(changes) {
+  session.sampling = {...session.sampling, ...changes};
+  maker.setSampling(session.sampling);
+  showSampling();
+  showAddress();
+}
+
+// ---- the engine ----
+
+async function connect(token) {
+  const kind = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=engine]')).content;
+  const {open} = await import(kind === 'local' ? './engine/local.js' : './remote.js');
+  maker.engine = await open({token, onLost: (reason) => lost(reason, token)});
+  const {name, licence, data, parameters, memoryBytes, stateBytes} = maker.engine.about;
+  const size = [parameters && `${(parameters / 1e6).toFixed(1)} million parameters`, memoryBytes && `${(memoryBytes / 1e6).toFixed(1)} MB of weights`,
+    stateBytes && `${(stateBytes / 1e6).toFixed(1)} MB of memory for each voice, which never grows`].filter(Boolean).join(', ');
+  $('model').textContent = `Model: ${name}; ${size}.${licence ? ` Its weights${data ? ` were trained on ${data} and` : ''} are under ${licence}.` : ''}`;
+}
+
+/** The player is gone: what is there can be heard, and it is tried again until it is back. */
+async function lost(reason, token) {
+  const {live} = maker;
+  const wanted = Boolean(live) || wantedBack;
+  wantedBack = wanted;
+  maker.engine = null;
+  maker.stop();
+  say(`The player is gone (${reason}). Everything is kept; it is tried again.`, true);
+  setTimeout(async () => {
+    try {
+      await connect(token);
+      say('The player is back.');
+      wantedBack = false;
+      if (wanted) await maker.goOn();
+    } catch (error) {
+      lost(error.message, token);
+    }
+  }, RETRY_MS);
+}
+let wantedBack = false;
+
+// ---- wiring ----
+
+session.on('change', () => { showPiece(); showAddress(); });
+session.on('growth', (detail) => {
+  if (maker.choice) return;
+  roll.add(detail);
+  overview.draw();
+  if ($('again').disabled) showState();
+  showTime();
+});
+let saving = 0;
+for (const event of ['change', 'growth']) {
+  session.on(event, () => {
+    clearTimeout(saving);
+    saving = setTimeout(() => save(session).catch(() => {}), SAVE_MS);
+  });
+}
+addEventListener('pagehide', () => {
+  if (hands.output) hands.quiet();
+  save(session).catch(() => {});
+});
+maker.on('choice', () => { showPiece(); showChoice(); });
+let showing = 0;
+maker.on('ways', () => { // many a second, with several voices
+  showing ||= setTimeout(() => {
+    showing = 0;
+    if (!maker.choice) return;
+    showChoice();
+    showPiece();
+  }, WAYS_MS);
+});
+maker.on('state', showState);
+maker.on('trouble', (detail) => say(sentence(detail.message), true));
+transport.on('state', showState);
+transport.on('tick', () => {
+  const sounding = transport.sounding();
+  roll.setPosition(transport.position, sounding);
+  hands.show(sounding);
+  showTime();
+});
+setInterval(() => {
+  maker.tick();
+  if (recording && recording.time !== undefined) roll.setPosition(recorded(), []);
+  if (performance.now() > told) say('');
+  overview.draw();
+}, 250);
+(function follow() { // the playhead moves with every frame
+  if (transport.playing && !document.hidden) roll.setPosition(transport.position, roll.sounding);
+  requestAnimationFrame(follow);
+})();
+
+const seek = (time) => {
+  const there = Math.min(Math.max(0, time), roll.length);
+  transport.seek(there);
+  roll.setPosition(there, []);
+  showTime();
+};
+roll.on('seek', (detail) => seek(detail));
+roll.on('region', showState);
+overview.on('seek', (detail) => {
+  roll.start = Math.max(0, detail - roll.seconds * 0.3);
+  roll.follow = true;
+  seek(detail);
+});
+
+$('first').addEventListener('click', play);
+$('play').addEventListener('click', play);
+$('back').addEventListener('click', () => { Object.assign(roll, {start: 0, follow: true}); seek(0); });
+$('record').addEventListener('click', record);
+$('loop').addEventListener('click', loop);
+$('on').addEventListener('click', goOn);
+$('again').addEventListener('click', again);
+$('ways').addEventListener('click', ways);
+$('fill').addEventListener('click', fill);
+$('keep').addEventListener('click', keep);
+$('undo').addEventListener('click', () => step('undo'));
+$('redo').addEventListener('click', () => step('redo'));
+$('new').addEventListener('click', async () => { await begin(); await play(); });
+$('open').addEventListener('click', () => $('file').click());
+$('file').addEventListener('change', () => { openFile($('file').files[0]); $('file').value = ''; });
+$('in').addEventListener('click', () => roll.zoom(1.5));
+$('out').addEventListener('click', () => roll.zoom(1 / 1.5));
+$('fit').addEventListener('click', () => roll.fit());
+$('tempo').addEventListener('input', () => {
+  transport.setTempo($('tempo').value / 100);
+  $('tempo-shown').textContent = `${$('tempo').value}%`;
+});
+$('volume').addEventListener('input', () => piano.volume.gain.setTargetAtTime(Number($('volume').value), context.currentTime, 0.02));
+$('title').addEventListener('change', () => session.change('another title', {...session.piece, title: $('title').value.trim()}));
+for (const name of Object.keys(SAMPLING)) $(name).addEventListener('input', () => setSampling({[name]: Number($(name).value)}));
+$('usual').addEventListener('click', () => setSampling(SAMPLING));
+for (const button of document.querySelectorAll('[data-save]')) {
+  button.addEventListener('click', () => saveAs(/** @type {HTMLElement} */ (button).dataset.save));
+}
+$('share').addEventListener('click', doing(async () => {
+  $('saving').hidePopover();
+  showAddress();
+  await navigator.clipboard.writeText(location.href);
+  say(session.past.length ? 'Copied: the address of the piece as it was before your changes.' : 'Copied: who opens it hears the same piece.');
+}));
+
+let dragged = 0;
+addEventListener('dragenter', (event) => { event.preventDefault(); dragged++; $('drop').hidden = false; });
+addEventListener('dragleave', () => { if (--dragged <= 0) { dragged = 0; $('drop').hidden = true; } });
+addEventListener('dragover', (event) => event.preventDefault());
+addEventListener('drop', (event) => {
+  event.preventDefault();
+  dragged = 0;
+  $('drop').hidden = true;
+  openFile(event.dataTransfer?.files[0]);
+});
+
+const mark = (side) => {
+  const {position} = transport;
+  const {start, end} = roll.region ?? {start: position, end: Math.max(position + 1, roll.length)};
+  roll.setRegion(side === 'start' ? {start: position, end: Math.max(end, position + 0.1)} : {start: Math.min(start, position), end: Math.max(position, 0.1)});
+};
+const shortcuts = {
+  ' ': play, e: goOn, r: again, c: ways, f: fill, k: keep, l: loop, n: () => $('new').click(), i: () => mark('start'), o: () => mark('end'),
+  home: () => $('back').click(), end: () => seek(Infinity), enter: take, '+': () => roll.zoom(1.5), '=': () => roll.zoom(1.5),
+  '-': () => roll.zoom(1 / 1.5), 0: () => roll.fit(), 1: () => listen(0), 2: () => listen(1), 3: () => listen(2), 4: () => listen(3),
+};
+addEventListener('keydown', (event) => {
+  const key = event.key.toLowerCase();
+  const target = /** @type {HTMLElement} */ (event.target);
+  const typing = target.matches('input:not([type=range]), select, textarea');
+  if ((event.ctrlKey || event.metaKey) && !event.altKey && !typing && (key === 'z' || key === 'y')) {
+    event.preventDefault();
+    return step(key === 'y' || event.shiftKey ? 'redo' : 'undo');
+  }
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if ((key === ' ' || key === 'enter') && target.matches('button, input')) return;
+  if (key === 'escape') return maker.choice ? drop() : roll.setRegion(null);
+  if (key === 'arrowleft' || key === 'arrowright') {
+    if (target.matches('input')) return;
+    event.preventDefault();
+    roll.follow = true;
+    return seek(transport.position + (key === 'arrowleft' ? -1 : 1) * (event.shiftKey ? 10 : 1));
+  }
+  if (shortcuts[key]) {
+    event.preventDefault();
+    shortcuts[key](event);
+  }
+});
+
+// A button that was clicked must not catch the keys that come next; one that was reached by keys keeps them.
+addEventListener('click', (event) => {
+  if (event.detail) /** @type {Element} */ (event.target).closest('button')?.blur();
+});
+addEventListener('pointerup', (event) => {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (target.matches('input[type=range]')) setTimeout(() => target.blur());
+});
+
+const dark = matchMedia('(prefers-color-scheme: dark)');
+function setTheme() {
+  const wish = localStorage.getItem('theme') ?? 'auto';
+  const name = wish === 'auto' ? (dark.matches ? 'dark' : 'light') : wish;
+  document.documentElement.dataset.theme = name;
+  /** @type {any} */ (document.querySelector(`[name=theme][value=${wish}]`)).checked = true;
+  roll.setTheme(name);
+  overview.draw();
+  showChoice();
+}
+dark.addEventListener('change', setTheme);
+for (const choice of document.querySelectorAll('[name=theme]')) {
+  choice.addEventListener('change', () => { localStorage.setItem('theme', /** @type {any} */ (choice).value); setTheme(); });
+}
+
+const showPorts = doing(async () => {
+  const there = await hands.connect(showPorts).catch(() => null); // null: not allowed
+  for (const [id, none] of [['midi-in', 'none'], ['midi-out', 'none: the piano here']]) {
+    const ports = id === 'midi-in' ? hands.inputs : hands.outputs;
+    const chosen = $(id).value;
+    $(id).replaceChildren(new Option(there ? none : there === null ? 'not allowed by the browser' : 'this browser has no MIDI', ''), ...ports.map((port) => new Option(port.name, port.id)));
+    $(id).value = ports.some((port) => port.id === chosen) ? chosen : '';
+  }
+  if (there && !$('midi-in').value && hands.inputs.length) $('midi-in').value = hands.inputs[0].id;
+  hands.choose($('midi-in').value, $('midi-out').value);
+});
+$('about').addEventListener('toggle', (event) => { if (event.newState === 'open') showPorts(); });
+for (const id of ['midi-in', 'midi-out']) {
+  $(id).addEventListener('change', () => { transport.hush(); hands.choose($('midi-in').value, $('midi-out').value); });
+}
+
+/** The page begins: the last session, or new music from the address's seed, made before anybody asks for it. */
+async function main() {
+  setTheme();
+  const words = new URLSearchParams(location.hash.slice(1));
+  const token = words.get('token') ?? sessionStorage.getItem('token') ?? '';
+  if (token) sessionStorage.setItem('token', token);
+  samples.load(context, new URL('piano/', location.href)).catch((error) => say(sentence(error.message), true));
+  const all = await saved().catch(() => []);
+  const seed = /^\d{1,15}$/.test(words.get('seed') ?? '') ? Number(words.get('seed')) : null;
+  const last = all.find((one) => one.seed === seed);
+  const sampling = Object.fromEntries(Object.keys(SAMPLING).filter((name) => words.has(name) && isFinite(Number(words.get(name))))
+    .map((name) => [name, Number(words.get(name))]));
+  if (last) openSession(last.text);
+  else session.begin(seed ?? Math.floor(Math.random() * 2 ** 31));
+  session.sampling = {...session.sampling, ...sampling};
+  showSampling();
+  showAddress();
+  showRecent(all.filter((one) => one !== last));
+  try {
+    await connect(token);
+  } catch (error) {
+    return lost(error.message, token);
+  }
+  if (!last) await maker.begin(session.seed, session.sampling);
+}
+
+addEventListener('hashchange', () => {
+  const seed = Number(new URLSearchParams(location.hash.slice(1)).get('seed'));
+  if (Number.isInteger(seed) && seed !== session.seed) begin(seed);
+});
+
+function showRecent(all) {
+  const buttons = all.slice(0, 3).map(({title, seed, notes, text}) => {
+    const button = Object.assign(document.createElement('button'), {className: 'quiet', textContent: `${title || `Piece ${seed}`} (${notes} notes)`});
+    button.addEventListener('click', doing(() => openSession(text)));
+    return button;
+  });
+  $('recent').replaceChildren(...(buttons.length ? ['Or open again: ', ...buttons] : []));
+}
+
+Object.assign(window, {studio: {session, maker, roll, transport, piano, samples, hands, context}});
+doing(main)();

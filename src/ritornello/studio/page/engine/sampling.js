@@ -1,0 +1,87 @@
+// From logits to a token, as `ritornello.sampling` does.
+
+import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
+
+/** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number}} Sampling */
+
+export const DEFAULTS = {temperature: 1, topP: 0.99, minP: 0, topK: 0};
+const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]]; // the temperature acts within each
+const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity};
+
+/**
+ * All settings, those that are not given by default.
+ * @param {Sampling} sampling
+ * @throws {Error} for a number outside its limits
+ */
+export function complete(sampling = {}) {
+  const full = {...DEFAULTS, ...sampling};
+  for (const [name, highest] of Object.entries(HIGHEST)) {
+    if (!(full[name] >= 0 && full[name] <= highest) || (name === 'topP' && full[name] === 0)) {
+      throw new Error(`${name} is ${full[name]}; it must lie between 0 and ${highest}`);
+    }
+  }
+  return full;
+}
+
+/**
+ * Probabilities of the events: zero for illegal ones and for those that top-k, top-p and min-p leave out.
+ * @param {Float32Array} logits
+ * @param {Uint8Array} legal
+ * @param {Required<Sampling>} sampling
+ */
+export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
+  const highest = legal.reduce((most, may, i) => (may ? Math.max(most, logits[i]) : most), -Infinity);
+  if (!Number.isFinite(highest)) {
+    throw new Error("the model's likelihoods are no numbers: its weights are damaged; use another model");
+  }
+  const p = Float64Array.from(legal, (may, i) => (may ? Math.exp(logits[i] - highest) : 0));
+  normalise(p);
+  for (const [first, behind] of temperature === 1 ? [] : KINDS) {
+    const kind = p.subarray(first, behind), share = kind.reduce((a, b) => a + b);
+    if (share > 0) temper(kind, share, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
+  }
+  if (topP < 1 || topK > 0) {
+    const order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b);
+    if (topK > 0) {
+      for (const i of order.slice(topK)) p[i] = 0;
+      normalise(p);
+    }
+    let before = 0; // what the likelier ones reach
+    for (const i of order) {
+      const own = p[i];
+      if (topP < 1 && before >= topP) p[i] = 0;
+      before += own;
+    }
+  }
+  const least = minP * p.reduce((a, b) => Math.max(a, b));
+  p.forEach((share, i) => { if (share < least) p[i] = 0; });
+  return normalise(p);
+}
+
+/**
+ * One event, never an illegal one.
+ * @param {number} uniform a number from 0 up to 1, which decides
+ */
+export function draw(logits, legal, sampling, uniform) {
+  const p = probabilities(logits, legal, sampling);
+  let total = 0;
+  const cumulative = p.map((share) => (total += share));
+  return cumulative.findIndex((reached) => reached > uniform * total);
+}
+
+/** Draws the events of a kind nearer to the likeliest among them, or further away; together they stay as likely. */
+function temper(kind, share, logits, legal, temperature) {
+  const highest = legal.reduce((most, may, i) => (may ? Math.max(most, logits[i]) : most), -Infinity);
+  const likeliest = legal.findIndex((may, i) => may && logits[i] === highest);
+  legal.forEach((may, i) => {
+    if (!temperature) kind[i] = Number(i === likeliest);
+    else kind[i] = may ? Math.exp((logits[i] - highest) / temperature) : 0;
+  });
+  normalise(kind, share);
+}
+
+function normalise(p, share = 1) {
+  const total = p.reduce((a, b) => a + b);
+  p.forEach((own, i) => { p[i] = share * (own / total); });
+  return p;
+}

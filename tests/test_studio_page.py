@@ -1,0 +1,321 @@
+"""The studio's page in a real browser: what a musician does on it, seen on the roll, heard, and read from files.
+
+The engine behind it plays at no cost and without sense, so that what is tested is the page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+import wave
+
+import numpy as np
+import pytest
+from studio_server import Served, Tinkling
+
+from ritornello import read_midi
+from ritornello.notes import Piece
+from ritornello.performing import Performer
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+MELODY = Piece.from_notes(
+    [(i / 2, i / 2 + 0.4, 60 + i % 12, 40 + 3 * i) for i in range(20)], pedals=[[2, 4]], title="Mine"
+)
+
+
+@pytest.fixture(scope="module")
+def served():
+    served = Served(Performer(Tinkling()))
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def one_page(browser, served):
+    return opened(browser.new_context(viewport={"width": 900, "height": 640}, accept_downloads=True), served.address)
+
+
+@pytest.fixture
+def page(one_page):
+    """The page, with new music in it."""
+    one_page.wrong.clear()
+    one_page.evaluate(
+        "studio.transport.pause(); studio.transport.seek(0); studio.roll.setRegion(null); studio.maker.begin(5)"
+    )
+    until(one_page, "studio.maker.live?.upTo > 15")
+    return one_page
+
+
+def opened(context, address, *, sound=True):
+    page = context.new_page()
+    if not sound:  # which takes the browser longest to load
+        page.route("**/piano/*", lambda route: route.abort())
+    page.wrong, page.others = [], []  # what the browser complains of, and asks of others
+    page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith(("http://127.0.0.1", "blob:", "data:")) else page.others.append(r.url),
+    )
+    page.goto(address)
+    until(page, f"window.studio?.maker.live?.upTo > 15 && studio.samples.buffers.size >= {8 * sound}")
+    return page
+
+
+def until(page, condition, seconds=60) -> None:
+    """Waits; playwright's own way evaluates text in the page, which its policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"never: {condition}"
+        time.sleep(0.05)
+
+
+def shown(page) -> list[list]:
+    """The notes on the roll."""
+    return page.evaluate("studio.roll.piece.notes.map(n => [n.start, n.end, n.pitch, n.velocity, Boolean(n.given)])")
+
+
+def drop(page, piece, tmp_path) -> None:
+    piece.write(tmp_path / "mine.mid")
+    data = list((tmp_path / "mine.mid").read_bytes())
+    page.evaluate(
+        "data => { const items = new DataTransfer(); items.items.add(new File([new Uint8Array(data)], 'mine.mid'));"
+        "window.dispatchEvent(new DragEvent('drop', {dataTransfer: items})); }",
+        data,
+    )
+    until(page, "studio.session.piece.notes[0]?.given")
+
+
+def saved(page, kind) -> bytes:
+    page.click("#save")
+    with page.expect_download() as download:
+        page.click(f"[data-save={kind}]")
+    return download.value.path().read_bytes()
+
+
+def test_new_music_is_heard_and_the_address_plays_it_again(page, browser, served):
+    page.keyboard.press("Space")
+    until(page, "studio.transport.position > 2 && studio.transport.sounding().length")
+    wave = "(a => { const w = new Float32Array(a.fftSize); a.getFloatTimeDomainData(w); return w; })"
+    until(page, f"Math.max(...{wave}(studio.piano.analyser)) > 0.005")
+    assert page.evaluate("studio.transport.underruns") == 0
+    page.keyboard.press("Space")
+    until(page, "!studio.transport.playing")
+    other = opened(browser.new_context(), f"{served.address}#seed=5", sound=False)
+    assert "seed=5" in other.url
+    until(other, "studio.maker.live.upTo > 15")
+    first = [note for note in shown(page) if note[0] < 10]
+    assert len(first) > 5
+    assert [note for note in shown(other) if note[0] < 10] == first
+    assert page.wrong + page.others + other.others == []
+    other.context.close()
+
+
+def test_a_dropped_file_is_gone_on_with_and_saved_as_it_is_shown(page, tmp_path):
+    drop(page, MELODY, tmp_path)
+    assert page.evaluate("studio.roll.state()")["given"] == len(MELODY)
+    assert page.input_value("#title") == "Mine"
+    page.click("#on")
+    until(page, "studio.maker.live?.upTo > 20")
+    page.keyboard.press("Space")
+    page.click("#on")
+    (tmp_path / "saved.mid").write_bytes(saved(page, "midi"))
+    piece, expected = read_midi(tmp_path / "saved.mid"), shown(page)
+    assert len(expected) > len(MELODY)
+    assert min(note[0] for note in expected if not note[4]) >= MELODY.seconds
+    rows = np.stack([piece.onset, piece.offset, piece.pitch, piece.velocity], axis=1)
+    np.testing.assert_allclose(rows, [note[:4] for note in sorted(expected, key=lambda n: (n[0], n[2]))], atol=0.001)
+    np.testing.assert_allclose(piece.pedals, MELODY.pedals, atol=0.001)
+    assert page.wrong == []
+
+
+def test_again_from_here_four_ways_and_back(page):
+    first = shown(page)
+    page.evaluate("studio.roll.emit('seek', 8)")
+    page.keyboard.press("r")
+    until(page, "studio.maker.live?.upTo > 20 && studio.session.past.length === 1")
+    again = shown(page)
+    assert [note for note in again if note[0] < 8] == [note for note in first if note[0] < 8]
+    assert [note for note in again if note[0] >= 8] != [note for note in first if note[0] >= 8]
+    page.keyboard.press("Space")
+    page.evaluate("studio.roll.emit('seek', 6)")
+    page.keyboard.press("c")
+    until(page, "studio.maker.choice?.ways.every(way => way.upTo > 9)")
+    assert page.locator(".way").count() == 4
+    music = page.evaluate("studio.maker.choice.ways.map(way => JSON.stringify(way.notes.slice(0, 5)))")
+    assert len(set(music)) == 4
+    page.keyboard.press("3")
+    until(page, "studio.roll.piece.notes.length")
+    third = page.evaluate("studio.maker.choice.ways[2].notes.slice(0, 3).map(n => [n.start, n.pitch])")
+    page.keyboard.press("Enter")
+    until(page, "!studio.maker.choice && studio.session.past.length === 2")
+    assert [[note[0], note[2]] for note in shown(page) if note[0] >= 6][:3] == third
+    page.keyboard.press("Control+z")
+    assert [note for note in shown(page) if note[0] < 15] == [note for note in again if note[0] < 15]
+    page.keyboard.press("Control+z")
+    assert shown(page)[: len(first)] == first
+    page.keyboard.press("Control+Shift+z")
+    page.keyboard.press("Control+Shift+z")
+    assert [[note[0], note[2]] for note in shown(page) if note[0] >= 6][:3] == third
+    page.keyboard.press("c")
+    until(page, "studio.maker.choice")
+    page.keyboard.press("Escape")
+    until(page, "!studio.maker.choice")
+    assert [[note[0], note[2]] for note in shown(page) if note[0] >= 6][:3] == third
+    assert page.wrong == []
+
+
+def test_a_gap_is_bridged_by_the_best_and_what_is_kept_stays(page, tmp_path):
+    drop(page, MELODY, tmp_path)
+    page.evaluate("studio.roll.setRegion({start: 7, end: 9})")
+    page.click("#keep")
+    assert page.evaluate("studio.session.piece.kept") == [{"start": 7, "end": 9}]
+    page.evaluate("studio.roll.setRegion({start: 3, end: 5})")
+    page.click("#fill")
+    until(page, "studio.maker.choice?.ranked")
+    nats = page.evaluate("studio.maker.choice.ways.map(way => way.nats)")
+    assert len(nats) == 4
+    assert nats == sorted(nats)
+    page.evaluate("studio.maker.listen(0)")
+    page.click("#accept")
+    notes = shown(page)
+    assert all(note[4] for note in notes if not 3 <= note[0] < 5)
+    assert not any(note[4] for note in notes if 3 <= note[0] < 5)
+    assert max(note[1] for note in notes if not note[4]) <= 5
+    page.keyboard.press("Space")
+    page.evaluate("studio.roll.emit('seek', 6)")
+    page.keyboard.press("r")
+    until(page, "studio.maker.choice?.ways[0].ended")  # up to what is kept, and no further
+    page.keyboard.press("Enter")
+    assert [note for note in shown(page) if note[0] >= 7] == [note for note in notes if note[0] >= 7]
+    page.evaluate("studio.roll.emit('seek', 8)")
+    page.keyboard.press("r")
+    until(page, "document.querySelector('#status').textContent.includes('kept')")
+    assert page.wrong == []
+
+
+def test_a_session_outlives_a_reload_and_travels_as_a_file(page, browser, served, tmp_path):
+    drop(page, MELODY, tmp_path)
+    page.evaluate("studio.roll.setRegion({start: 1, end: 2})")
+    page.keyboard.press("k")
+    before = shown(page)
+    content = saved(page, "session")
+    assert json.loads(content)["format"] == "ritornello-session/1"
+    page.wait_for_timeout(1700)
+    page.reload()
+    until(page, "window.studio?.session.piece.kept.length")
+    assert shown(page) == before
+    (tmp_path / "one.ritornello").write_bytes(content)
+    other = opened(browser.new_context(), served.address, sound=False)
+    other.set_input_files("#file", tmp_path / "one.ritornello")
+    until(other, "studio.session.piece.kept.length")
+    assert shown(other) == before
+    other.keyboard.press("Control+z")
+    assert other.evaluate("studio.session.piece.kept") == []
+    (tmp_path / "broken.mid").write_bytes(b"MThd, but no more")
+    other.set_input_files("#file", tmp_path / "broken.mid")
+    until(other, "document.querySelector('#status').classList.contains('trouble')")
+    assert shown(other) == before
+    other.context.close()
+    assert page.wrong == []
+
+
+def test_a_server_that_is_gone_is_told_and_gone_on_with_when_it_is_back(page, served):
+    page.click("#play")
+    until(page, "studio.transport.position > 0.5")
+    notes = len(shown(page))
+    served.stop()
+    until(page, "document.querySelector('#status').textContent.includes('gone')")
+    assert len(shown(page)) >= notes
+    assert page.evaluate("studio.transport.playing")
+    served.start()
+    until(page, "studio.maker.live?.stream")
+    end = page.evaluate("studio.roll.length")
+    page.evaluate("studio.roll.emit('seek', studio.roll.length)")
+    until(page, f"studio.maker.live.upTo > {end} + 5")
+
+
+def test_the_sound_has_the_pitch_the_level_and_the_length_of_the_notes(page, tmp_path):
+    piece = Piece.from_notes([(1, 2, 69, 100), (4, 5, 69, 30), (7, 8, 45, 60)])
+    drop(page, piece, tmp_path)
+    with wave.open(io.BytesIO(saved(page, "wav"))) as file:
+        rate = file.getframerate()
+        sound = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+
+    def level(start, end) -> float:
+        return float(np.sqrt(np.mean(sound[int(start * rate) : int(end * rate)] ** 2)))
+
+    def pitch(start) -> float:
+        part = sound[int(start * rate) : int((start + 0.8) * rate)]
+        spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), 8 * len(part)))
+        return float(np.argmax(spectrum[: len(spectrum) // 20]) * rate / (8 * len(part)))
+
+    assert level(0, 0.97) < 1e-4
+    assert level(1, 1.1) > 0.03
+    assert 0.1 < level(4, 5) / level(1, 2) < 0.5
+    assert level(2.8, 3.9) < level(1, 2) / 100
+    assert pitch(1.05) == pytest.approx(440, abs=4)
+    assert pitch(7.05) % 110 == pytest.approx(0, abs=3) or 110 - pitch(7.05) % 110 < 3
+    assert np.abs(np.diff(sound)).max() < 0.5
+
+
+def test_what_hands_play_is_recorded(page):
+    page.click("#record")
+    for letter in "adg":
+        page.keyboard.down(letter)
+        page.wait_for_timeout(80)
+        page.keyboard.up(letter)
+    page.evaluate("studio.hands.take(new Uint8Array([0x90, 72, 90])); studio.hands.take(new Uint8Array([0x80, 72, 0]))")
+    page.click("#record")
+    given = [note for note in shown(page) if note[4]]
+    assert [note[2] for note in given] == [60, 64, 67, 72]
+    assert given[3][3] == 90
+    assert all(0.019 <= note[1] - note[0] < 3 for note in given)
+    assert page.evaluate("document.querySelector('[data-pitch=\"72\"]').className") == "key c"
+
+
+def test_twenty_thousand_notes_scroll_without_being_drawn_anew(page):
+    drawn = page.evaluate(
+        """async () => {
+          const notes = Array.from({length: 20000}, (_, n) => (
+            {start: n / 20, end: n / 20 + 0.3, pitch: 30 + (n * 7) % 60, velocity: 20 + n % 100}));
+          const {roll} = studio;
+          roll.setPiece({title: '', notes, pedals: [], kept: []});
+          let pictures = 0;
+          const draw = roll.drawPicture.bind(roll);
+          roll.drawPicture = () => { pictures++; draw(); };
+          for (let n = 0; n < 120; n++) { roll.setPosition(n / 60, notes.slice(n, n + 5)); roll.draw(); }
+          roll.fit();
+          roll.draw();
+          return {pictures, state: roll.state()};
+        }"""
+    )
+    assert drawn["pictures"] <= 2
+    assert drawn["state"]["notes"] == 20_000
+
+
+def test_everything_has_a_name_and_no_page_is_wider_than_its_window(page):
+    page.click("#settings")
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('button, input, select, canvas, [role]')].filter(e => !e.hidden && !(
+          e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+    for width in (390, 1280, 2560):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelector('#roll').clientHeight") > 150

@@ -1,0 +1,351 @@
+"""The studio's server: plays what it is asked to, and nothing that reaches it breaks it or gets out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import RELAXED
+from studio_server import Served, Tinkling
+
+from ritornello import codec
+from ritornello.notes import Piece
+from ritornello.performing import Performer
+from ritornello.studio import server
+
+pytest.importorskip("starlette")
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+HOST = "http://127.0.0.1:8765"
+SCALE = [[i / 2, i / 2 + 0.4, 60 + i, 64] for i in range(8)]
+
+
+@pytest.fixture
+def performer() -> Performer:
+    return Performer(Tinkling())
+
+
+@pytest.fixture
+def client(performer):
+    with TestClient(server.application(performer), base_url=HOST) as client:
+        yield client
+
+
+def connect(client, origin=HOST, **more):
+    headers = {"host": str(client.base_url).split("//")[1].rstrip("/")} | ({"origin": origin} if origin else {})
+    return client.websocket_connect("/session" + more.get("query", ""), headers=headers | more.get("headers", {}))
+
+
+class Page:
+    """What a page does."""
+
+    def __init__(self, socket) -> None:
+        self.socket, self.hello = socket, socket.receive_json()
+
+    def send(self, op, number=1, **content) -> None:
+        self.socket.send_text(json.dumps({"op": op, "id": number, **content}))
+
+    def start(self, number=1, notes=(), seed=1, until=None, **more) -> None:
+        self.send("start", number, notes=list(notes), seed=seed, **more)
+        if until is not None:
+            self.send("advance", number, until=until)
+
+    def played(self, up_to, number=1):
+        """The notes of a stream, until all that start before ``up_to`` are there; its credit must lie well beyond."""
+        notes = []
+        while True:
+            message = self.socket.receive_json()
+            assert message["op"] in ("notes", "end"), message
+            if message["id"] == number:
+                notes += message.get("notes", [])
+                if message["upTo"] >= up_to or message["op"] == "end":
+                    return sorted(note for note in notes if note[0] < up_to)
+
+
+@pytest.fixture
+def page(client):
+    with connect(client) as socket:
+        yield Page(socket)
+
+
+def rows(piece: Piece) -> list[list]:
+    columns = (piece.onset, piece.offset, piece.pitch, piece.velocity)
+    return [list(row) for row in zip(*(column.tolist() for column in columns))]
+
+
+def test_it_plays_what_the_player_plays_for_the_same_seed(page, performer):
+    page.start(seed=7, until=40)
+    expected = [row for row in rows(performer.generate(seconds=60, seed=7).piece) if row[0] < 20]
+    assert page.played(20) == sorted(expected)
+    assert len(expected) > 20
+
+
+def test_it_goes_on_where_a_prompt_is_cut_and_not_before(page):
+    page.start(notes=SCALE, **{"from": 2.2}, until=30)
+    notes = page.played(12)
+    assert notes
+    assert min(note[0] for note in notes) >= 2.2
+
+
+def test_music_waits_for_its_credit(page, performer):
+    page.start(until=30)
+    page.played(10)
+    time.sleep(0.3)
+    before = performer.engine.read_tokens
+    time.sleep(0.2)
+    assert performer.engine.read_tokens == before
+    page.send("advance", until=60)
+    assert page.played(40)
+
+
+def test_forks_go_on_from_one_moment_with_seeds_of_their_own(page):
+    page.start(notes=SCALE, seed=1)
+    for number, seed in ((2, 5), (3, 5), (4, 6)):
+        page.send("fork", number, **{"from": 1}, seed=seed)
+    music = {}
+    for number in (2, 3, 4):
+        page.send("advance", number, until=30)
+        music[number] = page.played(20, number)
+    assert music[2] == music[3] != music[4]
+    assert all(note[0] >= 3.9 for notes in music.values() for note in notes)
+
+
+def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
+    long = [[i / 2, i / 2 + 0.4, 60 + i % 20, 64] for i in range(400)]
+    page.start(1, long, until=230)
+    page.played(202, 1)
+    before = performer.engine.read_tokens
+    page.start(2, long, until=230, seed=2)
+    page.played(202, 2)
+    assert performer.engine.read_tokens - before < 400
+
+
+def test_sampling_acts_on_what_is_played_next(page):
+    page.start(sampling={"temperature": 1}, until=20)
+    assert len({note[3] for note in page.played(5)}) > 1
+    page.send("sampling", sampling={"minP": 1})
+    page.send("advance", until=200)
+    later = [note for note in page.played(150) if note[0] > 50]
+    assert len({note[3] for note in later}) == 1  # nothing but the likeliest: no velocity changes
+
+
+def test_the_end_of_a_piece_is_told():
+    with (
+        TestClient(server.application(Performer(Tinkling(ends=3.0))), base_url=HOST) as client,
+        connect(client) as socket,
+    ):
+        page = Page(socket)
+        page.start(until=3600)
+        page.played(math.inf)
+
+
+def test_scores_are_mean_nats_of_what_is_legal(page, performer):
+    piece = Piece.from_notes(SCALE)
+    tokens = codec.encode(piece)[:-1]
+    steps, grammar, expected = codec.steps_of(tokens), codec.Grammar(), []
+    for token, step in zip(tokens.tolist(), steps.tolist()):
+        weights = np.exp(performer.engine.logits.astype(np.float64)) * grammar.legal()
+        if 100 <= step < 300:
+            expected.append(-math.log(weights[token] / weights.sum()))
+        grammar.advance(token)
+    page.send("score", notes=SCALE, **{"from": 1, "to": 3})
+    assert page.socket.receive_json()["nats"] == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"op": "start"}',
+        '{"op": "take", "id": 1}',
+        '{"op": "__init__", "id": 1}',
+        '{"op": "start", "id": 1, "seed": 1, "notes": [[0, 1, 60]]}',
+        '{"op": "start", "id": 1, "seed": 1, "notes": [[0, NaN, 60, 64]]}',
+        '{"op": "start", "id": 1, "seed": 1, "notes": [[0, 99999, 60, 64]]}',
+        '{"op": "start", "id": 1, "seed": 1, "notes": [[5, 1, 60, 64]]}',
+        '{"op": "start", "id": 1, "seed": 1, "notes": {"a": 1}}',
+        '{"op": "start", "id": 1, "seed": 1, "pedals": [[1]]}',
+        '{"op": "start", "id": 1, "seed": -1}',
+        '{"op": "start", "id": 1, "seed": 1e400}',
+        '{"op": "start", "id": 1, "seed": 1, "sampling": {"temperature": -1}}',
+        '{"op": "start", "id": 1, "seed": 1, "sampling": {"topP": true}}',
+        '{"op": "start", "id": 1, "seed": 1, "from": -5}',
+        '{"op": "fork", "id": 2, "from": 77, "seed": 1}',
+        json.dumps({"op": "start", "id": 1, "seed": 1, "notes": [[0, 1, 60, 64]] * (server.MAX_NOTES + 1)}),
+    ],
+)
+def test_what_is_no_message_is_refused_in_one_line_and_the_page_goes_on(page, content):
+    page.socket.send_text(content)
+    answer = page.socket.receive_json()
+    assert answer["op"] == "error"
+    assert answer["message"]
+    assert "\n" not in answer["message"]
+    assert "Traceback" not in answer["message"]
+    page.start(9, until=40)
+    assert page.played(15, 9)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling")
+OPS = st.sampled_from(["start", "advance", "sampling", "fork", "close", "score"])
+
+
+@settings(RELAXED, max_examples=25)
+@given(st.lists(st.fixed_dictionaries({"op": OPS}, optional=dict.fromkeys(NAMES, VALUES)), max_size=5))
+def test_any_messages_leave_the_server_playing(messages):
+    with TestClient(server.application(Performer(Tinkling())), base_url=HOST) as client, connect(client) as socket:
+        page = Page(socket)
+        for message in messages:
+            socket.send_text(json.dumps(message))
+        page.start(2**40, until=3)
+        while (answer := socket.receive_json()).get("id") != 2**40:
+            assert "\n" not in answer.get("message", "")
+        assert answer["op"] == "notes"
+
+
+def refused(client, **how) -> bool:
+    try:
+        with connect(client, **how):
+            return False
+    except WebSocketDisconnect:
+        return True
+
+
+def test_other_sites_do_not_get_in(client):
+    assert not refused(client)
+    assert refused(client, origin="http://evil.example")
+    assert refused(client, origin="http://127.0.0.1:8766")
+    assert refused(client, origin="null")
+    assert refused(client, origin=None)
+    # A name of another site that was made to lead here.
+    assert refused(client, origin="http://evil.example:8765", headers={"host": "evil.example:8765"})
+    assert client.get("/", headers={"host": "evil.example:8765"}).status_code == 403
+
+
+def test_another_address_wants_the_token(performer):
+    app = server.application(performer, host="0.0.0.0", token="secret")
+    with TestClient(app, base_url="http://studio.example:8765") as client:
+        origin = "http://studio.example:8765"
+        assert refused(client, origin=origin)
+        assert refused(client, origin=origin, query="?token=wrong")
+        assert refused(client, origin="http://evil.example", query="?token=secret")
+        assert not refused(client, origin=origin, query="?token=secret")
+
+
+def test_the_page_and_all_it_names_are_there_under_a_strict_policy(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "unsafe-inline" not in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    scripts = [path.name for path in server.PAGE.glob("*.js")]
+    assert len(scripts) > 8
+    for name in ["style.css", "icon.svg", *scripts, "piano/C4-soft.mp3", "piano/LICENCE"]:
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200, name
+        if name.endswith(".js"):
+            assert answer.headers["content-type"].startswith("text/javascript")
+            assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+            assert "https://" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../server.py",
+        "/%2e%2e/server.py",
+        "/..%2fserver.py",
+        "/piano/../../server.py",
+        "//etc/passwd",
+        "/..%5cserver.py",
+        "/%00",
+    ],
+)
+def test_no_file_outside_of_the_page_is_given(client, path):
+    answer = client.get(path)
+    assert answer.status_code in (400, 404)
+    assert "import" not in answer.text
+
+
+def test_there_are_so_many_pages_and_voices_and_no_more(client):
+    pages = [connect(client) for _ in range(server.MAX_SESSIONS)]
+    first = Page(pages[0].__enter__())
+    for socket in pages[1:]:
+        assert socket.__enter__().receive_json()["op"] == "hello"
+    with connect(client) as late:
+        assert late.receive_json()["op"] == "error"
+    for number in range(server.MAX_VOICES):
+        first.start(number)
+    first.start(99)
+    messages = [first.socket.receive_json() for _ in range(server.MAX_VOICES + 1)]
+    assert [message["id"] for message in messages if message["op"] == "error"] == [99]
+    for socket in pages:
+        socket.__exit__(None, None, None)
+    assert not refused(client)
+
+
+def test_a_page_that_says_nothing_is_let_go(performer):
+    app = server.application(performer, idle_s=0.1)
+    with TestClient(app, base_url=HOST) as client, connect(client) as socket:
+        assert socket.receive_json()["op"] == "hello"
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+
+
+def test_huge_frames_and_dropped_pages_leave_nothing_behind(performer):
+    websockets = pytest.importorskip("websockets")
+    served = Served(performer)
+    url, origin = served.address.replace("http", "ws") + "session", served.address.rstrip("/")
+
+    async def huge() -> None:
+        async with websockets.connect(url, origin=origin, max_size=None) as socket:
+            await socket.recv()
+            await socket.send("x" * 50_000_000)
+            await socket.wait_closed()
+            assert socket.close_code == 1009
+
+    async def drop() -> None:
+        async with websockets.connect(url, origin=origin) as socket:
+            assert json.loads(await socket.recv())["op"] == "hello"
+            await socket.send(json.dumps({"op": "start", "id": 1, "seed": 1, "notes": SCALE}))
+            await socket.send(json.dumps({"op": "advance", "id": 1, "until": 7200}))
+            await socket.recv()
+            socket.transport.abort()
+
+    async def all_of_it() -> None:
+        await huge()
+        for _ in range(100):
+            await drop()
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1)
+
+    try:
+        asyncio.run(all_of_it())
+        before = performer.engine.read_tokens
+        time.sleep(0.3)
+        assert performer.engine.read_tokens == before  # nobody plays any more
+    finally:
+        served.stop()
+
+
+def test_a_taken_port_is_refused_in_one_line(command):
+    import socket
+
+    from command import assert_refused
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_refused(command("studio", "--port", port, "--no-open"), f"127.0.0.1:{port}", "--port")
