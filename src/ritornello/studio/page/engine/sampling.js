@@ -1,8 +1,11 @@
 // From logits to a token, as `ritornello.sampling` does.
 
+import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
+
 /** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number}} Sampling */
 
 export const DEFAULTS = {temperature: 1, topP: 0.99, minP: 0, topK: 0};
+const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]]; // the temperature acts within each
 const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity};
 
 /**
@@ -31,13 +34,12 @@ export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
   if (!Number.isFinite(highest)) {
     throw new Error("the model's likelihoods are no numbers: its weights are damaged; use another model");
   }
-  const p = new Float64Array(legal.length);
-  if (temperature === 0) {
-    p[legal.findIndex((may, i) => may && logits[i] === highest)] = 1;
-    return p;
-  }
-  legal.forEach((may, i) => { if (may) p[i] = Math.exp((logits[i] - highest) / temperature); });
+  const p = Float64Array.from(legal, (may, i) => (may ? Math.exp(logits[i] - highest) : 0));
   normalise(p);
+  for (const [first, behind] of temperature === 1 ? [] : KINDS) {
+    const kind = p.subarray(first, behind), share = kind.reduce((a, b) => a + b);
+    if (share > 0) temper(kind, share, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
+  }
   if (topP < 1 || topK > 0) {
     const order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b);
     if (topK > 0) {
@@ -67,8 +69,19 @@ export function draw(logits, legal, sampling, uniform) {
   return cumulative.findIndex((reached) => reached > uniform * total);
 }
 
-function normalise(p) {
+/** Draws the events of a kind nearer to the likeliest among them, or further away; together they stay as likely. */
+function temper(kind, share, logits, legal, temperature) {
+  const highest = legal.reduce((most, may, i) => (may ? Math.max(most, logits[i]) : most), -Infinity);
+  const likeliest = legal.findIndex((may, i) => may && logits[i] === highest);
+  legal.forEach((may, i) => {
+    if (!temperature) kind[i] = Number(i === likeliest);
+    else kind[i] = may ? Math.exp((logits[i] - highest) / temperature) : 0;
+  });
+  normalise(kind, share);
+}
+
+function normalise(p, share = 1) {
   const total = p.reduce((a, b) => a + b);
-  p.forEach((share, i) => { p[i] = share / total; });
+  p.forEach((own, i) => { p[i] = share * (own / total); });
   return p;
 }
