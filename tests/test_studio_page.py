@@ -13,6 +13,7 @@ import wave
 
 import numpy as np
 import pytest
+from PIL import Image
 from studio_server import Served, Tinkling
 
 from ritornello import read_midi
@@ -140,6 +141,12 @@ def test_a_dropped_file_is_gone_on_with_and_saved_as_it_is_shown(page, tmp_path)
     rows = np.stack([piece.onset, piece.offset, piece.pitch, piece.velocity], axis=1)
     np.testing.assert_allclose(rows, [note[:4] for note in sorted(expected, key=lambda n: (n[0], n[2]))], atol=0.001)
     np.testing.assert_allclose(piece.pedals, MELODY.pedals, atol=0.001)
+    svg = saved(page, "svg").decode()
+    assert svg.count("<rect") > len(expected)
+    assert "Mine" in svg
+    picture = Image.open(io.BytesIO(saved(page, "png")))
+    assert picture.width == 1600
+    assert len(picture.getcolors(1 << 20)) > 5
     assert page.wrong == []
 
 
@@ -271,6 +278,28 @@ def test_the_sound_has_the_pitch_the_level_and_the_length_of_the_notes(page, tmp
     assert pitch(1.05) == pytest.approx(440, abs=4)
     assert pitch(7.05) % 110 == pytest.approx(0, abs=3) or 110 - pitch(7.05) % 110 < 3
     assert np.abs(np.diff(sound)).max() < 0.5
+
+
+def test_a_loop_at_another_tempo_reaches_an_instrument_and_leaves_no_key_down(page, tmp_path):
+    drop(page, MELODY, tmp_path)
+    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.evaluate("studio.roll.setRegion({start: 1, end: 2}); studio.transport.setTempo(2)")
+    page.keyboard.press("l")
+    page.keyboard.press("Space")
+    until(page, "studio.sent.filter(([status]) => status === 0x90).length > 6")
+    assert page.evaluate("studio.transport.position") < 2.5
+    page.keyboard.press("Space")
+    page.keyboard.press("l")
+    page.evaluate("studio.hands.output = null; studio.transport.setTempo(1)")
+    sent = page.evaluate("studio.sent")
+    down = set()
+    for status, pitch, velocity in sent:
+        if status == 0x90 and velocity:
+            down.add(pitch)
+        else:
+            down.discard(pitch)
+    assert down == set()
+    assert {pitch for _, pitch, _ in sent} == {62, 63}
 
 
 def test_what_hands_play_is_recorded(page):

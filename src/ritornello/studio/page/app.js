@@ -11,6 +11,7 @@ import {SAMPLING, Session, save, saved} from './session.js';
 import {Transport} from './transport.js';
 
 const LEAD_S = 2; // of what stands before, heard before what is played anew
+const REST_S = 0.1; // before the first note of new music
 const SAVE_MS = 1500, RETRY_MS = 2000, WAYS_MS = 100;
 const MOST_FILE_BYTES = 32 * 2 ** 20;
 
@@ -122,7 +123,7 @@ function showChoice() {
     reject.addEventListener('click', drop);
     decide.append(accept, reject);
     box.replaceChildren(...cards, decide);
-    box.style.gridTemplateColumns = drawn > 4 ? `repeat(${drawn}, minmax(0, 1fr)) auto` : '';
+    box.classList.toggle('many', drawn > 4);
   }
   box.querySelectorAll('.way').forEach((card, n) => {
     const way = choice.ways[n];
@@ -168,6 +169,8 @@ const play = doing(async () => {
   if (transport.playing) return transport.pause();
   if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session.sampling);
   roll.follow = true;
+  const first = maker.shown.notes[0];
+  if (first && !first.given && !transport.position) transport.seek(Math.max(0, first.start - REST_S)); // no wait for it
   if (!maker.growing && transport.position >= endOf(maker.shown)) transport.seek(0);
   await transport.play();
 });

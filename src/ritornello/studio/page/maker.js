@@ -137,9 +137,9 @@ export class Maker extends Emitter {
         if (turn !== this.turn) return;
         this.emit('ways');
       }
-      const listened = choice.ways[choice.current];
+      const listened = choice.current && choice.ways[choice.current]; // who has not chosen yet hears the best
       choice.ways.sort((a, b) => (a.nats ?? Infinity) - (b.nats ?? Infinity));
-      choice.current = Math.max(0, choice.ways.slice(0, WAYS).indexOf(listened));
+      choice.current = listened ? Math.max(0, choice.ways.slice(0, WAYS).indexOf(listened)) : 0;
     }
     choice.ways.length = Math.min(WAYS, choice.ways.length);
     choice.ranked = true;
