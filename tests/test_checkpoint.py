@@ -332,7 +332,7 @@ def failing_at(moment: int, failure: BaseException, among: tuple[str, ...]) -> I
         return call
 
     def opened(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if "w" not in mode:
+        if not {*"wx"} & {*mode}:
             return real_open(path, mode, *args, **options)
         before("open")
         return _File(real_open(path, mode, *args, **options), before)

@@ -135,7 +135,7 @@ def save_checkpoint(
         }
         with whole_file(folder / MANIFEST, sync=True) as file:
             file.write((json.dumps(manifest, indent=1) + "\n").encode())
-    except BaseException:
+    except RitornelloError:
         for path in written:
             path.unlink(missing_ok=True)
         if is_new:

@@ -71,8 +71,9 @@ def whole_file(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]]:
             with suppress(FileNotFoundError):
                 _take_over(target.stat(), part)
             part.replace(target)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -133,9 +134,9 @@ def telling(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RitornelloError(
-            f"{path}: cannot be written ({error.strerror}); name another place, or mend this one"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "the disk is full, make room" if full else "name another place, or mend this one"
+        raise RitornelloError(f"{path}: cannot be written ({error.strerror}); {remedy}") from None
 
 
 def _stream(path: Path) -> Callable[[], Any] | None:
