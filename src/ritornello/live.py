@@ -95,7 +95,8 @@ class Ports:
         if name == VIRTUAL:
             made.open_virtual_port(NAME)
         else:
-            made.open_port(self._there(number).index(_found(name, self._there(number))))
+            there = self._there(number)
+            made.open_port(there.index(_found(name, there) or ""))
         if number == 0:
             made.callback = lambda message, _: self._receive((self._clock(), message))
         self._open[number] = made

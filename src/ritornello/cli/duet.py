@@ -85,8 +85,8 @@ def duet(
     from ritornello import live
 
     if LIST in (source, target):
-        for name, ports in zip(("--in", "--out"), live.listed()):
-            print(f"{name}: {', '.join(ports) or 'no ports'}")
+        for option, there in zip(("--in", "--out"), live.listed()):
+            print(f"{option}: {', '.join(there) or 'no ports'}")
         return
     if send_clock is not None and not 20 <= send_clock <= 400:
         raise RitornelloError(f"a clock of {send_clock:g} beats a minute; it must lie between 20 and 400")

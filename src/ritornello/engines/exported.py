@@ -60,6 +60,14 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
     """
     check_folder(folder, known_by=MANIFEST)
+<<<<<<< HEAD
+=======
+    with whole_folder(folder) as new:
+        return _exported(model, new, precision)
+
+
+def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
+>>>>>>> local
     from safetensors.numpy import save
 
     checkpoint, config, weights = _prepared(model, precision)
@@ -82,7 +90,12 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+<<<<<<< HEAD
     write_folder(folder, files)
+=======
+    for name, content in files.items():
+        write_whole(folder / name, content)
+>>>>>>> local
     return manifest
 
 
@@ -210,10 +223,3 @@ def check_folder(folder: Path, *, known_by: str) -> None:
     """Raises RitornelloError for a folder that holds something else than an export, which has a file ``known_by``."""
     if folder.exists() and not (folder / known_by).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RitornelloError(f"{folder}: is there and no export of this kind; name a new folder")
-
-
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """All files or none: an earlier export goes only when the new one is complete. Raises RitornelloError."""
-    with whole_folder(folder) as new:
-        for name, content in files.items():
-            write_whole(new / name, content)

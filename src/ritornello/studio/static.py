@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ritornello.engines.exported import WEB_MANIFEST, check_folder, web_files, write_folder
+from ritornello.engines.exported import WEB_MANIFEST, check_folder, web_files
+from ritornello.files import whole_folder, write_whole
 
 PAGE = Path(__file__).parent / "page"
 MODEL = "model"  # the model's folder in an export, where ``page/engine/local.js`` looks for it
@@ -19,9 +20,11 @@ def write_web(model: str, folder: Path) -> dict[str, Any]:
         RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
     """
     check_folder(folder, known_by=f"{MODEL}/{WEB_MANIFEST}")
-    of_model, about = web_files(model)
-    files = {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in PAGE.rglob("*") if path.is_file()}
-    files["index.html"] = files["index.html"].replace(REMOTE, LOCAL)
-    files |= {f"{MODEL}/{name}": content for name, content in of_model.items()}
-    write_folder(folder, files)
+    with whole_folder(folder) as new:
+        of_model, about = web_files(model)
+        files = {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in PAGE.rglob("*") if path.is_file()}
+        files["index.html"] = files["index.html"].replace(REMOTE, LOCAL)
+        files |= {f"{MODEL}/{name}": content for name, content in of_model.items()}
+        for name, content in files.items():
+            write_whole(new / name, content)
     return {"files": {name: len(content) for name, content in files.items()}, **about}
