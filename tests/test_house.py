@@ -45,13 +45,9 @@ MAY_IMPORT = {
     "training": "errors files codec corpus feed horizons checkpoint models likelihood evaluation",
     "engines": "errors files codec horizons checkpoint models",
     "performing": "errors notes codec sampling engines",
-<<<<<<< HEAD
     "duet": "errors notes codec performing",
     "live": "errors duet",
-    "studio": "errors notes codec sampling engines performing",
-=======
     "studio": "errors files notes codec sampling engines performing",
->>>>>>> local
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing",

@@ -60,14 +60,11 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
     """
     check_folder(folder, known_by=MANIFEST)
-<<<<<<< HEAD
-=======
     with whole_folder(folder) as new:
         return _exported(model, new, precision)
 
 
 def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
->>>>>>> local
     from safetensors.numpy import save
 
     checkpoint, config, weights = _prepared(model, precision)
@@ -90,12 +87,8 @@ def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-<<<<<<< HEAD
-    write_folder(folder, files)
-=======
     for name, content in files.items():
         write_whole(folder / name, content)
->>>>>>> local
     return manifest
 
 
