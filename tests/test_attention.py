@@ -1,4 +1,4 @@
-"""Attention: three ways compute what a plain loop over visible keys computes, and nobody pays for what is unseen."""
+"""Attention: two ways compute what a plain loop over visible keys computes, and nobody pays for what is unseen."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ritornello.horizons import Rule
 from ritornello.models import tiles
-from ritornello.models.attention import Attention, Sight, fastest, flex, plain, tiled
+from ritornello.models.attention import Attention, Sight, fastest, plain, tiled
 
 FAR = 1_000_000
 HEAD_SIZE = 4
 GARBAGE = 1e30
 CPU = torch.device("cpu")
-
-uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 
 
 @dataclass(frozen=True)
@@ -160,16 +158,6 @@ def test_tiles_of_full_size_stay_accurate_in_single_precision(horizon: int | Non
     assert_near(computed(tiled, tensors, case.sight, towards), expected, 2e-5)
 
 
-@uncompiled
-@settings(max_examples=12, deadline=None)
-@given(cases())
-def test_flex_attention_is_that_of_a_loop_over_visible_keys(case: Case) -> None:
-    tensors = case.tensors()
-    with torch.no_grad():
-        apart = flex(*tensors, case.sight) - brute_force(*tensors, case.sight)
-    assert apart.abs().max() <= 1e-11
-
-
 # What is not seen does not matter.
 
 
@@ -194,16 +182,14 @@ def test_garbage_that_a_query_does_not_see_changes_nothing_of_its_own(case: Case
             assert not gradient[lane][:, of_memory if "memory" in name else of_chunk].any(), name
 
 
-@uncompiled
-@pytest.mark.parametrize("attend", [plain, flex], ids=lambda attend: attend.__name__)
 @pytest.mark.parametrize(("horizon", "rule"), [(0, "segment"), (5, "segment"), (5, "sliding"), (None, "sliding")])
-def test_garbage_that_a_query_does_not_see_changes_nothing(attend: Attention, horizon: int | None, rule: Rule) -> None:
+def test_garbage_that_a_query_does_not_see_changes_nothing(horizon: int | None, rule: Rule) -> None:
     case = Case(Sight(torch.tensor([0, 8, FAR + 2]), 4, 9, horizon, 6, rule))
     clean = case.tensors(torch.float32)
     with torch.no_grad():
-        expected = attend(*clean, case.sight)
+        expected = plain(*clean, case.sight)
         for i in range(case.sight.queries):
-            assert torch.equal(attend(*with_garbage(clean, case.sight, i), case.sight)[:, :, i], expected[:, :, i])
+            assert torch.equal(plain(*with_garbage(clean, case.sight, i), case.sight)[:, :, i], expected[:, :, i])
 
 
 def with_garbage(tensors: list[Tensor], sight: Sight, query: int) -> list[Tensor]:
@@ -350,34 +336,6 @@ def test_a_tile_holds_no_more_scores_than_the_cache_unless_it_would_be_too_narro
     assert widest(heads=3, queries=400) == 192  # 218, in steps of 64
     assert widest(heads=1, queries=8) == 1024
     assert widest(heads=16, queries=512) == 64
-
-
-# FlexAttention's masks.
-
-
-def test_a_block_mask_is_made_once_for_positions_that_see_alike() -> None:
-    def mask(*positions: int, horizon: int = 7) -> Any:
-        return Sight(torch.tensor(positions), 3, 9, horizon, 8, "segment").block_mask(CPU)
-
-    far = mask(8 * 2 + 1, 8 * 5 + 3)
-    assert mask(8 * 3 + 1, 8 * FAR + 3) is far
-    assert mask(8 * 3 + 2, 8 * 5 + 3) is not far
-    assert mask(8 + 1, 8 * 5 + 3) is not far
-    assert mask(8 * 2 + 1, 8 * 5 + 3, horizon=6) is not far
-
-
-def test_a_block_mask_leaves_out_what_nobody_sees() -> None:
-    """Blocks of 128: two of queries, four of keys, of which the memory is two."""
-
-    def blocks(horizon: int, position: int = 5 * 256) -> tuple[list[int], list[int]]:
-        mask = Sight(torch.tensor([position]), 256, 256, horizon, 256, "segment").block_mask(CPU)
-        return mask.kv_num_blocks.flatten().tolist(), mask.full_kv_num_blocks.flatten().tolist()
-
-    assert blocks(0) == ([1, 1], [0, 1])  # the diagonal in part; the block before it in full
-    assert blocks(128) == ([1, 1], [1, 2])
-    assert blocks(100) == ([2, 2], [0, 1])
-    assert blocks(256) == ([1, 1], [2, 3])
-    assert blocks(256, position=0) == ([1, 1], [0, 1])
 
 
 def test_memories_of_another_precision_are_read_in_that_of_the_queries() -> None:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.attention import Attention, flex, plain
+from ritornello.models.attention import Attention, plain
 from ritornello.models.dsmr import DSMR, DSMRConfig, State
 
 SEGMENT_TOKENS = 6
@@ -142,23 +142,6 @@ def test_dsmr_obeys_with_the_plainest_attention(name: str, claim: Claim) -> None
 @pytest.mark.parametrize("name", ["two_scale", "no_multiples_of_a_segment_sliding"])
 def test_dsmr_obeys_with_biases(name: str, claim: Claim) -> None:
     claim(subject_of(CASES[name], qk_bias=True), generator())
-
-
-# Flex attention reserves room for whole horizons, so that its bytes are declared otherwise and no lane can be put far
-# into a piece of which it remembers nothing. Uncompiled it has no gradient and takes its time: chunks: test_dsmr.py.
-OF_FLEX = (
-    law.an_old_state_can_be_used_again,
-    law.a_restarted_lane_equals_a_fresh_one,
-    law.lanes_leak_nothing_into_each_other,
-    law.padding_leaks_nothing,
-    law.nothing_after_a_query_matters,
-)
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
-@pytest.mark.parametrize("claim", OF_FLEX, ids=lambda claim: claim.__name__)
-def test_dsmr_obeys_with_flex_attention(claim: Claim) -> None:
-    claim(subject_of(HorizonSchedule((5, None), "sliding"), segment_tokens=4, attention=flex), generator())
 
 
 @st.composite

@@ -13,7 +13,7 @@ from tiny import random_model
 from torch import Tensor, nn
 
 from ritornello.errors import RitornelloError
-from ritornello.training.muon import Muon, orthogonal
+from ritornello.training.muon import Muon, by_gram, in_bfloat16, orthogonal
 from ritornello.training.optimisers import Optimisers
 from ritornello.training.recipes import Recipe
 
@@ -70,6 +70,25 @@ def test_singular_values_end_about_one_and_directions_stay(shape: tuple[int, int
     assert turned.diagonal().min() > 0.6
     assert turned.diagonal().max() < 1.3
     assert torch.linalg.norm(found - u @ turned @ v.mT) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 128)], ids=str)
+@pytest.mark.parametrize("decades", [0, 3, 5])
+def test_bfloat16_is_enough_on_the_matrices_themselves_and_not_on_their_gram_matrices(
+    shape: tuple[int, int], decades: int
+) -> None:
+    """A spectrum over decades, as late gradients have it: none of its values may end far above 1."""
+    u, v = (torch.linalg.qr(drawn(side, shape[0], seed=side + n))[0] for n, side in enumerate(shape))
+    x = u * torch.logspace(0, -decades, shape[0], dtype=torch.float64) @ v.mT
+    x = (x / x.norm())[None]
+    found = in_bfloat16(x)[0]
+    assert found.dtype == x.dtype
+    assert torch.linalg.svdvals(found).max() < 1.3
+    large = u[:, :6], v[:, :6]  # the first directions, which hold most of a gradient, go where they do in float64
+    exact = large[0].mT @ by_gram(x)[0] @ large[1]
+    assert (large[0].mT @ found @ large[1] - exact).abs().max() < 0.06
+    if decades == 5:
+        assert torch.linalg.svdvals(by_gram(x.bfloat16())[0].double()).max() > 1.5
 
 
 def test_a_gradient_of_zeros_moves_nothing() -> None:

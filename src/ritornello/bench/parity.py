@@ -1,8 +1,8 @@
 """Whether a device computes what the reference computes: logits and gradients under every kind of schedule.
 
-The reference is plain attention in float32 on the CPU; the other is the model as it trains on the device: in tiles on a
-CPU, compiled on CUDA. Lanes read random tokens over several segments, until the horizons are full and beyond; two of
-them start new pieces on the way, each at another time.
+The reference is plain attention in float32 on the CPU; the other is the model as it reads on the device, in tiles on a
+CPU. (How a GPU trains has a gate of its own, in ``training/fast.py``.) Lanes read random tokens over several segments,
+until the horizons are full and beyond; two of them start new pieces on the way, each at another time.
 """
 
 from __future__ import annotations

@@ -225,8 +225,7 @@ def measure(make: Callable[[Setting], Trainee], setting: Setting, *, full_tokens
             with torch.no_grad():
                 _, state = _forward(trainee, tokens, state, setting)
             continue
-        # The first step takes memory from the system; on CUDA, every new number of slots is a compilation of its own.
-        if device.type == "cuda" or not steps:
+        if not steps:  # the first step takes memory from the system
             _train(trainee, tokens, state, setting)
         if segment == measured[-1]:
             state_bytes = trainee.state_bytes(state) // setting.lanes

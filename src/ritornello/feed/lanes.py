@@ -223,11 +223,15 @@ class Lanes:
             if context is not None and lane.context is not None:
                 for field, source in zip(context, lane.context):
                     field[i, : stop - start] = source[start:stop]
-        predicted = [min(width, lane.length - lane.position) for lane in busy]
-        for lane, count in zip(busy, predicted):
-            lane.position += count
         inputs = codec.with_hints(inputs, hints)
-        return Batch(inputs, targets, position == 0, context, piece, position, group, sum(predicted))
+        return Batch(inputs, targets, position == 0, context, piece, position, group, self._advance(busy))
+
+    def _advance(self, lanes: list[_Lane]) -> int:
+        """Moves lanes on by a segment; how many tokens they predict in it."""
+        predicted = [min(self.segment_tokens, lane.length - lane.position) for lane in lanes]
+        for lane, count in zip(lanes, predicted):
+            lane.position += count
+        return sum(predicted)
 
 
 def check_corpus(corpus: Corpus, tokens: int, before: int) -> None:

@@ -1,7 +1,7 @@
-"""Attention over what a layer remembers and the chunk it reads, in three ways that compute the same.
+"""Attention over what a layer remembers and the chunk it reads, in two ways that compute the same.
 
 ``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in full precision: see
-``tiles``. ``flex`` is CUDA's: FlexAttention, whose block masks skip what nobody sees.
+``tiles``. How a GPU trains is a third, see ``training/fast.py``.
 
 Axes: B lanes, H heads, T queries, M remembered keys, K = M + T keys, D head size.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -52,10 +51,6 @@ class Sight:
             groups.append(Group(lanes, memory_parts(position, *self._shape)))
         return groups
 
-    def block_mask(self, device: torch.device) -> Any:
-        """FlexAttention's form of `mask`."""
-        return _block_mask(device, tuple(self._folded()), *self._shape)
-
     @property
     def _shape(self) -> tuple[int, int, int | None, int, Rule]:
         return self.queries, self.memories, self.horizon, self.segment_tokens, self.rule
@@ -75,9 +70,7 @@ class Sight:
 
 def fastest(q: Tensor) -> Attention:
     """The way to attend for queries of this kind and on this device."""
-    if q.is_cuda:
-        return flex
-    whole = q.dtype in (torch.float32, torch.float64)
+    whole = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
     return tiled if whole and q.shape[2] > 1 and tiles.AVAILABLE else plain
 
 
@@ -92,48 +85,10 @@ def plain(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, s
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bool(seen.all()) else seen)
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
-    """FlexAttention, compiled on CUDA. (B, H, T, D)."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    attend: Any = compiled(flex_attention) if q.is_cuda else flex_attention
-    found: Tensor = attend(q, _joined(memory_k, k), _joined(memory_v, v), block_mask=sight.block_mask(q.device))
-    return found
-
-
 def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
     """Part by part, on a CPU. (B, H, T, D)."""
     found: Tensor = Tiled.apply(q, k, v, memory_k.to(k.dtype), memory_v.to(v.dtype), sight.groups())
     return found
-
-
-@lru_cache(maxsize=256)
-def _block_mask(
-    device: torch.device,
-    positions: tuple[int, ...],
-    queries: int,
-    memories: int,
-    horizon: int | None,
-    segment_tokens: int,
-    rule: Rule,
-) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    position = torch.tensor(positions, device=device)
-
-    def seen(lane: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Any:
-        start = position[lane]
-        return visible(start + query, start + key - memories, horizon=horizon, segment_tokens=segment_tokens, rule=rule)
-
-    return create_block_mask(seen, len(positions), None, queries, memories + queries, device=str(device))
-
-
-@cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function compiled for the shapes that it meets, once for all blocks and models."""
-    torch._dynamo.config.recompile_limit = 128  # a study's horizons, growing memories, with gradients and without
-    fast: Callable[..., Any] = torch.compile(function, dynamic=False)
-    return fast
 
 
 def _joined(memory: Tensor, new: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_SIZE = 1_000_000
-STEP_TOKENS = 4096  # of an unlimited memory's growth where its shapes should change seldom
 
 
 class CropSizes(NamedTuple):
@@ -83,8 +82,8 @@ class ModelConfig:
         """Of one performance in float32, allocated before its first token; None where it grows or is not known."""
         return None
 
-    def lane_bytes(self, tokens: int, *, bytes_per_number: int, reserved: bool) -> int:
-        """Of what grows in a lane's state after so many tokens; ``reserved``: with room made ahead, as on CUDA."""
+    def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
+        """Of what grows in a lane's state after so many tokens."""
         return 0
 
     @property
@@ -203,29 +202,22 @@ class DSMRConfig(AttentionConfig):
         """Slots that a layer has use for: its horizon and the open segment."""
         return horizon + self.segment_tokens
 
-    def slots(self, position: Any, horizon: int | None, *, there: int | None) -> int:
+    def slots(self, position: Any, horizon: int | None, *, there: int) -> int:
         """Slots that a layer keeps for queries at ``position`` and later, of one lane or, in an array, of many.
 
-        No more than the keys that are ``there``. With None, as on CUDA, where each number of slots is a compilation of
-        its own: room for the whole horizon from the start, and for an unlimited one room that grows in steps. Steps
-        double up to `STEP_TOKENS`, from 16 of them on they are a sixteenth of the power of two above: few rooms, and
-        of a long piece's none an eighth larger than needed.
+        No more than the keys that are ``there``.
         """
         if horizon is None:
-            read = int(np.max(position))
-            if there is not None or not read:
-                return min(read, there or 0)
-            power = 1 << (read - 1).bit_length()
-            step = max(power // 16, min(power, STEP_TOKENS))
-            return max(self.segment_tokens, -(-read // step) * step)
+            return min(int(np.max(position)), there)
         phase = position % self.segment_tokens
         needed = phase + horizon if self.schedule.rule == "segment" else np.maximum(phase, horizon)
-        return int(np.max(needed)) if there is None else min(int(np.max(np.minimum(position, needed))), there)
+        return min(int(np.max(np.minimum(position, needed))), there)
 
-    def lane_bytes(self, tokens: int, *, bytes_per_number: int, reserved: bool) -> int:
+    def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         read = -(-tokens // self.segment_tokens) * self.segment_tokens
-        slots = (self.slots(read, h, there=None if reserved else read) for h in self.schedule.horizons)
-        return self.key_value_bytes(sum(slots), bytes_per_number)
+        return self.key_value_bytes(
+            sum(self.slots(read, h, there=read) for h in self.schedule.horizons), bytes_per_number
+        )
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:

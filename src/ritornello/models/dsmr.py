@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ritornello.models.attention import Attention, Sight, compiled, fastest, flex
+from ritornello.models.attention import Attention, Sight, fastest
 from ritornello.models.blocks import Block, remember, rotary
 from ritornello.models.config import DSMRConfig
 from ritornello.models.protocol import Model
@@ -44,12 +44,10 @@ class DSMR(Model[State]):
         return cast("list[Block]", list(self.blocks))
 
     def initial_state(self, batch: int) -> State:
-        """The state of ``batch`` lanes at the start of a piece: no keys yet, or room for them (`_slots`)."""
+        """The state of ``batch`` lanes at the start of a piece: no keys yet."""
         heads, size = self.config.heads, self.config.head_size
-        position = torch.zeros(batch, dtype=torch.int64)
-        slots = [self._slots(position, horizon, there=0) for horizon in self.config.schedule.horizons]
-        empty = tuple(torch.zeros(batch, heads, n, size, device=self.device) for n in slots)
-        return State(empty, empty, position)
+        empty = (torch.zeros(batch, heads, 0, size, device=self.device),) * self.config.schedule.layers
+        return State(empty, empty, torch.zeros(batch, dtype=torch.int64))
 
     def restart(self, state: State, lanes: Tensor) -> State:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
@@ -76,18 +74,15 @@ class DSMR(Model[State]):
         keys, values = [], []
         sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
         after = state.position + length
-        project, update = Block.project, Block.update
-        if tokens.is_cuda:
-            project, update = compiled(project), compiled(update)
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
-            q, k, v = project(block, x, rotation)
+            q, k, v = block.project(x, rotation)
             memories = old_k.shape[2]
             seen = min((h for h in (horizon, sight_tokens) if h is not None), default=None)
             sight = sights.setdefault(
                 (seen, memories), Sight(state.position, length, memories, seen, self.segment_tokens, schedule.rule)
             )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
-            x = update(block, x, self._attention(q)(q, k, v, old_k, old_v, sight))
+            x = block.update(x, self._attention(q)(q, k, v, old_k, old_v, sight))
             slots = self._slots(after, horizon, there=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
@@ -101,6 +96,4 @@ class DSMR(Model[State]):
         return self.attention or fastest(q)
 
     def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
-        """`DSMRConfig.slots` of this model, as it attends."""
-        fixed = self.device.type == "cuda" or self.attention is flex
-        return self.config.slots(position.numpy(), horizon, there=None if fixed else there)
+        return self.config.slots(position.numpy(), horizon, there=there)

@@ -49,8 +49,7 @@ class Memories:
 
     def state_bytes(self, lanes: int, tokens: int) -> int:
         """Bytes of the state of lanes that have read pieces of so many tokens, in whole segments."""
-        size, reserved = BYTES_PER_NUMBER[self.precision], self.device.type == "cuda"
-        return lanes * self.model.lane_bytes(tokens, bytes_per_number=size, reserved=reserved)
+        return lanes * self.model.lane_bytes(tokens, bytes_per_number=BYTES_PER_NUMBER[self.precision])
 
     def check_fit(self, free: int | None) -> None:
         """Refuses memories that are larger than what is free.

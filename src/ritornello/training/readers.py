@@ -89,9 +89,7 @@ class Streaming(Reader):
     ) -> None:
         super().__init__(model, corpus, recipe, seed, precision, ranks)
         segment_tokens, groups, by_title = model.segment_tokens, recipe.groups, recipe.by_title
-        self.feed = Lanes(
-            corpus, "train", segment_tokens=segment_tokens, groups=groups, by_title=by_title, **self._feeding
-        )
+        self.feed = self._lanes(segment_tokens=segment_tokens, groups=groups, by_title=by_title, **self._feeding)
         lanes = self._own.stop - self._own.start
         own = replace(recipe, lanes=lanes)
         memories = fitting.memories_of(model.config, own, corpus, device=model.device, precision=precision)
@@ -99,6 +97,10 @@ class Streaming(Reader):
         schedule = model.config.schedule
         self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
         self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.groups)]
+
+    def _lanes(self, **how: Any) -> Lanes:
+        """Lanes to train on."""
+        return Lanes(self._corpus, "train", **how)
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
@@ -160,6 +162,12 @@ def reader_of(
     model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision = "fp32", ranks: Ranks = ALONE
 ) -> Reader:
     """The way that a model's family reads; what it remembers is in the precision of its matrix products."""
+    if model.device.type == "cuda":
+        from ritornello.training.fast import fast_reader
+
+        fast = fast_reader(model, corpus, recipe, seed, precision, ranks)
+        if fast is not None:
+            return fast
     return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision, ranks)
 
 

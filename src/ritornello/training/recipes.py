@@ -304,7 +304,8 @@ def study() -> Recipe:
 def base() -> Recipe:
     """An accelerator in under half an hour: 15.4 M parameters, the size of the released model."""
     schedule = HorizonSchedule.two_scale(layers=10, n_long=2, long=4096, short=512)
-    model = replace(small().streaming, schedule=schedule, width=384, heads=6, mlp_width=768, dropout=0.1)
+    sizes: dict[str, Any] = {"width": 384, "heads": 6, "mlp_width": 768, "segment_tokens": 512}
+    model = replace(small().streaming, schedule=schedule, **sizes, dropout=0.1)
     return replace(
         small(),
         name="base",

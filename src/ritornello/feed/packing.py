@@ -1,0 +1,182 @@
+"""Lanes packed for a device: 38 bytes hold all that a model and its loss take of a token, made by processes ahead.
+
+A piece's hints and grammar take a processor about six microseconds a token, of which a large GPU trains on several. But
+they follow from (seed, epoch, piece) alone, and which pieces come next is known: processes make them while the lanes
+read. Batches and state are those of `Lanes`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, count, cycle, islice
+from multiprocessing import get_context, parent_process
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ritornello import codec
+from ritornello.corpus.workers import usable_processors
+from ritornello.errors import RitornelloError
+from ritornello.feed.lanes import Lanes, _Lane
+
+TOKEN = np.dtype(
+    [
+        ("target", "<i2"),
+        ("input", "<i2", (1 + codec.HINT_COLUMNS,)),  # the token before and the hint after that; 0 without hints
+        ("sounding", "u1", (16,)),  # the target's grammar context: a bit for each of 128 keys,
+        ("numbers", "u1", (3,)),  # floors of strikes and releases and the velocity bin, each plus one,
+        ("flags", "u1"),  # and after_velocity, may_shift, may_end as bits
+    ]
+)
+FLAGS = ("after_velocity", "may_shift", "may_end")
+
+
+class PackedBatch(NamedTuple):
+    """One segment of every lane."""
+
+    rows: NDArray[Any]  # (B, T) TOKEN
+    position: NDArray[np.int64]  # (B,) tokens of the piece before this segment; 0 for a lane that begins one, or idles
+    group: int
+    tokens: int  # predicted, by the lanes of other processes too
+
+    @property
+    def targets(self) -> NDArray[np.int16]:
+        """(B, T), PAD behind a piece's end."""
+        targets: NDArray[np.int16] = self.rows["target"]
+        return targets
+
+
+class PackedLanes(Lanes):
+    """`Lanes` whose batches are packed.
+
+    Args:
+        workers: processes that make pieces ahead; None for as many as there are processors, less two for training, and
+            0 for none. They start with the first batch, each with a copy of these lanes.
+        arguments: those of `Lanes`.
+
+    Raises:
+        RitornelloError: as `Lanes`, and from a batch on if a process was killed.
+    """
+
+    def __init__(self, *arguments: Any, workers: int | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._workers = max(1, usable_processors() - 2) if workers is None else workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._ahead: dict[tuple[int, int], Future[NDArray[Any]]] = {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As of `Lanes`; the pieces that lanes stand in are made side by side."""
+        for i, lane in enumerate(state["lanes"] if self._workers else ()):
+            if lane and i in self._own:
+                self._begin(lane["epoch"], lane["piece"])
+        super().restore(state)
+
+    def packed(self, epoch: int, piece: int) -> NDArray[Any]:
+        """A piece as an epoch reads it, (tokens,) TOKEN."""
+        lane = super()._load(epoch, piece, 0, True)
+        return packed(lane.tokens, lane.context, lane.hints)
+
+    def _begin(self, epoch: int, piece: int) -> Future[NDArray[Any]]:
+        if self._pool is None:
+            here = copy.copy(self)
+            here._lanes, here._ahead, here._exchange = [], {}, dict
+            spawn = get_context("spawn")  # a fork of a process that uses CUDA cannot
+            self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_serve, initargs=(here,))
+        if (epoch, piece) not in self._ahead:
+            self._ahead[epoch, piece] = self._pool.submit(_made, epoch, piece)
+        return self._ahead[epoch, piece]
+
+    def _load(self, epoch: int, piece: int, position: int, own: bool) -> _Lane:
+        if not own:
+            return super()._load(epoch, piece, position, own)
+        if not self._workers:
+            rows = self.packed(epoch, piece)
+        else:
+            try:
+                future = self._begin(epoch, piece)
+                for coming in islice(self._coming(), 2 * self._workers):
+                    self._begin(*coming)
+                rows = future.result()
+            except BrokenProcessPool:
+                raise RitornelloError("a process that prepares pieces was killed; is there enough memory?") from None
+            # Without what was made for a lane of another process after all.
+            self._ahead = {k: f for k, f in self._ahead.items() if k != (epoch, piece) and k[0] >= self._epoch}
+        return _Lane(epoch, piece, position, len(rows), rows, None, None)
+
+    def _coming(self) -> Iterator[tuple[int, int]]:
+        """The pieces that own lanes will take next, as far as it is known which lanes end first."""
+        lanes, turns = len(self._lanes) // self._groups, range(self._group - 1, self._group - 1 + self._groups)
+        place = {turn % self._groups: i for i, turn in enumerate(turns)}
+
+        def segments_left(i: int) -> tuple[int, int, int]:
+            lane = self._lanes[i]
+            left = -(-(lane.length - lane.position) // self.segment_tokens) if lane else 0
+            return left, place[i // lanes], i
+
+        now = ((self._epoch, int(piece)) for piece in self._order[self._next :])
+        epochs = count(self._epoch + 1) if self._epochs is None else ()
+        later = ((epoch, int(piece)) for epoch in epochs for piece in self._order_of(epoch))
+        ending = cycle(sorted(range(len(self._lanes)), key=segments_left))
+        return (key for i, key in zip(ending, chain(now, later)) if i in self._own)
+
+    def _batch(self, lanes: list[_Lane | None], turn: range, group: int) -> PackedBatch:  # type: ignore[override]
+        busy = [lane for i in turn if (lane := self._lanes[i])]
+        if not busy:
+            raise StopIteration
+        rows, position = np.full((len(lanes), self.segment_tokens), BLANK), np.zeros(len(lanes), np.int64)
+        for i, own in enumerate(lanes):
+            if own is not None:
+                part = own.tokens[own.position : own.position + self.segment_tokens]
+                rows[i, : len(part)], position[i] = part, own.position
+        return PackedBatch(rows, position, group, self._advance(busy))
+
+
+def packed(tokens: NDArray[Any], context: codec.Context | None, hints: NDArray[np.int16] | None) -> NDArray[Any]:
+    """The tokens of a piece (T,), their grammar contexts and hints -> (T,) TOKEN."""
+    rows = np.zeros(len(tokens), TOKEN)
+    rows["target"] = tokens
+    rows["input"][:, 0] = np.concatenate([[codec.START], tokens[:-1]])
+    if hints is not None:
+        rows["input"][:, 1:] = hints
+    if context is not None:
+        rows["sounding"] = np.packbits(context.sounding, axis=-1, bitorder="little")
+        rows["numbers"] = np.stack([context.floor_on, context.floor_off, context.velocity], -1) + 1
+        rows["flags"] = sum(getattr(context, name).astype(np.uint8) << bit for bit, name in enumerate(FLAGS))
+    return rows
+
+
+def _blank() -> NDArray[Any]:
+    """A row where nothing is read and nothing predicted: anything legal will do, as long as something is."""
+    end = np.array([codec.END])
+    row = packed(end, codec.contexts(end), np.array([codec.NOTHING], np.int16))
+    row["target"], row["input"][:, 0] = codec.PAD, codec.PAD
+    return row[0]
+
+
+BLANK = _blank()
+_served: PackedLanes  # in a process that makes pieces: its copy of the lanes
+
+
+def _serve(lanes: PackedLanes) -> None:
+    global _served
+    _served = lanes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever trains ends this process, or is no more
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _made(epoch: int, piece: int) -> NDArray[Any]:
+    return _served.packed(epoch, piece)
