@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
-from ritornello import codec
 from ritornello.bench.training import matrix_flops_per_s
 from ritornello.corpus import Corpus
 from ritornello.models import build
 from ritornello.training.fast import Fast, errors, wrong
 from ritornello.training.fitting import memory_peak_bytes
 from ritornello.training.optimisers import Optimisers
+from ritornello.training.ranks import ALONE
 from ritornello.training.readers import Reader, Streaming
 from ritornello.training.recipes import Recipe, recipe_named
 
@@ -63,7 +63,7 @@ def speed(kind: Any, corpus: Corpus, recipe: Recipe, device: torch.device, steps
     """Of training with a reader, beginning where all memories are full."""
     torch.manual_seed(0)
     model = build(recipe.model).to(device).train()
-    reader: Reader = kind(model, corpus, recipe, 0, "bf16")
+    reader: Reader = kind(model, corpus, recipe, 0, "bf16", ALONE)
     optimisers = Optimisers(model, recipe)
     config = recipe.streaming
     first = -(-max(config.horizons) // config.segment_tokens) * recipe.groups + 2
@@ -81,7 +81,7 @@ def speed(kind: Any, corpus: Corpus, recipe: Recipe, device: torch.device, steps
             tokens += train(model, reader, optimisers, batch, recipe)
         host_s, seconds = time.perf_counter() - began_s, now_s(device) - began_s
     peak_bytes, began_s = memory_peak_bytes(device), time.perf_counter()
-    fed = sum(int((next(reader.feed).targets != codec.PAD).sum()) for _ in range(steps))
+    fed = sum(next(reader.feed).tokens for _ in range(steps))
     return {
         "tokens_per_s": tokens / seconds,
         "matrix_share": tokens / seconds * config.training_flops_per_token(piece_tokens=16_384) / peak,
@@ -95,11 +95,10 @@ def speed(kind: Any, corpus: Corpus, recipe: Recipe, device: torch.device, steps
 
 def train(model: Any, reader: Reader, optimisers: Optimisers, batch: Any, recipe: Recipe) -> int:
     """One update, as in ``training.loop.train_step``; the tokens that it predicted."""
-    count = int((batch.targets != codec.PAD).sum())
-    (reader.nats(batch, 1.0).sum() / count).backward()
+    (reader.nats(batch, 1.0).sum() / batch.tokens).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimisers.step(0.1)
-    return count
+    return int(batch.tokens)
 
 
 def prefetched(feed: Any, pool: ThreadPoolExecutor) -> Iterator[Any]:

@@ -355,7 +355,8 @@ def fast_reader(
         why = next(filter(None, ranks.all(why)), None)
         if why is None:
             return Fast(model, corpus, recipe, seed, precision, ranks)
-    log.warning("training goes the plain way, not the fast one: %s", why)
+    if ranks.rank == 0:
+        log.warning("training goes the plain way, not the fast one: %s", why)
     return None
 
 
