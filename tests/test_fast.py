@@ -315,7 +315,7 @@ def test_lanes_that_end_and_begin_compile_nothing_anew(
     """Three functions, the layer for two horizons; no break in any (``fullgraph``); validations once more."""
     monkeypatch.setattr(fast, "Mask", lambda *a, **_: Mask(*a, dense=False))
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # a CPU's gradients: refused, not missing
-    config = replace(MODEL, segment_tokens=BLOCK, schedule=HorizonSchedule((2 * BLOCK, BLOCK, BLOCK)), dropout=0.1)
+    config = replace(MODEL, segment_tokens=BLOCK, schedule=HorizonSchedule((2 * BLOCK, BLOCK)), dropout=0.1)
     recipe = replace(PLAIN, model=config, lanes=2)
     model = DSMR(config).train()
     reader = Fast(model, corpus, recipe, 0, "bf16", workers=0)
