@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,6 +24,7 @@ import ritornello
 from ritornello import cli, codec
 from ritornello.checkpoint import load_checkpoint
 from ritornello.cli.common import clock
+from ritornello.corpus import Corpus
 from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint
 from ritornello.performing import Performer
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_left_out_of_a_corpus_and_named(command, tmp_path):
     prepared = command("data", "prepare", tmp_path / "songs", tmp_path / "corpus")
     assert (prepared.code, prepared.out) == (0, "")
     assert "skipped broken.mid: " in prepared.err
-    assert sum(piece["notes"] for piece in json.loads((tmp_path / "corpus/manifest.json").read_text())["pieces"]) == 18
+    assert sum(piece.notes for piece in Corpus.open(tmp_path / "corpus").records) == 18
 
 
 def test_generate_plays_what_the_library_plays_and_its_figures_are_those_of_the_file(command, model, tmp_path):

@@ -176,7 +176,9 @@ class ForgetsOneTokenEarly(DSMR):
 
 
 class TrimsBeforeAttending(DSMR):
-    def _within_segment(self, tokens: Tensor, state: State, detach: bool) -> tuple[Tensor, State]:
+    def _within_segment(
+        self, tokens: Tensor, state: State, detach: bool, sight_tokens: int | None
+    ) -> tuple[Tensor, State]:
         length, horizons = tokens.shape[1], self.config.schedule.horizons
         after = state.position + length
         room = [max(0, self._slots(after, h, there=law.FAR) - length) for h in horizons]
@@ -184,7 +186,7 @@ class TrimsBeforeAttending(DSMR):
             tuple(t[:, :, t.shape[2] - min(t.shape[2], n) :] for t, n in zip(kind, room))
             for kind in (state.keys, state.values)
         )
-        return super()._within_segment(tokens, State(keys, values, state.position), detach)
+        return super()._within_segment(tokens, State(keys, values, state.position), detach, sight_tokens)
 
 
 class TrimsOneTokenTooFew(DSMR):

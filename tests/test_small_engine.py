@@ -470,7 +470,7 @@ def test_without_onnxruntime_one_line_says_what_to_install():
 def test_an_export_leaves_a_folder_of_other_things_alone(saved, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear")
-    with pytest.raises(RitornelloError, match="no export; name a new folder"):
+    with pytest.raises(RitornelloError, match="no export of this kind; name a new folder"):
         write_export(str(saved), tmp_path / "mine", "int8")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
 

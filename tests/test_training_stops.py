@@ -34,9 +34,10 @@ from torch import Tensor
 from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
+from ritornello.files import whole_file
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.dsmr import DSMR
-from ritornello.training import folder, loop
+from ritornello.training import folder, journal, loop
 from ritornello.training.journal import Journal
 from ritornello.training.loop import Report, train
 from ritornello.training.readers import Reader
@@ -212,13 +213,13 @@ def test_a_kill_while_the_log_is_written_anew_loses_none_of_it(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(uninterrupted / "log.jsonl", tmp_path)
-    real = Path.write_text
 
-    def cut_short(path: Path, text: str, **options: Any) -> None:
-        real(path, text[: len(text) // 2], **options)
-        raise KeyboardInterrupt
+    def cut_short(path: Path, text: str) -> None:
+        with whole_file(path) as file:
+            file.write(text[: len(text) // 2].encode())
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", cut_short)
+    monkeypatch.setattr(journal, "write_whole", cut_short)
     with pytest.raises(KeyboardInterrupt):
         Journal(tmp_path, after_step=100)
     assert losses(tmp_path) == losses(uninterrupted)

@@ -36,7 +36,7 @@ def write_corpus(folder: Path, splits: Mapping[str, Iterable[Tokens]]) -> Corpus
     """A corpus of the given pieces, one shard per split."""
     folder.mkdir(parents=True)
     rows, text, shards = [], b"", {}
-    for split, pieces in splits.items():
+    for split, pieces in sorted(splits.items(), key=lambda item: SPLITS.index(item[0])):
         pieces, name, start = list(pieces), f"{split}-000.npy", 0
         for number, tokens in enumerate(pieces):
             notes, seconds = int(np.sum(tokens < codec.NOTE_OFF)), codec.seconds_of(tokens)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections import Counter
@@ -210,7 +211,7 @@ def train(
         # The others go on when rank 0 has the folder.
         ranks.check_same(
             version=version("ritornello"),
-            corpus=hashlib.sha256(repr(corpus.records).encode()).hexdigest(),
+            corpus=hashlib.sha256(json.dumps(corpus.manifest).encode()).hexdigest(),  # with checks of its pieces
             recipe=recipe.settings(),
             settings=(seed, hours, steps, str(init), resume, precision),
         )
