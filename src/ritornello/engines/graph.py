@@ -112,8 +112,8 @@ class _Graph:
         if self.precision == "fp32":
             return self.node("MatMul", x, name)
         inputs, outputs = self.config.matrices[name]
-        # accuracy_level 4: activations become int8 too, each block of a row with a scale of its own, so that what a
-        # token computes does not depend on which others are read with it.
+        # accuracy_level 4: activations become int8 too, each block of a row with a scale of its own. Sums are taken in
+        # another order for another number of rows, so logits depend a little on what is read together.
         sized: dict[str, Any] = {
             "K": inputs,
             "N": outputs,

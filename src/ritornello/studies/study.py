@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from ritornello.files import write_whole
 from ritornello.studies import declared
 from ritornello.studies.record import Conditions, to_json
 from ritornello.studies.report import Column, Row, draw_behind
-from ritornello.training.recipes import Recipe, recipe_named, with_defaults
+from ritornello.training.recipes import Recipe, flat, recipe_named, with_defaults
 
 SETTINGS = "study.json"
 Recipes = dict[str, Recipe]
@@ -118,8 +118,10 @@ def claim(folder: Path, settings: Conditions | Mapping[str, Any]) -> None:
     if not path.exists():
         write_whole(path, text)
         return
-    now = dict(_flat(json.loads(text)))
-    for name, before in _flat(_read_settings(path)):  # what has come into a study since has no value to differ from
+    now = flat(json.loads(text))
+    for name, before in flat(
+        _read_settings(path)
+    ).items():  # what has come into a study since has no value to differ from
         if before != now.get(name):
             raise RitornelloError(
                 f"{folder}: holds a study with {name} = {before}, not {now.get(name)}; go on with its settings, or "
@@ -137,11 +139,3 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if isinstance(recipe := settings.get("recipe_settings"), dict):
         settings["recipe_settings"] = with_defaults(recipe)
     return {"study": Conditions.study, **settings}
-
-
-def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield above + name, value
