@@ -14,7 +14,6 @@ how compressors do it (J. Ziv, A. Lempel, "A universal algorithm for sequential 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +24,6 @@ INTERVALS = 3  # that must be as they were for a pointer to be set: four strikes
 LOOK_AHEAD = 4  # old strikes among which a new one is looked for
 LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
 MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
-PHRASE = 24  # strikes among which a passage's beginning is looked for
 MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
 
 # Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
@@ -150,25 +148,6 @@ class MotifMemory:
             FOLLOWED + min(self._followed, MAX_FOLLOWED),
             AGE + min(age.bit_length(), N_AGES - 1),
         )
-
-    def recall(self, steps: int) -> bool:
-        """Points to what was struck about so many steps ago, as if it had been followed up to there.
-
-        What is told from the next event on is then that passage, so that a model may go on with it. The place is the
-        strike behind the longest pause within `PHRASE` strikes of it. False, and nothing is changed, where there is
-        no such place.
-        """
-        held = range(max(1, self._count - self.notes + 1), self._count)
-        aim = self._now - steps
-        at = bisect_left(held, aim, key=lambda n: self._onsets[n % self.notes])
-        near = held[max(0, at - PHRASE) : at + PHRASE]
-        if not 0 < at < len(held) - PHRASE:
-            return False
-        place = max(near, key=lambda n: self._onsets[n % self.notes] - self._onsets[(n - 1) % self.notes])
-        self._next, self._used, self._missed, self._shift = place, 0, 0, 0
-        self._followed = MAX_FOLLOWED
-        self._old, self._new = self._onsets[(place - 1) % self.notes], self._onsets[(self._count - 1) % self.notes]
-        return True
 
     def _strike(self, pitch: int) -> None:
         n = self._count
