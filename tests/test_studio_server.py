@@ -13,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RELAXED
 from studio_server import Served, Tinkling
+from tiny import random_model
 
 from ritornello import codec
+from ritornello.codec import steering
+from ritornello.engines.framework import TorchEngine
 from ritornello.notes import Piece
 from ritornello.performing import Performer
+from ritornello.sampling import Sampling
 from ritornello.studio import server
 
 pytest.importorskip("starlette")
@@ -136,6 +140,73 @@ def test_sampling_acts_on_what_is_played_next(page):
     assert len({note[3] for note in later}) == 1  # nothing but the likeliest: no velocity changes
 
 
+@pytest.fixture(scope="module")
+def steered():
+    """A model of two composers and the steps, behind a server."""
+    engine = TorchEngine(random_model(7, labels=steering.labels(("Bach", "Chopin"), ())))
+    with TestClient(server.application(Performer(engine)), base_url=HOST) as client:
+        yield engine, client
+
+
+BLEND, LOUD = {"composer=Bach": 0.25, "composer=Chopin": 0.75, "density=2": 1}, {"loudness=7": 1}
+
+
+def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it(steered):
+    engine, client = steered
+    prompt = codec.encode(Piece.from_notes(SCALE))[:-1]
+
+    def expected(changed):
+        take, rng, notes = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), []
+        take.hear(prompt, until_s=codec.seconds_of(prompt))
+        while take.seconds < 15 and not take.ended:
+            if take.seconds >= 6:
+                take.tell(changed)
+            notes += take.play(Sampling(), rng).finished
+        return sorted(list(note) for note in notes if note.onset >= 3.9)
+
+    kept, changed = expected(BLEND), expected(LOUD)
+    assert kept != changed
+    with connect(client) as socket:
+        page = Page(socket)
+        assert page.hello["about"]["labels"] == list(engine.labels)
+        page.start(1, SCALE, seed=1, told=BLEND)  # never plays: what goes on from it has its seeds
+        for number in (2, 3):
+            page.send("fork", number, **{"from": 1}, seed=3)
+            page.send("advance", number, until=6)
+        page.send("fork", 4, **{"from": 1}, seed=3)
+        page.send("told", 4, told={})
+        page.send("advance", 4, until=15)
+        heard = {number: [] for number in (1, 2, 3, 4)}
+        reached = dict.fromkeys(heard, 0.0)
+
+        def listen(until, numbers):
+            while any(reached[number] < until[number] for number in numbers):
+                message = socket.receive_json()
+                assert message["op"] in ("notes", "end"), message
+                heard[message["id"]] += message.get("notes", [])
+                reached[message["id"]] = math.inf if message["op"] == "end" else message["upTo"]
+
+        listen({4: 12}, [4])  # by then the others wait at their sixth second
+        page.send("told", 3, told=LOUD)
+        for number in (2, 3):
+            page.send("advance", number, until=15)
+        listen({2: 12, 3: 12}, [2, 3])
+    for number, wanted in ((2, kept), (3, changed)):
+        assert sorted(n for n in heard[number] if n[0] < 12) == [n for n in wanted if n[0] < 12]
+    assert sorted(n for n in heard[4] if n[0] < 12) != [n for n in kept if n[0] < 12]
+
+
+@pytest.mark.parametrize("told", [[1], {"composer=Liszt": 1}, {"a\nb": 1}, {"density=2": True}, {"density=2": 1.5}])
+def test_what_cannot_be_told_is_refused_in_one_line(steered, told):
+    with connect(steered[1]) as socket:
+        page = Page(socket)
+        for op in ("start", "told"):
+            page.send(op, seed=1, told=told)
+            answer = socket.receive_json()
+            assert answer["op"] == "error"
+            assert "\n" not in answer["message"]
+
+
 def test_the_end_of_a_piece_is_told():
     with (
         TestClient(server.application(Performer(Tinkling(ends=3.0))), base_url=HOST) as client,
@@ -200,8 +271,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling")
-OPS = st.sampled_from(["start", "advance", "sampling", "fork", "close", "score"])
+NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling", "told")
+OPS = st.sampled_from(["start", "advance", "sampling", "told", "fork", "close", "score"])
 
 
 @settings(RELAXED, max_examples=25)
