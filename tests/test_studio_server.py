@@ -22,18 +22,20 @@ from ritornello.notes import Piece
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio import server
+from ritornello.studio.voices import Voice
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 HOST = "http://127.0.0.1:8765"
+LABELS = steering.labels(("Bach", "Chopin"), ())
 SCALE = [[i / 2, i / 2 + 0.4, 60 + i, 64] for i in range(8)]
 
 
 @pytest.fixture
 def performer() -> Performer:
-    return Performer(Tinkling())
+    return Performer(Tinkling(labels=LABELS))
 
 
 @pytest.fixture
@@ -140,71 +142,74 @@ def test_sampling_acts_on_what_is_played_next(page):
     assert len({note[3] for note in later}) == 1  # nothing but the likeliest: no velocity changes
 
 
-@pytest.fixture(scope="module")
-def steered():
-    """A model of two composers and the steps, behind a server."""
-    engine = TorchEngine(random_model(7, labels=steering.labels(("Bach", "Chopin"), ())))
-    with TestClient(server.application(Performer(engine)), base_url=HOST) as client:
-        yield engine, client
-
-
 BLEND, LOUD = {"composer=Bach": 0.25, "composer=Chopin": 0.75, "density=2": 1}, {"loudness=7": 1}
 
 
-def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it(steered):
-    engine, client = steered
+def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it():
+    engine = TorchEngine(random_model(7, labels=LABELS))
     prompt = codec.encode(Piece.from_notes(SCALE))[:-1]
 
-    def expected(changed):
+    def expected(later):
         take, rng, notes = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), []
-        take.hear(prompt, until_s=codec.seconds_of(prompt))
+        take.hear(prompt)
         while take.seconds < 15 and not take.ended:
             if take.seconds >= 6:
-                take.tell(changed)
+                take.tell(later)
             notes += take.play(Sampling(), rng).finished
-        return sorted(list(note) for note in notes if note.onset >= 3.9)
+        return [list(note) for note in notes if note.onset >= 3.9]
 
-    kept, changed = expected(BLEND), expected(LOUD)
-    assert kept != changed
-    with connect(client) as socket:
-        page = Page(socket)
-        assert page.hello["about"]["labels"] == list(engine.labels)
-        page.start(1, SCALE, seed=1, told=BLEND)  # never plays: what goes on from it has its seeds
-        for number in (2, 3):
-            page.send("fork", number, **{"from": 1}, seed=3)
-            page.send("advance", number, until=6)
-        page.send("fork", 4, **{"from": 1}, seed=3)
-        page.send("told", 4, told={})
-        page.send("advance", 4, until=15)
-        heard = {number: [] for number in (1, 2, 3, 4)}
-        reached = dict.fromkeys(heard, 0.0)
+    def play(voice, until_s):
+        voice.until_s = until_s
+        turns = voice.turns()
+        while next(turns, False):
+            pass
 
-        def listen(until, numbers):
-            while any(reached[number] < until[number] for number in numbers):
-                message = socket.receive_json()
-                assert message["op"] in ("notes", "end"), message
-                heard[message["id"]] += message.get("notes", [])
-                reached[message["id"]] = math.inf if message["op"] == "end" else message["upTo"]
+    told = {name: [] for name in ("kept", "changed", "other", "none")}
+    voices = {
+        "none": Voice(
+            Performer(engine).begin(),
+            prompt,
+            from_s=3.9,
+            seed=3,
+            sampling=Sampling(),
+            told=BLEND,
+            tell=told["none"].append,
+        )
+    }
+    first = voices["none"]
+    early = first.fork(3, told["other"].append)  # before the prompt is heard
+    early.steer({})
+    play(first, 0.0)
+    for name in ("kept", "changed"):
+        voices[name] = first.fork(3, told[name].append)
+        play(voices[name], 6.0)
+    voices["changed"].steer(LOUD)
+    voices["other"] = early
+    for name in ("kept", "changed", "other"):
+        play(voices[name], 15.0)
+    heard = {name: [n for message in messages for n in message.get("notes", [])] for name, messages in told.items()}
+    assert heard["kept"] == expected(BLEND)
+    assert heard["changed"] == expected(LOUD) != heard["kept"]
+    assert heard["other"] != heard["kept"]
 
-        listen({4: 12}, [4])  # by then the others wait at their sixth second
-        page.send("told", 3, told=LOUD)
-        for number in (2, 3):
-            page.send("advance", number, until=15)
-        listen({2: 12, 3: 12}, [2, 3])
-    for number, wanted in ((2, kept), (3, changed)):
-        assert sorted(n for n in heard[number] if n[0] < 12) == [n for n in wanted if n[0] < 12]
-    assert sorted(n for n in heard[4] if n[0] < 12) != [n for n in kept if n[0] < 12]
+
+def test_a_page_tells_its_streams(page, performer):
+    assert page.hello["about"]["labels"] == list(LABELS)
+    for op, told in (("start", BLEND), ("told", LOUD), ("told", {})):
+        page.send(op, seed=1, told=told)
+        end = time.monotonic() + 10
+        while not np.array_equal(performer.engine.told, steering.weights(LABELS, told)):
+            assert time.monotonic() < end, op
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("told", [[1], {"composer=Liszt": 1}, {"a\nb": 1}, {"density=2": True}, {"density=2": 1.5}])
-def test_what_cannot_be_told_is_refused_in_one_line(steered, told):
-    with connect(steered[1]) as socket:
-        page = Page(socket)
-        for op in ("start", "told"):
-            page.send(op, seed=1, told=told)
-            answer = socket.receive_json()
-            assert answer["op"] == "error"
-            assert "\n" not in answer["message"]
+def test_what_cannot_be_told_is_refused_in_one_line(page, told):
+    for op in ("start", "told"):
+        page.send(op, seed=1, told=told)
+        answer = page.socket.receive_json()
+        assert answer["op"] == "error"
+        assert "\n" not in answer["message"]
 
 
 def test_the_end_of_a_piece_is_told():

@@ -23,7 +23,7 @@ class Voice {
     this.from = from === undefined ? steps.at(-1) ?? 0 : stepOf(from);
     this.random = new Random(seed);
     this.sampling = complete(sampling);
-    this.told = model.weights(told);
+    this.told = model.weightsOf(told);
     this.tell = tell;
     this.until = this.toldUpTo = 0;
     this.toldAt = -Infinity;
@@ -198,7 +198,7 @@ export class Player {
       else if (op === 'fork') throw new Error('this stream has ended; start another');
       else if (op === 'advance' && task) task.until = Math.max(task.until, content.until);
       else if (op === 'sampling' && task) task.sampling = complete(content.sampling);
-      else if (op === 'told' && task) task.steer(this.model.weights(content.told));
+      else if (op === 'told' && task) task.steer(this.model.weightsOf(content.told));
       else if (op === 'close') this.drop(id);
     } catch (error) {
       tell({op: 'error', message: error.message});

@@ -78,7 +78,7 @@ export class Model {
    * @param {Object<string, number>} told
    * @throws {Error} for a label that the model does not know, or a weight that is none
    */
-  weights(told = {}) {
+  weightsOf(told = {}) {
     const {labels} = this.about, weights = new Float32Array(labels.length);
     for (const [label, weight] of Object.entries(told)) {
       if (!labels.includes(label)) throw new Error(`this model cannot be told "${label}"`);
@@ -121,7 +121,7 @@ class Session {
     }
     this.held = Object.fromEntries( // by horizon: the position of the token in each slot
       config.horizons.map((horizon) => [horizon, new Int32Array(horizon + config.segmentTokens).fill(-1)]));
-    this.told = model.weights(); // of the labels, from the next token on; replaced, never changed
+    this.told = model.weightsOf(); // of the labels, from the next token on; replaced, never changed
     this.motifs = config.motifNotes ? new MotifMemory(config.motifNotes) : null;
   }
 
