@@ -456,7 +456,6 @@ function showTold() {
   const said = `${first} ${per(1 - share)}, ${second} ${per(share)}`;
   $('blend').setAttribute('aria-valuetext', said);
   $('blend').previousElementSibling.textContent = said;
-  [first, second].forEach((name, n) => { $('blending').querySelectorAll('small span')[n].textContent = name; });
 }
 
 // ---- the engine ----
