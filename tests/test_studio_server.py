@@ -131,6 +131,9 @@ def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
     page.start(2, long, until=230, seed=2)
     page.played(202, 2)
     assert performer.engine.read_tokens - before < 400
+    page.start(3, long, until=230, seed=2, told=LOUD)  # hears it otherwise
+    page.played(202, 3)
+    assert performer.engine.read_tokens - before > 800
 
 
 def test_sampling_acts_on_what_is_played_next(page):
