@@ -27,16 +27,20 @@ class Tinkling:
     name, data, legal = "tinkling", {"name": "nothing", "licence": "CC0"}, True
     threads, weight_bytes, memory_tokens, nbytes, position = 1, 0, 0, 1_000, 0
 
-    def __init__(self, ends: float = -30.0) -> None:
+    def __init__(self, ends: float = -30.0, labels: tuple[str, ...] = ()) -> None:
         self.logits = NATS.copy()
         self.logits[codec.END] = ends
         self.read_tokens = 0
+        self.labels, self.told = labels, np.zeros(len(labels))
 
     def begin(self, position: int = 0) -> Tinkling:
         return self
 
     def fork(self) -> Tinkling:
         return self
+
+    def tell(self, labels: np.ndarray) -> None:
+        self.told = labels
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
         self.read_tokens += len(tokens)

@@ -25,6 +25,7 @@ from tiny import random_model, save_model
 
 from ritornello import codec, read_midi
 from ritornello.checkpoint import load_checkpoint, save_checkpoint
+from ritornello.codec import steering
 from ritornello.engines import exported
 from ritornello.engines.weights import quantised
 from ritornello.errors import RitornelloError
@@ -196,11 +197,12 @@ def in_bytes(weights: Mapping[str, Any], matrices: Iterable[str]) -> dict[str, t
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Two random models with all that a DSMR may have, one under each rule."""
+    """Two random models with all that a DSMR may have, one under each rule; the second can be told what to play."""
     folders = []
     for name, rule in (("segment", "segment"), ("sliding", "sliding")):
         schedule = HorizonSchedule((96, 16, 96), rule=rule)
-        model = random_model(5, schedule=schedule, qk_bias=True, motif_notes=128 if rule == "segment" else 0)
+        more = {"motif_notes": 128} if rule == "segment" else {"labels": steering.labels(("Bach", "Chopin"), ())}
+        model = random_model(5, schedule=schedule, qk_bias=True, **more)
         model.load_state_dict(in_bytes(model.state_dict(), model.config.matrices))
         folders.append(save_model(model, tmp_path / name))
     return folders
@@ -264,28 +266,27 @@ def nats(engine: exported.OnnxEngine, piece: Piece, from_s: float, to_s: float) 
 def played(model: Path, prompt: Piece) -> dict[str, Any]:
     """What Python plays after the prompt, with other settings after some seconds."""
     seed, first_s, until_s = 11, prompt.seconds + 20, prompt.seconds + 80
-    performer = Performer(exported.load(str(model), "fp32"), Sampling(1.0, 0.9))
-    given = codec.encode(prompt)[:-1]
-    decoder, found, now_s = codec.StreamDecoder(), [], 0.0
-    for token in given.tolist():
-        decoder.feed(token)
-    struck_s = decoder.seconds
-    tokens = performer.events(np.random.default_rng(seed), prompt=given)
-    ended = False
-    while not ended and now_s < until_s:
-        performer.sampling = Sampling(1.0, 0.9) if now_s < first_s else Sampling(0.6, 1.0, 0.05)
-        token, now_s = next(tokens)
-        ended = token == codec.END
-        found += [list(note) for note in decoder.feed(token) if note.onset >= struck_s]
+    engine = exported.load(str(model), "fp32")
+    told, changed = ({"composer=Bach": 0.75, "composer=Chopin": 0.25}, {"density=7": 1}) if engine.labels else ({}, {})
+    take, rng, found = Performer(engine, told=told).begin(), np.random.default_rng(seed), []
+    take.hear(codec.encode(prompt)[:-1])
+    struck_s = take.seconds
+    while not take.ended and take.seconds < until_s:
+        early = take.seconds < first_s
+        take.tell(told if early else changed)
+        event = take.play(Sampling(1.0, 0.9) if early else Sampling(0.6, 1.0, 0.05), rng)
+        found += [list(note) for note in event.finished if note.onset >= struck_s]
     return {
         "seed": seed,
         "sampling": {"temperature": 1, "topP": 0.9},
         "changed": {"temperature": 0.6, "topP": 1, "minP": 0.05},
+        "told": told,
+        "toldLater": changed,
         "prompt": rows(prompt),
         "first": first_s,
         "until": until_s,
         "expected": sorted(found, key=lambda note: (note[0], note[2])),
-        "ended": ended,
+        "ended": take.ended,
     }
 
 

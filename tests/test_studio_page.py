@@ -17,6 +17,7 @@ from PIL import Image
 from studio_server import Served, Tinkling
 
 from ritornello import read_midi
+from ritornello.codec import steering
 from ritornello.notes import Piece
 from ritornello.performing import Performer
 
@@ -24,6 +25,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
+LABELS = steering.labels(("Bach", "Chopin", "Ravel"), ())
 MELODY = Piece.from_notes(
     [(i / 2, i / 2 + 0.4, 60 + i % 12, 40 + 3 * i) for i in range(20)], pedals=[[2, 4]], title="Mine"
 )
@@ -31,7 +33,7 @@ MELODY = Piece.from_notes(
 
 @pytest.fixture(scope="module")
 def served():
-    served = Served(Performer(Tinkling()))
+    served = Served(Performer(Tinkling(labels=LABELS)))
     yield served
     served.stop()
 
@@ -315,6 +317,41 @@ def test_what_hands_play_is_recorded(page):
     assert given[3][3] == 90
     assert all(0.019 <= note[1] - note[0] < 3 for note in given)
     assert page.evaluate("document.querySelector('[data-pitch=\"72\"]').className") == "key c"
+
+
+def test_what_the_music_is_to_be_is_told_to_the_player_kept_and_let_go(page, served):
+    def told(**expected):
+        weights = steering.weights(LABELS, {label.replace("_", "="): weight for label, weight in expected.items()})
+        end = time.monotonic() + 10
+        while not np.allclose(served.performer.engine.told, weights):
+            assert time.monotonic() < end, served.performer.engine.told
+            time.sleep(0.02)
+
+    page.click("#character")
+    page.focus("#density")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    told(density_3=1)
+    assert page.get_attribute("#density", "aria-valuetext") == "rather sparse"
+    page.select_option("#composer", "Chopin")
+    told(density_3=1, composer_Chopin=1)
+    assert page.is_hidden("#blend")
+    page.select_option("#second", "Bach")
+    page.focus("#blend")
+    page.keyboard.press("ArrowLeft")
+    told(density_3=1, composer_Chopin=0.55, composer_Bach=0.45)
+    page.keyboard.press("Escape")
+    session = saved(page, "session").decode()
+    page.click("#character")
+    page.click("#usual")
+    told()
+    assert "density" not in page.url
+    page.evaluate("text => studio.session.fromText(text)", session)
+    page.evaluate("studio.maker.goOn()")
+    told(density_3=1, composer_Chopin=0.55, composer_Bach=0.45)
+    assert "density%3D3=1" in page.url
+    page.keyboard.press("Escape")
+    assert page.wrong == []
 
 
 def test_twenty_thousand_notes_scroll_without_being_drawn_anew(page):

@@ -13,23 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RELAXED
 from studio_server import Served, Tinkling
+from tiny import random_model
 
 from ritornello import codec
+from ritornello.codec import steering
+from ritornello.engines.framework import TorchEngine
 from ritornello.notes import Piece
 from ritornello.performing import Performer
+from ritornello.sampling import Sampling
 from ritornello.studio import server
+from ritornello.studio.voices import Voice
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 HOST = "http://127.0.0.1:8765"
+LABELS = steering.labels(("Bach", "Chopin"), ())
 SCALE = [[i / 2, i / 2 + 0.4, 60 + i, 64] for i in range(8)]
 
 
 @pytest.fixture
 def performer() -> Performer:
-    return Performer(Tinkling())
+    return Performer(Tinkling(labels=LABELS))
 
 
 @pytest.fixture
@@ -125,6 +131,9 @@ def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
     page.start(2, long, until=230, seed=2)
     page.played(202, 2)
     assert performer.engine.read_tokens - before < 400
+    page.start(3, long, until=230, seed=2, told=LOUD)  # hears it otherwise
+    page.played(202, 3)
+    assert performer.engine.read_tokens - before > 800
 
 
 def test_sampling_acts_on_what_is_played_next(page):
@@ -134,6 +143,76 @@ def test_sampling_acts_on_what_is_played_next(page):
     page.send("advance", until=200)
     later = [note for note in page.played(150) if note[0] > 50]
     assert len({note[3] for note in later}) == 1  # nothing but the likeliest: no velocity changes
+
+
+BLEND, LOUD = {"composer=Bach": 0.25, "composer=Chopin": 0.75, "density=2": 1}, {"loudness=7": 1}
+
+
+def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it():
+    engine = TorchEngine(random_model(7, labels=LABELS))
+    prompt = codec.encode(Piece.from_notes(SCALE))[:-1]
+
+    def expected(later):
+        take, rng, notes = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), []
+        take.hear(prompt)
+        while take.seconds < 15 and not take.ended:
+            if take.seconds >= 6:
+                take.tell(later)
+            notes += take.play(Sampling(), rng).finished
+        return [list(note) for note in notes if note.onset >= 3.9]
+
+    def play(voice, until_s):
+        voice.until_s = until_s
+        turns = voice.turns()
+        while next(turns, False):
+            pass
+
+    told = {name: [] for name in ("kept", "changed", "other", "none")}
+    voices = {
+        "none": Voice(
+            Performer(engine).begin(),
+            prompt,
+            from_s=3.9,
+            seed=3,
+            sampling=Sampling(),
+            told=BLEND,
+            tell=told["none"].append,
+        )
+    }
+    first = voices["none"]
+    early = first.fork(3, told["other"].append)  # before the prompt is heard
+    early.steer({})
+    play(first, 0.0)
+    for name in ("kept", "changed"):
+        voices[name] = first.fork(3, told[name].append)
+        play(voices[name], 6.0)
+    voices["changed"].steer(LOUD)
+    voices["other"] = early
+    for name in ("kept", "changed", "other"):
+        play(voices[name], 15.0)
+    heard = {name: [n for message in messages for n in message.get("notes", [])] for name, messages in told.items()}
+    assert heard["kept"] == expected(BLEND)
+    assert heard["changed"] == expected(LOUD) != heard["kept"]
+    assert heard["other"] != heard["kept"]
+
+
+def test_a_page_tells_its_streams(page, performer):
+    assert page.hello["about"]["labels"] == list(LABELS)
+    for op, told in (("start", BLEND), ("told", LOUD), ("told", {})):
+        page.send(op, seed=1, told=told)
+        end = time.monotonic() + 10
+        while not np.array_equal(performer.engine.told, steering.weights(LABELS, told)):
+            assert time.monotonic() < end, op
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("told", [[1], {"composer=Liszt": 1}, {"a\nb": 1}, {"density=2": True}, {"density=2": 1.5}])
+def test_what_cannot_be_told_is_refused_in_one_line(page, told):
+    for op in ("start", "told"):
+        page.send(op, seed=1, told=told)
+        answer = page.socket.receive_json()
+        assert answer["op"] == "error"
+        assert "\n" not in answer["message"]
 
 
 def test_the_end_of_a_piece_is_told():
@@ -200,8 +279,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling")
-OPS = st.sampled_from(["start", "advance", "sampling", "fork", "close", "score"])
+NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling", "told")
+OPS = st.sampled_from(["start", "advance", "sampling", "told", "fork", "close", "score"])
 
 
 @settings(RELAXED, max_examples=25)

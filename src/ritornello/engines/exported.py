@@ -114,6 +114,7 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
         "parameters": sum(array.size for array in checkpoint.arrays().values()),
         "memoryBytes": weight_bytes(config, "fp32"),
         "stateBytes": config.state_bytes,
+        "labels": list(config.labels),
     }
     manifest = {
         "format": FORMAT,

@@ -5,8 +5,8 @@ this server's own origin and, on any other address than the loopback interface, 
 of a message, pages, voices of a page, notes and seconds of a prompt, and the time without a word.
 
 Messages are JSON objects; ``page/remote.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``,
-``fork``, ``close`` and ``score``, each with the ``id`` of a stream; it gets ``hello`` once, then ``notes``, ``end``,
-``score`` and ``error``.
+``told``, ``fork``, ``close`` and ``score``, each with the ``id`` of a stream; it gets ``hello`` once, then ``notes``,
+``end``, ``score`` and ``error``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import mimetypes
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -144,9 +144,10 @@ class _Guard:
 
 
 class Moment(NamedTuple):
-    """What a page's voice had heard, and a take that stands there."""
+    """What a page's voice had heard, what it was told then, and a take that stands there."""
 
     tokens: Tokens
+    told: Mapping[str, float]
     take: Take
 
 
@@ -205,7 +206,8 @@ class _Session:
         self._performer, self._conductor, self._loop = studio.performer, studio.conductor, loop
         self._moments: list[Moment] = []
         self._voices: dict[int, Voice] = {}
-        self._ops = {op: getattr(self, f"_{op}") for op in ("start", "advance", "sampling", "fork", "close", "score")}
+        ops = ("start", "advance", "sampling", "told", "fork", "close", "score")
+        self._ops = {op: getattr(self, f"_{op}") for op in ops}
         self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._closed = False
         self._outbox.put_nowait({"op": "hello", "about": about(studio.performer)})
@@ -241,13 +243,15 @@ class _Session:
         piece, seed, sampling = _piece(message), _whole(message, "seed"), _sampling(message)
         from_s = None if message.get("from") is None else _seconds(message, "from")
         tokens, begins_s = prompt_of(piece, from_s)
+        told = _told(message, self._performer.engine.labels)
         tell = partial(self._tell, number)
 
         def start() -> None:
-            heard = next((m for m in self._moments if np.array_equal(m.tokens, tokens[: len(m.tokens)])), None)
+            known = (m for m in self._moments if m.told == told)
+            heard = next((m for m in known if np.array_equal(m.tokens, tokens[: len(m.tokens)])), None)
             take = heard.take.fork() if heard else self._performer.begin()
             rest = tokens[len(heard.tokens) :] if heard else tokens
-            voice = Voice(take, rest, from_s=begins_s, seed=seed, sampling=sampling, tell=tell)
+            voice = Voice(take, rest, from_s=begins_s, seed=seed, sampling=sampling, told=told, tell=tell)
             self._add(number, voice, tell, tokens)
 
         return start
@@ -270,6 +274,10 @@ class _Session:
     def _sampling(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         sampling = _sampling(message)
         return lambda: self._set(number, "sampling", sampling)
+
+    def _told(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        told = _told(message, self._performer.engine.labels)
+        return lambda: self._voices[number].steer(told) if number in self._voices else None
 
     def _close(self, number: int, _: dict[str, Any]) -> Callable[[], None]:
         def close() -> None:
@@ -294,10 +302,10 @@ class _Session:
 
     def _paced(self, voice: Voice, tokens: Tokens) -> Turns:
         """The voice's turns, which wait while the page does not read what it was told; its prompt's end is kept."""
-        turns = voice.turns()
+        turns, told = voice.turns(), voice.told
         for busy in turns:
-            if voice.ready and len(tokens) >= LONG_TOKENS:
-                self._moments = [Moment(tokens, voice.take.fork()), *self._moments][:MAX_MOMENTS]
+            if voice.ready and len(tokens) >= LONG_TOKENS and voice.told is told:
+                self._moments = [Moment(tokens, told, voice.take.fork()), *self._moments][:MAX_MOMENTS]
                 tokens = NOTHING
             yield busy
             while self._outbox.qsize() >= MAX_WAITING and not voice.closed:
@@ -328,6 +336,7 @@ def about(performer: Performer) -> dict[str, Any]:
         "memoryBytes": engine.weight_bytes,
         "stateBytes": engine.begin().nbytes,
         "voices": MAX_VOICES,
+        "labels": list(engine.labels),
     }
 
 
@@ -353,6 +362,18 @@ def _sampling(message: dict[str, Any]) -> Sampling:
         raise RitornelloError("sampling is an object")
     names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p"}
     return Sampling(**{names[name]: _number(given, name) for name in names if given.get(name) is not None})
+
+
+def _told(message: dict[str, Any], labels: Sequence[str]) -> dict[str, float]:
+    given = message.get("told") or {}
+    if not isinstance(given, dict):
+        raise RitornelloError("told is an object")
+    for label in given:
+        if label not in labels:
+            raise RitornelloError(f"this model cannot be told {label[:50]!r}")
+        if not 0 <= _number(given, label) <= 1:
+            raise RitornelloError(f"the weight of {label} is {given[label]}; it must lie between 0 and 1")
+    return given
 
 
 def _seconds(message: dict[str, Any], name: str) -> float:

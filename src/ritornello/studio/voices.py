@@ -11,7 +11,7 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,11 +97,20 @@ class Voice:
         from_s: when the music goes on.
         seed: of all that is drawn.
         sampling: how, from the next event on; may be replaced.
+        told: what the music is to be (`Take.tell`), from the first token on; see `steer`.
         tell: takes messages: ``notes`` as they finish, ``end``.
     """
 
     def __init__(
-        self, take: Take, prompt: NDArray[np.integer], *, from_s: float, seed: int, sampling: Sampling, tell: Tell
+        self,
+        take: Take,
+        prompt: NDArray[np.integer],
+        *,
+        from_s: float,
+        seed: int,
+        sampling: Sampling,
+        told: Mapping[str, float],
+        tell: Tell,
     ) -> None:
         self.take, self.sampling, self.until_s, self.closed = take, sampling, from_s, False
         self.ready = False
@@ -109,6 +118,7 @@ class Voice:
         self._prompt, self._from_s, self._tell = prompt, from_s, tell
         self._source: Voice | None = None  # that it goes on from, once that is ready
         self._rng = np.random.default_rng(seed)
+        self.steer(told)
         self._open: dict[int, float] = {}  # keys struck since `from_s`, and when
         self._finished: list[codec.Note] = []
         self._told_up_to, self._told_at = -1.0, 0.0
@@ -130,6 +140,12 @@ class Voice:
                 self._tell_notes()
             yield True
 
+    def steer(self, told: Mapping[str, float]) -> None:
+        """Tells from the next token on what the music is to be."""
+        self.told = told
+        if self._source is None:  # else the take is the source's, until that is ready
+            self.take.tell(told)
+
     def fork(self, seed: int, tell: Tell) -> Voice:
         """A voice that goes on from this one's present moment, or its prompt's end, with a seed of its own."""
         other = copy.copy(self)
@@ -148,6 +164,7 @@ class Voice:
                     raise RitornelloError("the stream to go on from was closed")
                 yield False
             self.take = self._source.take.fork()
+            self.take.tell(self.told)
         elif not self.ready:
             for first in range(0, max(1, len(self._prompt)), TURN_TOKENS):
                 if self.closed:

@@ -162,12 +162,12 @@ const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
   transport.seek(0);
   roll.setRegion(null);
   Object.assign(roll, {start: 0, follow: true});
-  await maker.begin(seed, session.sampling);
+  await maker.begin(seed, session);
 });
 
 const play = doing(async () => {
   if (transport.playing) return transport.pause();
-  if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session.sampling);
+  if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session);
   roll.follow = true;
   const first = maker.shown.notes[0];
   if (first && !first.given && !transport.position) transport.seek(Math.max(0, first.start - REST_S)); // no wait for it
@@ -361,6 +361,7 @@ function openSession(text) {
   roll.setRegion(null);
   roll.fit();
   showSampling();
+  showTold();
   say('The session is open.');
 }
 
@@ -382,11 +383,12 @@ const saveAs = doing(async (kind) => {
   say(`Saved as ${name}.`);
 });
 
-// ---- seed and sampling in the address ----
+// ---- seed, sampling and what is told in the address ----
 
 function showAddress() {
   const words = new URLSearchParams({seed: String(session.seed)});
   for (const name of Object.keys(SAMPLING)) if (session.sampling[name] !== SAMPLING[name]) words.set(name, String(session.sampling[name]));
+  for (const [label, weight] of Object.entries(session.told)) words.set(label, String(weight));
   history.replaceState(null, '', `#${words}`);
 }
 
@@ -404,12 +406,65 @@ function setSampling(changes) {
   showAddress();
 }
 
+// ---- what the music is to be ----
+
+const TOLD = ['density', 'loudness', 'register'];
+const valuesOf = (label, kind) => (label.startsWith(`${kind}=`) ? [label.slice(kind.length + 1)] : []);
+
+/** What the controls say, as labels and weights. */
+function wished() {
+  const [first, second, share] = [$('composer').value, $('second').value, Number($('blend').value)];
+  const blended = first && second && second !== first;
+  return {
+    ...Object.fromEntries(TOLD.filter((name) => Number($(name).value)).map((name) => [`${name}=${$(name).value}`, 1])),
+    ...(first && {[`composer=${first}`]: blended ? 1 - share : 1}),
+    ...(blended && {[`composer=${second}`]: share}),
+  };
+}
+
+function setTold(changed) {
+  session.told = changed;
+  maker.setTold();
+  showTold();
+  showAddress();
+}
+
+/** Shows what is told, where the model can be told it. */
+function showTold() {
+  const labels = maker.engine?.about.labels ?? [];
+  const composers = labels.flatMap((label) => valuesOf(label, 'composer'));
+  $('steering').hidden = !labels.length;
+  $('composers').hidden = !composers.length;
+  const asked = Object.keys(maker.asked);
+  for (const name of TOLD) {
+    const {low, high} = $(name).dataset, step = Number(asked.flatMap((label) => valuesOf(label, name))[0] ?? 0);
+    const words = ['as it likes', `very ${low}`, low, `rather ${low}`, 'in the middle', `rather ${high}`, high, `very ${high}`];
+    $(name).value = step;
+    $(name).setAttribute('aria-valuetext', words[step]);
+    $(name).previousElementSibling.textContent = step ? `${words[step]} · ${step}` : words[step];
+  }
+  const [first = '', second = ''] = asked.flatMap((label) => valuesOf(label, 'composer'));
+  for (const [id, none, value] of [['composer', 'as it likes', first], ['second', 'nobody else', second]]) {
+    $(id).replaceChildren(new Option(none, ''), ...composers.filter((name) => id === 'composer' || name !== first).map((name) => new Option(name, name)));
+    $(id).value = value;
+  }
+  $('second').disabled = !first;
+  $('blending').hidden = !second;
+  if (!second) return;
+  const share = session.told[`composer=${second}`], per = (part) => `${Math.round(100 * part)}%`;
+  $('blend').value = share;
+  const said = `${first} ${per(1 - share)}, ${second} ${per(share)}`;
+  $('blend').setAttribute('aria-valuetext', said);
+  $('blend').previousElementSibling.textContent = said;
+}
+
 // ---- the engine ----
 
 async function connect(token) {
   const kind = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=engine]')).content;
   const {open} = await import(kind === 'local' ? './engine/local.js' : './remote.js');
   maker.engine = await open({token, onLost: (reason) => lost(reason, token)});
+  showTold();
   const {name, licence, data, parameters, memoryBytes, stateBytes} = maker.engine.about;
   const size = [parameters && `${(parameters / 1e6).toFixed(1)} million parameters`, memoryBytes && `${(memoryBytes / 1e6).toFixed(1)} MB of weights`,
     stateBytes && `${(stateBytes / 1e6).toFixed(1)} MB of memory for each voice, which never grows`].filter(Boolean).join(', ');
@@ -527,7 +582,8 @@ $('tempo').addEventListener('input', () => {
 $('volume').addEventListener('input', () => piano.volume.gain.setTargetAtTime(Number($('volume').value), context.currentTime, 0.02));
 $('title').addEventListener('change', () => session.change('another title', {...session.piece, title: $('title').value.trim()}));
 for (const name of Object.keys(SAMPLING)) $(name).addEventListener('input', () => setSampling({[name]: Number($(name).value)}));
-$('usual').addEventListener('click', () => setSampling(SAMPLING));
+for (const id of [...TOLD, 'composer', 'second', 'blend']) $(id).addEventListener('input', () => setTold(wished()));
+$('usual').addEventListener('click', () => { setSampling(SAMPLING); setTold({}); });
 for (const button of document.querySelectorAll('[data-save]')) {
   button.addEventListener('click', () => saveAs(/** @type {HTMLElement} */ (button).dataset.save));
 }
@@ -636,7 +692,9 @@ async function main() {
     .map((name) => [name, Number(words.get(name))]));
   if (last) openSession(last.text);
   else session.begin(seed ?? Math.floor(Math.random() * 2 ** 31));
+  const labels = [...words].filter(([word, weight]) => word.includes('=') && Number(weight) >= 0 && Number(weight) <= 1);
   session.sampling = {...session.sampling, ...sampling};
+  if (labels.length) session.told = Object.fromEntries(labels.map(([label, weight]) => [label, Number(weight)]));
   showSampling();
   showAddress();
   showRecent(all.filter((one) => one !== last));
@@ -645,7 +703,7 @@ async function main() {
   } catch (error) {
     return lost(error.message, token);
   }
-  if (!last) await maker.begin(session.seed, session.sampling);
+  if (!last) await maker.begin(session.seed, session);
 }
 
 addEventListener('hashchange', () => {

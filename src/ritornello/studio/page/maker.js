@@ -89,11 +89,20 @@ export class Maker extends Emitter {
     for (const way of this.choice?.ways ?? []) way.stream.setSampling(sampling);
   }
 
-  /** A new piece, from nothing. */
-  begin(seed, sampling) {
+  /** What the session asks of the music, as far as this model can be told. */
+  get asked() {
+    return Object.fromEntries(Object.entries(this.session.told).filter(([label]) => this.engine?.about.labels.includes(label)));
+  }
+
+  setTold() {
+    this.live?.stream?.setTold(this.asked);
+    for (const way of this.choice?.ways ?? []) way.stream.setTold(this.asked);
+  }
+
+  /** A new piece, from nothing; `settings` are its sampling and what is told, as a session has them. */
+  begin(seed, settings = {}) {
     this.stop();
-    this.session.begin(seed);
-    if (sampling) this.session.sampling = {...this.session.sampling, ...sampling};
+    this.session.begin(seed, NOTHING, settings);
     return this.grow(NOTHING, 0, seed);
   }
 
@@ -208,7 +217,7 @@ export class Maker extends Emitter {
     this.live = live;
     this.emit('state');
     const {notes, pedals} = piece;
-    const stream = await this.needed().start({notes, pedals, from, seed, sampling: this.session.sampling});
+    const stream = await this.needed().start({notes, pedals, from, seed, sampling: this.session.sampling, told: this.asked});
     if (turn !== this.turn) return stream.close();
     live.stream = stream;
     this.follow(stream, live);
@@ -231,7 +240,7 @@ export class Maker extends Emitter {
       const next = {stream: null, offset: begins, upTo: begins, from: begins};
       this.live = next;
       const {seed, sampling, piece} = this.session;
-      next.stream = await this.needed().start({notes: [], pedals: [], seed: seed + piece.notes.length, sampling});
+      next.stream = await this.needed().start({notes: [], pedals: [], seed: seed + piece.notes.length, sampling, told: this.asked});
       if (this.live !== next) return next.stream.close();
       this.follow(next.stream, next);
       this.tick();
@@ -251,7 +260,7 @@ export class Maker extends Emitter {
     const base = this.session.piece;
     const {notes, pedals} = before(base, from);
     const seeds = Array.from({length: count}, newSeed);
-    const first = await this.needed().start({notes, pedals, from, seed: seeds[0], sampling: this.session.sampling});
+    const first = await this.needed().start({notes, pedals, from, seed: seeds[0], sampling: this.session.sampling, told: this.asked});
     if (turn !== this.turn) {
       first.close();
       return false;

@@ -3,10 +3,11 @@
 // What an engine is, whichever it is (the local one in `engine/` offers the same):
 //
 //   const engine = await open(options)
-//   engine.about   -> {name, licence, parameters, memoryBytes, stateBytes}
-//   const stream = await engine.start({notes, pedals, seed, sampling, from})
+//   engine.about   -> {name, licence, parameters, memoryBytes, stateBytes, labels}
+//   const stream = await engine.start({notes, pedals, seed, sampling, told, from})
 //       notes: [{pitch, velocity, start, end}] in seconds, sorted by start: the prompt, which may be empty;
-//       pedals: [{start, end}]; seed: an integer; sampling: {temperature, topP, minP, topK}.
+//       pedals: [{start, end}]; seed: an integer; sampling: {temperature, topP, minP, topK};
+//       told: what the music is to be, {label: weight from 0 to 1}, of the labels in `about` (none: it cannot be told).
 //       Music goes on from the prompt's last event, or from the time `from`, where the prompt is cut.
 //   stream.on('notes', ({notes, pedals, upTo}) => ...)   notes that have finished (start >= from);
 //       everything that starts before `upTo` seconds is final then
@@ -14,6 +15,7 @@
 //   stream.on('error', (error) => ...)
 //   stream.advance(untilSeconds)     credit: it plays until its music reaches this time, then waits
 //   stream.setSampling(sampling)     acts on what is played next
+//   stream.setTold(told)             acts on what is played next
 //   stream.fork(seed) -> stream      an independent stream that goes on from this one's present moment
 //   stream.close()
 //   const nats = await engine.score({notes, pedals, from, to})
@@ -67,12 +69,13 @@ export class RemoteEngine {
   }
 
   /**
-   * @param {{notes?: Note[], pedals?: Span[], seed?: number, sampling?: Sampling, from?: number}} what
+   * @param {{notes?: Note[], pedals?: Span[], seed?: number, sampling?: Sampling,
+   *   told?: Object<string, number>, from?: number}} what
    * @returns {Promise<RemoteStream>}
    */
-  async start({notes = [], pedals = [], seed = 0, sampling = {}, from}) {
+  async start({notes = [], pedals = [], seed = 0, sampling = {}, told = {}, from}) {
     const stream = this.opened();
-    this.send({op: 'start', id: stream.id, notes: notes.map(row), pedals: pedals.map(span), seed, sampling, from});
+    this.send({op: 'start', id: stream.id, notes: notes.map(row), pedals: pedals.map(span), seed, sampling, told, from});
     return stream;
   }
 
@@ -153,6 +156,10 @@ export class RemoteStream {
 
   setSampling(sampling) {
     this.engine.send({op: 'sampling', id: this.id, sampling});
+  }
+
+  setTold(told) {
+    this.engine.send({op: 'told', id: this.id, told});
   }
 
   fork(seed) {

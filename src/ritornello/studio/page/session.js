@@ -16,10 +16,11 @@ export class Session extends Emitter {
   }
 
   /** Forgets everything and begins an empty piece. */
-  begin(seed, piece = NOTHING) {
+  begin(seed, piece = NOTHING, {sampling = SAMPLING, told = {}} = {}) {
     this.id = Date.now();
     this.seed = seed;
-    this.sampling = {...SAMPLING};
+    this.sampling = {...sampling};
+    this.told = {...told}; // what the music is to be: labels of the model's, and their weights
     this.past = [];
     this.future = [];
     this.label = '';
@@ -81,7 +82,7 @@ export class Session extends Emitter {
       future: this.future.slice(-MOST_SAVED).map(packed),
     };
     const notes = [...numbers.keys()].map((n) => [n.start, n.end, n.pitch, n.velocity, n.given ? 1 : 0]);
-    return JSON.stringify({format: FORMAT, id: this.id, seed: this.seed, sampling: this.sampling, notes, ...states});
+    return JSON.stringify({format: FORMAT, id: this.id, seed: this.seed, sampling: this.sampling, told: this.told, notes, ...states});
   }
 
   /** Takes what `toText` gave. Throws an Error whose message can be shown. */
@@ -100,6 +101,7 @@ export class Session extends Emitter {
       });
       read = {
         id: Number(saved.id), seed: Number(saved.seed), sampling: {...SAMPLING, ...saved.sampling},
+        told: checkedTold(Object.entries(saved.told ?? {})),
         past: saved.past.map(unpacked), future: saved.future.map(unpacked), ...unpacked(saved.present),
       };
     } catch {
@@ -121,6 +123,7 @@ function checkedNote([start, end, pitch, velocity, given]) {
   });
 }
 
+const checkedTold = (entries) => Object.fromEntries(entries.map(([label, weight]) => [label, within(weight, 0, 1)]));
 const checkedSpan = ({start, end}) => ({start: within(start, 0, 1e6), end: within(end, start, 1e6)});
 
 // ---- in the browser ----

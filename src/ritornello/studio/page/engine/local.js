@@ -41,9 +41,10 @@ class LocalEngine {
     this.scores = new Map();
   }
 
-  /** @param {{notes?: Note[], pedals?: Span[], seed?: number, sampling?: Sampling, from?: number}} options */
-  async start({notes = [], pedals = [], seed = 0, sampling = {}, from}) {
-    return this.opened({op: 'start', notes, pedals, seed, sampling, from});
+  /** @param {{notes?: Note[], pedals?: Span[], seed?: number, sampling?: Sampling,
+   *   told?: Object<string, number>, from?: number}} options */
+  async start({notes = [], pedals = [], seed = 0, sampling = {}, told = {}, from}) {
+    return this.opened({op: 'start', notes, pedals, seed, sampling, told, from});
   }
 
   /** @param {{notes: Note[], pedals?: Span[], from: number, to: number}} options */
@@ -110,6 +111,10 @@ class LocalStream {
 
   setSampling(sampling) {
     this.engine.send({op: 'sampling', id: this.id, sampling});
+  }
+
+  setTold(told) {
+    this.engine.send({op: 'told', id: this.id, told});
   }
 
   fork(seed) {

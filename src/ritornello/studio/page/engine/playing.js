@@ -17,12 +17,13 @@ const TURN_MS = 12; // after which messages are let in
 /** One stream of notes. It reads what stands before it, plays until its music reaches `until`, and waits. */
 class Voice {
   /** @param {Model} model @param {any} asked @param {(message: object) => void} tell */
-  constructor(model, {notes = [], pedals = [], seed, sampling, from}, tell) {
+  constructor(model, {notes = [], pedals = [], seed, sampling, told, from}, tell) {
     const {tokens, steps} = encode(notes, pedals);
     const before = from === undefined ? tokens.length : steps.filter((step) => step < stepOf(from)).length;
     this.from = from === undefined ? steps.at(-1) ?? 0 : stepOf(from);
     this.random = new Random(seed);
     this.sampling = complete(sampling);
+    this.told = model.weightsOf(told);
     this.tell = tell;
     this.until = this.toldUpTo = 0;
     this.toldAt = -Infinity;
@@ -36,7 +37,7 @@ class Voice {
     this.source = null; // whose session it forks once that is ready
     for (const token of tokens.slice(0, before)) this.take(token);
     this.finished = []; // notes that have not been told
-    this.session = model.begin();
+    this.session = Object.assign(model.begin(), {told: this.told});
   }
 
   /** A voice that goes on from this one's present moment with a seed of its own. */
@@ -55,27 +56,34 @@ class Voice {
     this.session?.close();
   }
 
+  /** Has what is read from now on read with other weights of the labels. */
+  steer(told) {
+    this.told = told;
+    if (this.session) this.session.told = told;
+  }
+
   /** Goes on from where its source has read to; whether it could. */
   follow() {
     const {source} = this;
     if (source.ended) throw new Error('the stream to go on from was closed');
     if (!source.ready) return false;
-    Object.assign(this, {session: source.session.fork(), logits: source.logits, unread: [], ready: true, source: null});
+    const session = Object.assign(source.session.fork(), {told: this.told});
+    Object.assign(this, {session, logits: source.logits, unread: [], ready: true, source: null});
     return true;
   }
 
   /** A chunk of what stands before, or one event; whether there is more to do now. */
   async turn() {
     if (this.source) return this.follow();
+    if (this.ready && this.decoder.step >= this.until * STEPS_PER_S) {
+      this.tellNotes();
+      return false;
+    }
     if (this.unread.length) {
       const read = this.unread.splice(0, this.session.next(this.unread.length));
       this.logits = (await this.session.read(read)).subarray(-N_EVENTS);
       this.ready ||= !this.unread.length;
       return true;
-    }
-    if (this.decoder.step >= this.until * STEPS_PER_S) {
-      this.tellNotes();
-      return false;
     }
     const token = draw(this.logits, this.legal(), this.sampling, this.random.next());
     this.finished.push(...this.take(token).filter(({start}) => stepOf(start) >= this.from));
@@ -190,6 +198,7 @@ export class Player {
       else if (op === 'fork') throw new Error('this stream has ended; start another');
       else if (op === 'advance' && task) task.until = Math.max(task.until, content.until);
       else if (op === 'sampling' && task) task.sampling = complete(content.sampling);
+      else if (op === 'told' && task) task.steer(this.model.weightsOf(content.told));
       else if (op === 'close') this.drop(id);
     } catch (error) {
       tell({op: 'error', message: error.message});

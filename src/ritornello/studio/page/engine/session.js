@@ -73,6 +73,21 @@ export class Model {
     this.about = manifest.about;
   }
 
+  /**
+   * The weight of each of the model's labels.
+   * @param {Object<string, number>} told
+   * @throws {Error} for a label that the model does not know, or a weight that is none
+   */
+  weightsOf(told = {}) {
+    const {labels} = this.about, weights = new Float32Array(labels.length);
+    for (const [label, weight] of Object.entries(told)) {
+      if (!labels.includes(label)) throw new Error(`this model cannot be told "${label}"`);
+      if (!(weight >= 0 && weight <= 1)) throw new Error(`the weight of ${label} is ${weight}; it must lie between 0 and 1`);
+      weights[labels.indexOf(label)] = weight;
+    }
+    return weights;
+  }
+
   /** The graph that reads so many tokens at once, loaded when it is needed first. */
   async load(tokens) {
     if (this.bound.has(tokens)) return;
@@ -106,6 +121,7 @@ class Session {
     }
     this.held = Object.fromEntries( // by horizon: the position of the token in each slot
       config.horizons.map((horizon) => [horizon, new Int32Array(horizon + config.segmentTokens).fill(-1)]));
+    this.told = model.weightsOf(); // of the labels, from the next token on; replaced, never changed
     this.motifs = config.motifNotes ? new MotifMemory(config.motifNotes) : null;
   }
 
@@ -115,6 +131,7 @@ class Session {
     twin.position = this.position;
     for (const [name, {numbers}] of Object.entries(this.memories)) twin.memories[name].numbers.set(numbers);
     for (const [horizon, held] of Object.entries(this.held)) twin.held[horizon].set(held);
+    twin.told = this.told;
     twin.motifs = this.motifs?.fork() ?? null;
     return twin;
   }
@@ -152,6 +169,7 @@ class Session {
       this.motifs?.advance(token);
       this.motifs?.hint().forEach((id, column) => { values.hints.numbers[2 * (i * HINT_COLUMNS + column)] = id; });
     });
+    values.labels?.numbers.set(this.told);
     const half = config.headSize / 2;
     for (let i = 0; i < size * half; i++) {
       const angle = (this.position + Math.floor(i / half)) * ROTARY_BASE ** (-(i % half) / half);
