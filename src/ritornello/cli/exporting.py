@@ -70,10 +70,20 @@ def info(
         return
     table = Table(box=SIMPLE, show_header=False, pad_edge=False)
     for name, value in figures.items():
+        if name == "labels":
+            value = _by_kind(value)
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_spelt(key, part)}" for key, part in value.items()) or "nothing"
         table.add_row(name.replace("_", " ").removesuffix(" bytes"), Text(_spelt(name, value)))
     console.print(table)
+
+
+def _by_kind(labels: list[str]) -> str:
+    """What a model can be told: ``composer Bach, Chopin; density 1, 2``."""
+    kinds: dict[str, list[str]] = {}
+    for kind, _, value in (label.partition("=") for label in labels):
+        kinds.setdefault(kind, []).append(value)
+    return "; ".join(f"{kind} {', '.join(values)}" for kind, values in kinds.items()) or "none"
 
 
 def _described(thing: str) -> dict[str, Any]:
