@@ -24,7 +24,7 @@ class Sampling:
     """logits of keys and of velocities are divided by it, each kind by itself: below 1 safer, above 1 wilder, 0 always
     the likeliest. When something happens, and whether it is a strike, a release or the end, stays as likely as the
     model says: of its 100 waits the longest stands for all beyond it, and whoever prefers that would hardly play"""
-    top_p: float = 0.99
+    top_p: float = 0.98
     """only the likeliest events that together reach this probability; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
