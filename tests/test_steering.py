@@ -263,5 +263,7 @@ def test_what_cannot_be_asked_for_is_refused(folder: Path) -> None:
 
 def test_info_lists_what_a_model_can_be_told(command, folder: Path) -> None:
     done = command("info", folder)
-    assert "composer Bach, Chopin; source rolls; density 1, 2, 3, 4, 5, 6, 7;" in " ".join((done.out + done.err).split())
+    assert "composer Bach, Chopin; source rolls; density 1, 2, 3, 4, 5, 6, 7;" in " ".join(
+        (done.out + done.err).split()
+    )
     assert command("info", folder, "--json").figures["labels"] == list(LABELS)
