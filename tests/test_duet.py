@@ -59,14 +59,17 @@ PHRASE = [
 ]
 
 
+RESTING = [*PHRASE[:-1], shift(100), shift(100), shift(30)]  # one may come in when a part of its rest is over
+
+
 class Stage:
     """A duet on a clock of its own, and what comes out of its port."""
 
-    def __init__(self, takeover: Takeover = "key") -> None:
+    def __init__(self, takeover: Takeover = "key", phrase: list[int] = PHRASE) -> None:
         self.now_s = 0.0
         self.sent: list[tuple[float, int, int]] = []
         self.duet = Duet(
-            Performer(Reading(PHRASE)), lambda p, v: self.sent.append((self.now_s, p, v)), seed=1, takeover=takeover
+            Performer(Reading(phrase)), lambda p, v: self.sent.append((self.now_s, p, v)), seed=1, takeover=takeover
         )
 
     def until(self, time_s: float) -> None:
@@ -161,9 +164,10 @@ def test_what_was_heard_at_a_takeover_is_the_encoding_up_to_there(asap: Path, nu
         assert stage.heard() == expected.tolist()
 
 
-def test_after_many_turns_the_memory_holds_what_sounded() -> None:
+@pytest.mark.parametrize("phrase", [PHRASE, RESTING], ids=["busy", "resting"])
+def test_after_many_turns_the_memory_holds_what_sounded(phrase: list[int]) -> None:
     """Both players' notes, written down as they sounded, encode to what the model has read."""
-    stage, rng = Stage(), np.random.default_rng(5)
+    stage, rng = Stage(phrase=phrase), np.random.default_rng(5)
     at_s = 0.0
     for turn in range(12):
         piece = made_up_piece(rng, notes=20, seconds=3.0)
