@@ -123,14 +123,21 @@ def test_a_resumed_feed_tells_the_same(corpus: Corpus) -> None:
 @torch.no_grad()
 def test_new_inputs_move_nothing_until_they_are_trained() -> None:
     model = random_model(3)
-    grown = with_inputs(model, motif_notes=16, labels=LABELS)
+    grown = with_inputs(model, motif_notes=16, recalls=False, labels=LABELS)
     assert grown.config == replace(model.config, motif_notes=16, labels=LABELS)
     tokens = torch.randint(codec.N_EVENTS, (2, 40))
     more = torch.ones(2, 40, codec.HINT_COLUMNS + steering.COLUMNS, dtype=torch.int64)
     rows = torch.cat([tokens[..., None], more], -1)
     logits, _ = grown(rows, grown.initial_state(2))
     torch.testing.assert_close(logits, model(tokens, model.initial_state(2))[0])
-    assert with_inputs(grown, motif_notes=99, labels=("composer=Ravel",)).config == grown.config
+    others = {"motif_notes": 99, "labels": ("composer=Ravel",)}
+    assert with_inputs(grown, recalls=False, **others).config == grown.config
+    # Of a model that has a motif memory, a passage that is called back is at first told as one followed long.
+    recalling = with_inputs(random_model(3, motif_notes=16), motif_notes=16, recalls=True, labels=())
+    assert recalling.config == replace(model.config, motif_notes=16, recalls=True)
+    vectors = recalling.hint_embedding.weight
+    assert torch.equal(vectors[:-1], random_model(3, motif_notes=16).hint_embedding.weight)
+    assert torch.equal(vectors[codec.motifs.CALLED], vectors[codec.motifs.FOLLOWED + 16])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ritornello.errors import RitornelloError
 
 if TYPE_CHECKING:
+    from ritornello.codec import MotifMemory
     from ritornello.models.config import ModelConfig
 
 ENGINES = ("onnx", "onnx-fp32", "torch")
@@ -23,6 +24,9 @@ Saved = dict[str, NDArray[np.generic]]
 
 class Session(Protocol):
     """One performance in the making: it reads tokens and says what may follow."""
+
+    motifs: MotifMemory | None
+    """its motif memory, where the model has one; a passage may be called back from it between two tokens"""
 
     @property
     def position(self) -> int:

@@ -126,6 +126,7 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
             "heads": config.heads,
             "headSize": config.head_size,
             "motifNotes": config.motif_notes,
+            "recalls": config.recalls,
         },
         "graphs": GRAPHS,
         "weights": {"file": f"{WEIGHTS_FILE}.gz", "name": WEIGHTS_FILE, "bytes": len(content), "places": spans},

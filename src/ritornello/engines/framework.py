@@ -59,8 +59,7 @@ class TorchEngine:
         tensors = named_tensors(state)
         if "position" in tensors:
             state = with_tensors(state, tensors | {"position": torch.full_like(tensors["position"], position)})
-        notes = self.model.config.motif_notes
-        return TorchSession(self.model, state, position, codec.MotifMemory(notes) if notes else None)
+        return TorchSession(self.model, state, position, self.model.config.motif_memory())
 
     def resume(self, saved: Mapping[str, NDArray[Any]]) -> TorchSession:
         check_identity(saved, identity("torch", self.model.config))
@@ -78,7 +77,7 @@ class TorchSession:
     """One lane of a model; see `ritornello.engines.Session`. Its state is a value, so that forks share it."""
 
     def __init__(self, model: Model[Any], state: Any, position: int, motifs: codec.MotifMemory | None) -> None:
-        self._model, self._state, self._position, self._motifs = model, state, position, motifs
+        self._model, self._state, self._position, self.motifs = model, state, position, motifs
         self._told = np.zeros(len(model.config.labels), np.float32)
 
     @property
@@ -87,7 +86,7 @@ class TorchSession:
 
     @property
     def nbytes(self) -> int:
-        held = nbytes(self._state) + (self._motifs.nbytes if self._motifs else 0)
+        held = nbytes(self._state) + (self.motifs.nbytes if self.motifs else 0)
         return self._model.config.state_bytes or held
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -97,7 +96,7 @@ class TorchSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if not len(tokens):
             raise ValueError("a session reads at least one token")
-        hints = self._motifs.read(tokens) if self._motifs else None
+        hints = self.motifs.read(tokens) if self.motifs else None
         labels, instead = None, {}
         if self._told.any():  # all that is told is one vector, read as if it were the first label's
             table = self._model.state_dict()["label_embedding.weight"]
@@ -113,12 +112,12 @@ class TorchSession:
         self._told = np.array(labels, np.float32)
 
     def fork(self) -> TorchSession:
-        twin = TorchSession(self._model, self._state, self._position, self._motifs and self._motifs.copy())
+        twin = TorchSession(self._model, self._state, self._position, self.motifs and self.motifs.copy())
         twin.tell(self._told)
         return twin
 
     def save(self) -> Saved:
-        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         state = {f"state/{name}": tensor.cpu().numpy().copy() for name, tensor in named_tensors(self._state).items()}
         mine = {"identity": identity("torch", self._model.config), "position": np.array(self._position)}
         mine["labels"] = self._told.copy()

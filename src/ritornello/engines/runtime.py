@@ -83,12 +83,12 @@ class OnnxSession:
     def __init__(self, engine: OnnxEngine, position: int = 0, saved: Mapping[str, NDArray[Any]] | None = None) -> None:
         self._engine, self._position = engine, position
         self._rings = Rings(engine.config)
-        self._motifs = codec.MotifMemory(engine.config.motif_notes) if engine.config.motif_notes else None
+        self.motifs = engine.config.motif_memory()
         self._told = np.zeros(len(engine.config.labels), np.float32)
         if saved is not None:
             self._told = saved["labels"].copy()
             self._rings.load(saved)
-            self._motifs = self._motifs and codec.MotifMemory.from_array(saved["motifs"])
+            self.motifs = self.motifs and codec.MotifMemory.from_array(saved["motifs"])
         self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
         self._chunk: _Bound | None = None
 
@@ -98,7 +98,7 @@ class OnnxSession:
 
     @property
     def nbytes(self) -> int:
-        return self._rings.nbytes + (self._motifs.nbytes if self._motifs else 0)
+        return self._rings.nbytes + (self.motifs.nbytes if self.motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if len(tokens) == 1:
@@ -130,12 +130,12 @@ class OnnxSession:
         return self._engine.resume(self.save())
 
     def save(self) -> Saved:
-        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         mine = {"identity": identity("onnx", self._engine.config), "position": np.array(self._position)}
         return {**mine, "labels": self._told.copy(), **self._rings.save(), **motifs}
 
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        hints = self._motifs.read(tokens) if self._motifs else None
+        hints = self.motifs.read(tokens) if self.motifs else None
         logits = bound.run(self._position, tokens, hints, self._told)
         self._position += len(tokens)
         return logits

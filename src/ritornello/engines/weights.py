@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.codec import N_HINTS, VOCABULARY_SIZE
+from ritornello.codec import VOCABULARY_SIZE
 from ritornello.engines.sizes import Precision, block_of
 from ritornello.errors import RitornelloError
 from ritornello.models.config import DSMRConfig
@@ -30,7 +30,7 @@ def initialisers(weights: Arrays, config: DSMRConfig, precision: Precision) -> d
         "final_gain": _taken(weights, "final_gain", (config.width,)),
     }
     if config.motif_notes:
-        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, config.width))
+        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (config.hint_ids, config.width))
     if config.labels:
         found["label_embedding"] = _taken(weights, "label_embedding.weight", (1 + len(config.labels), config.width))[1:]
     for layer in layers:

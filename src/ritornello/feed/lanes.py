@@ -140,6 +140,7 @@ class Lanes:
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
+        called: share of a piece's returns that are called back (`codec.returns`): told from their first strike on.
         labels: that inputs tell (see `codec.steering`), by name; none for inputs without.
         told: share of segments that are told anything; each label of these is told in half of them. A source is
             always told: without its label a model is to play as the others do.
@@ -164,6 +165,7 @@ class Lanes:
         augmentation: Augmentation | None = None,
         grammar: bool = False,
         motif_notes: int = 0,
+        called: float = 0.0,
         labels: tuple[str, ...] = (),
         told: float = 0.0,
         pieces: list[int] | None = None,
@@ -182,6 +184,7 @@ class Lanes:
         self.segment_tokens = segment_tokens
         self._seed, self._epochs = seed, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
+        self._called = called
         self._labels, self._told = {name: number for number, name in enumerate(labels, 1)}, told
         self._piece_tokens = piece_tokens
         self._epoch, self._next = 0, 0
@@ -257,9 +260,18 @@ class Lanes:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
         tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
-        hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
+        hints = None
+        if self._motif_notes:
+            hints = codec.hints(tokens, notes=self._motif_notes, calls=self._calls(epoch, piece, tokens))
         labels = self._labels_of(epoch, piece, tokens) if self._labels else None
         return _Lane(epoch, piece, position, len(tokens), tokens, context, hints, labels)
+
+    def _calls(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> dict[int, tuple[int, int]] | None:
+        if not self._called:
+            return None
+        rng = np.random.default_rng([self._seed, epoch, piece, 2])
+        returns = codec.returns(tokens, notes=self._motif_notes)
+        return {strike: place for strike, place in returns.items() if rng.random() < self._called}
 
     def _labels_of(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         """(T, COLUMNS) what is told with each token; 0 for nothing, or where there is no such label."""

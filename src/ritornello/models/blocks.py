@@ -110,9 +110,11 @@ def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]
         nn.init.zeros_(layer.down.weight)
 
 
-def hint_embedding(width: int) -> nn.Embedding:
-    """A vector (C,) for everything that a hint can tell, softer at the start than a token's."""
-    table = nn.Embedding(codec.N_HINTS, width)
+def hint_embedding(ids: int, width: int) -> nn.Embedding | None:
+    """A vector (C,) for everything that a hint can tell, softer at the start than a token's; None without hints."""
+    if not ids:
+        return None
+    table = nn.Embedding(ids, width)
     nn.init.normal_(table.weight, std=0.3)
     return table
 

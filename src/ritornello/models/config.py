@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ritornello.codec import N_EVENTS
+from ritornello.codec import N_EVENTS, N_HINTS, MotifMemory
 from ritornello.codec.motifs import memory_bytes
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
@@ -49,6 +49,8 @@ class ModelConfig:
     """memory horizons, one per layer; None in families without"""
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
+    recalls: bool = False
+    """whether the motif memory tells when a passage is called back (`codec.motifs.MotifMemory.call`)"""
     labels: tuple[str, ...] = ()
     """what the model may be told of the music (`codec.steering`), in the order of their vectors"""
 
@@ -87,6 +89,15 @@ class ModelConfig:
     def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         """Of what grows in a lane's state after so many tokens."""
         return 0
+
+    @property
+    def hint_ids(self) -> int:
+        """How many ids hints have; 0 for a model that reads none."""
+        return (N_HINTS + self.recalls) * bool(self.motif_notes)
+
+    def motif_memory(self) -> MotifMemory | None:
+        """An empty one for a stream that the model reads; None for a model without."""
+        return MotifMemory(self.motif_notes, may_call=self.recalls) if self.motif_notes else None
 
     @property
     def remembers(self) -> str:
@@ -129,7 +140,7 @@ class ModelConfig:
 class AttentionConfig(ModelConfig):
     """Sizes of a model made of ``models.blocks``."""
 
-    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes", "labels")
+    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes", "recalls", "labels")
 
     width: int = 256
     """C, channels of the residual stream"""
@@ -143,6 +154,8 @@ class AttentionConfig(ModelConfig):
     """queries and keys have learned biases, which start as a preference for what is near"""
     motif_notes: int = 0
     """see `ModelConfig`"""
+    recalls: bool = False
+    """see `ModelConfig`"""
     labels: tuple[str, ...] = ()
     """see `ModelConfig`"""
 
@@ -150,6 +163,8 @@ class AttentionConfig(ModelConfig):
         object.__setattr__(self, "labels", tuple(self.labels))
         self.check_whole("width", "heads", "mlp_width")
         self.check_whole("motif_notes", low=0)
+        if self.recalls and not self.motif_notes:
+            raise RitornelloError("recalls is true, and motif_notes 0; a passage is called back from a motif memory")
         if self.width % (2 * self.heads):
             raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
         if not 0 <= self.dropout < 1:

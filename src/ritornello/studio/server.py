@@ -360,7 +360,7 @@ def _sampling(message: dict[str, Any]) -> Sampling:
     given = message.get("sampling") or {}
     if not isinstance(given, dict):
         raise RitornelloError("sampling is an object")
-    names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p"}
+    names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p", "returns": "returns"}
     return Sampling(**{names[name]: _number(given, name) for name in names if given.get(name) is not None})
 
 

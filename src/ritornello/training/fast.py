@@ -422,7 +422,7 @@ def _errors(
     _awaken(reference)
     fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
     how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
-    how |= {"motif_notes": config.motif_notes, "labels": config.labels, "told": 0.5}
+    how |= {"motif_notes": config.motif_notes, "called": 0.5 * config.recalls, "labels": config.labels, "told": 0.5}
     feeds: tuple[Any, Any] = PackedLanes(corpus, "train", workers=0, **how), Lanes(corpus, "train", **how)
     place = torch.arange(lanes, device=device) % PLACES
     half = max(config.horizons) // 2 // tokens * tokens

@@ -384,7 +384,8 @@ def _first_model(corpus: Corpus, recipe: Recipe, init: Checkpoint | None) -> Mod
     if init and init.family != recipe.model.family:
         raise RitornelloError(f"{init.folder}: is of the family {init.family}; name a recipe of that family with it")
     model = from_checkpoint(init) if init else build(recipe.model)
-    return with_inputs(model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ())
+    labels = _labels(corpus) if recipe.told else ()
+    return with_inputs(model, motif_notes=recipe.model.motif_notes, recalls=recipe.model.recalls, labels=labels)
 
 
 def _labels(corpus: Corpus) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ from ritornello.training.precision import Precision
 from ritornello.training.ranks import ALONE, Ranks
 from ritornello.training.recipes import Recipe
 
+CALLED = 0.5
+"""share of the returns that a model learns to be called back to; the others it is to find by itself"""
+
 
 class Reader:
     """A feed and what reading it takes. Axes: B lanes or crops, T tokens that each predicts in a step."""
@@ -94,6 +97,7 @@ class Streaming(Reader):
             by_title=recipe.by_title,
             labels=model.config.labels,
             told=recipe.told,
+            called=CALLED if model.config.recalls else 0.0,
             **self._feeding,
         )
         lanes = self._own.stop - self._own.start

@@ -72,6 +72,8 @@ class Recipe:
     """peak learning rate for the matrices of the layers"""
     other_lr: float = 0.008
     """peak learning rate for embedding, head and gains"""
+    label_lr: float = 0.03
+    """peak learning rate for the vectors of labels: each is told in few segments, and begins at zero"""
     weight_decay: float = 0.01
     """decoupled, times the learning rate; Adam has none"""
     warmup_steps: int = 100
@@ -98,6 +100,7 @@ class Recipe:
             ("piece_tokens", 1, 10**9),
             ("matrix_lr", 0, 10),
             ("other_lr", 0, 10),
+            ("label_lr", 0, 10),
             ("weight_decay", 0, 10),
             ("warmup_steps", 0, 10**9),
             ("decay_share", 0, 1),
@@ -277,7 +280,7 @@ def small() -> Recipe:
     schedule = HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256)
     return Recipe(
         name="small",
-        model=DSMRConfig(schedule, segment_tokens=128, qk_bias=True, motif_notes=MOTIF_NOTES),
+        model=DSMRConfig(schedule, segment_tokens=128, qk_bias=True, motif_notes=MOTIF_NOTES, recalls=True),
         lanes=16,
         groups=4,
         by_title=True,
