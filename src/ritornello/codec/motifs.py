@@ -111,11 +111,11 @@ class MotifMemory:
 
     def read(self, tokens: ArrayLike) -> NDArray[np.int16]:
         """Takes tokens (T,) and gives the hint after each, (T, HINT_COLUMNS)."""
-        found = []
+        rows = []
         for token in np.asarray(tokens).tolist():
             self.advance(token)
-            found.append(self.hint())
-        return np.array(found, np.int16).reshape(-1, HINT_COLUMNS)
+            rows.append(self.hint())
+        return np.array(rows, np.int16).reshape(-1, HINT_COLUMNS)
 
     def advance(self, token: int) -> None:
         """Takes one event, legal or not. Specials change nothing."""
@@ -275,6 +275,6 @@ def with_hints(
     tokens: NDArray[np.integer], hints: NDArray[np.integer] | None, labels: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
     """Tokens (..., T) as rows of ids (..., T, 1 + columns): each, the hints after it and the labels told with it."""
-    told = [more.astype(np.int64) for more in (hints, labels) if more is not None]
+    columns = [more.astype(np.int64) for more in (hints, labels) if more is not None]
     rows = tokens.astype(np.int64)
-    return np.concatenate([rows[..., None], *told], axis=-1) if told else rows
+    return np.concatenate([rows[..., None], *columns], axis=-1) if columns else rows
