@@ -223,8 +223,8 @@ def bundled(tmp_path):
         tmp_path / "small",
         family=checkpoint.family,
         config=checkpoint.config,
-        data=checkpoint.data,
-        progress=checkpoint.progress,
+        trained_on=checkpoint.trained_on,
+        run=checkpoint.run,
         tensors={"weights": in_bytes(checkpoint.arrays(), config.matrices)},
     )
     return tmp_path / "small"
@@ -310,7 +310,7 @@ def test_a_model_plays_in_the_browser_s_engine_as_in_python_s(tmp_path, tiny):
     for vector, model in zip(models, tiny):
         vector["music"] = played(model, prompt)
     write_json(tmp_path / "models.json", models)
-    node("playing", tmp_path)
+    node("voices", tmp_path)
 
 
 def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, bundled, asap):
@@ -319,4 +319,4 @@ def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, 
     prompt = codec.decode(tokens[1:400])
     vector = exported_for(bundled, tmp_path, tokens, [10, 2380, *range(2381, 2400)], prompt)
     write_json(tmp_path / "models.json", [vector])
-    node("playing", tmp_path)
+    node("voices", tmp_path)

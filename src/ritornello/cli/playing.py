@@ -93,7 +93,7 @@ def generate(
             seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress, stop=stop
         )
     title = f"Ritornello {model}, seed {seed}"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
+    _write(performance, title, files, soundfont, seed, performer.engine.trained_on, as_json, stop())
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")
@@ -152,7 +152,7 @@ def continue_piece(
     if only_new:
         performance = replace(performance, piece=performance.continuation(), prompt_s=0.0)
     title = f"{piece.title or source.stem}, continued by Ritornello"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
+    _write(performance, title, files, soundfont, seed, performer.engine.trained_on, as_json, stop())
 
 
 @dataclass(frozen=True)

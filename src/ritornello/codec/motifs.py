@@ -372,6 +372,6 @@ def with_hints(
     tokens: NDArray[np.integer], hints: NDArray[np.integer] | None, labels: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
     """Tokens (..., T) as rows of ids (..., T, 1 + columns): each, the hints after it and the labels told with it."""
-    told = [more.astype(np.int64) for more in (hints, labels) if more is not None]
+    columns = [more.astype(np.int64) for more in (hints, labels) if more is not None]
     rows = tokens.astype(np.int64)
-    return np.concatenate([rows[..., None], *told], axis=-1) if told else rows
+    return np.concatenate([rows[..., None], *columns], axis=-1) if columns else rows

@@ -57,8 +57,8 @@ class Engine(Protocol):
 
     name: str
     """of the model, for titles and messages"""
-    data: dict[str, str]
-    """name and licence of what the model was trained on"""
+    trained_on: dict[str, str]
+    """name and licence of the data"""
     legal: bool
     """whether it was trained under the grammar"""
 
@@ -68,11 +68,11 @@ class Engine(Protocol):
 
     @property
     def threads(self) -> int:
-        """That it computes with."""
+        """How many threads it computes with."""
 
     @property
     def weight_bytes(self) -> int:
-        """Of its matrices, which each token reads once."""
+        """Bytes of its matrices, which each token reads once."""
 
     @property
     def memory_tokens(self) -> int:

@@ -21,11 +21,11 @@ class TorchEngine:
     """See `ritornello.engines.Engine`. The model is put to evaluation and otherwise left as it is."""
 
     def __init__(
-        self, model: Model[Any], *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
+        self, model: Model[Any], *, name: str = "", trained_on: dict[str, str] | None = None, legal: bool = False
     ) -> None:
         self.model = model.eval()
         self.name = name
-        self.data = data or {}
+        self.trained_on = trained_on or {}
         self.legal = legal
 
     @property
@@ -51,8 +51,8 @@ class TorchEngine:
         checkpoint = load_checkpoint(model)
         if threads is not None:
             torch.set_num_threads(threads)
-        legal = bool(checkpoint.progress.get("legal", False))
-        return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data, legal=legal)
+        legal = bool(checkpoint.run.get("legal", False))
+        return cls(from_checkpoint(checkpoint), name=str(model), trained_on=checkpoint.trained_on, legal=legal)
 
     def begin(self, position: int = 0) -> TorchSession:
         state = self.model.initial_state(1)
@@ -100,13 +100,13 @@ class TorchSession:
         labels, instead = None, {}
         if self._told.any():  # all that is told is one vector, read as if it were the first label's
             table = self._model.state_dict()["label_embedding.weight"]
-            told = torch.from_numpy(self._told).to(table) @ table[1:]
-            labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": told.expand(2, -1)}
+            vector = torch.from_numpy(self._told).to(table) @ table[1:]
+            labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": vector.expand(2, -1)}
         rows = torch.from_numpy(codec.with_hints(tokens, hints, labels))[None].to(self._model.device)
         logits, self._state = functional_call(self._model, instead, (rows, self._state))
         self._position += len(tokens)
-        found: NDArray[np.float32] = logits[0].cpu().numpy()
-        return found
+        values: NDArray[np.float32] = logits[0].cpu().numpy()
+        return values
 
     def tell(self, labels: NDArray[np.floating]) -> None:
         self._told = np.array(labels, np.float32)

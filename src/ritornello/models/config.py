@@ -222,21 +222,21 @@ class DSMRConfig(AttentionConfig):
         """Slots that a layer has use for: its horizon and the open segment."""
         return horizon + self.segment_tokens
 
-    def slots(self, position: Any, horizon: int | None, *, there: int) -> int:
+    def slots(self, position: Any, horizon: int | None, *, available: int) -> int:
         """Slots that a layer keeps for queries at ``position`` and later, of one lane or, in an array, of many.
 
-        No more than the keys that are ``there``.
+        No more than the keys that are ``available``.
         """
         if horizon is None:
-            return min(int(np.max(position)), there)
+            return min(int(np.max(position)), available)
         phase = position % self.segment_tokens
         needed = phase + horizon if self.schedule.rule == "segment" else np.maximum(phase, horizon)
-        return min(int(np.max(np.minimum(position, needed))), there)
+        return min(int(np.max(np.minimum(position, needed))), available)
 
     def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         read = -(-tokens // self.segment_tokens) * self.segment_tokens
         return self.key_value_bytes(
-            sum(self.slots(read, h, there=read) for h in self.schedule.horizons), bytes_per_number
+            sum(self.slots(read, h, available=read) for h in self.schedule.horizons), bytes_per_number
         )
 
     @property
@@ -245,8 +245,8 @@ class DSMRConfig(AttentionConfig):
         width, inner, layers = self.width, self.mlp_width, range(self.schedule.layers)
         of_a_layer = {"qkv": (width, 3 * width), "out": (width, width)}
         of_a_layer |= {"gate_up": (width, 2 * inner), "down": (inner, width)}
-        found = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
-        return found | {"head": (width, N_EVENTS)}
+        shapes = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
+        return shapes | {"head": (width, N_EVENTS)}
 
     def training_flops_per_token(self, piece_tokens: int) -> float:
         """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.

@@ -331,8 +331,8 @@ def about(performer: Performer) -> dict[str, Any]:
     engine = performer.engine
     return {
         "name": Path(engine.name).name,
-        "licence": engine.data.get("licence", ""),
-        "data": engine.data.get("name", ""),
+        "licence": engine.trained_on.get("licence", ""),
+        "data": engine.trained_on.get("name", ""),
         "memoryBytes": engine.weight_bytes,
         "stateBytes": engine.begin().nbytes,
         "voices": MAX_VOICES,

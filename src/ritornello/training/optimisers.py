@@ -63,9 +63,9 @@ class Optimisers:
             state: dict[int, dict[str, Tensor]] = {}
             for index, name in enumerate(names):
                 prefix = f"{part}/{name}/"
-                found = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
-                if found:
-                    state[index] = found
+                quantities = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+                if quantities:
+                    state[index] = quantities
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
