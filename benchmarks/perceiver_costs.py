@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ritornello import codec
-from ritornello.charts import new_figure, save
+from ritornello.charts import in_house_look, new_figure, save
 from ritornello.engines.framework import TorchEngine, TorchSession
 from ritornello.likelihood import token_nats
 from ritornello.models.perceivers import Perceiver, PerceiverConfig
@@ -109,6 +109,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
+@in_house_look
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Milliseconds against context."""
     figure = new_figure(9, 4)

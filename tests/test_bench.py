@@ -25,7 +25,7 @@ from ritornello.bench.training import (
     Setting,
     Step,
     Trainee,
-    declared_state_bytes,
+    config_of,
     dsmr,
     measure,
     reference_of,
@@ -132,7 +132,8 @@ def test_the_state_has_the_bytes_that_the_schedule_declares(text: str, slots: in
     schedule, setting = HorizonSchedule.parse(text), replace(SMALL, precision=precision)
     found = measure(lambda size: dsmr(schedule, size), setting, full_tokens=None if "unlimited" in text else 40)
     size = {"fp32": 4, "bf16": 2}[precision]
-    assert found.state_bytes == declared_state_bytes(schedule, setting, 112) == slots * 2 * 32 * size
+    declared = config_of(schedule, setting).held_bytes(112, bytes_per_number=size)
+    assert found.state_bytes == declared == slots * 2 * 32 * size
 
 
 def test_the_peak_counts_what_was_freed_and_not_what_was_there_before() -> None:

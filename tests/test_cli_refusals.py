@@ -17,7 +17,7 @@ from tiny import save_model, write_corpus
 
 from ritornello import codec
 from ritornello.notes import Piece
-from ritornello.performing import Performer
+from ritornello.performing import Take
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ BAD_PLAYING = [
 def test_a_bad_number_or_name_gets_one_line_before_anything_is_played(
     command, model, tmp_path, option, words, monkeypatch
 ):
-    monkeypatch.setattr(Performer, "events", None)
+    monkeypatch.setattr(Take, "play", None)
     source = tmp_path / "in" / "mine.mid"
     source.parent.mkdir()
     song(4).write(source)

@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "charts": "errors files",
     "metrics": "errors notes",
     "codec": "errors notes",
-    "corpus": "errors files notes midi codec",
-    "reports": "errors notes midi rendering charts metrics codec",
-    "feed": "errors codec corpus",
+    "workers": "errors",
+    "corpus": "errors files notes midi codec workers",
+    "reports": "errors notes midi rendering charts metrics codec workers",
+    "feed": "errors codec corpus workers",
     "horizons": "errors charts",
     "sampling": "errors codec",
     "checkpoint": "errors files codec",
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "studio": "errors files notes codec sampling engines performing",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
-    "evaluation recall training engines performing",
+    "evaluation recall training engines performing workers",
     "__init__": "errors notes midi codec horizons performing",
     "cli": "errors files notes midi rendering charts metrics codec corpus reports feed horizons sampling checkpoint "
     "models likelihood evaluation recall training bench studies studio engines performing duet live __init__",
@@ -95,6 +96,7 @@ NEVER_TORCH = {
     "reports",
     "feed",
     "horizons",
+    "workers",
 }
 NEVER_TORCH |= {"sampling", "performing", "duet", "live", "studio"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}

@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.colors
 import pytest
 from command import Outcome, Run
 from PIL import Image
@@ -89,6 +91,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch, *texts: str) -> Any:
     chart.draw_schedules(schedules, Path("nowhere.png"), segment_tokens=512)
     figures[0].draw_without_rendering()
     return figures[0]
+
+
+def test_a_picture_leaves_the_settings_of_matplotlib_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(matplotlib.rcParams)
+    figure = drawn(monkeypatch, "uniform(512)")
+    assert figure.get_facecolor() != matplotlib.colors.to_rgba(before["figure.facecolor"])
+    assert dict(matplotlib.rcParams) == before
 
 
 def bars(axes: Any) -> dict[int, float]:

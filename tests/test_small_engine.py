@@ -15,7 +15,6 @@ import torch
 from conftest import full_disk
 from definition import (
     EXTRAS,
-    FAR,
     FINITE,
     TOLERANCE,
     WIDTH,
@@ -27,8 +26,6 @@ from definition import (
     text,
     tiny_model,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
 
 from ritornello import codec
@@ -38,7 +35,6 @@ from ritornello.engines.exported import write_export, write_graphs
 from ritornello.engines.weights import quantised
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate, evaluate_engine
-from ritornello.horizons import HorizonSchedule
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 
@@ -91,28 +87,6 @@ def test_segments_longer_than_a_chunk_are_read_in_parts(engine_of):
     model = tiny_model("100, 30", segment_tokens=150)
     tokens = text(700)
     assert_close(engine_of(model).begin().score(tokens), forward(model, tokens))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    horizons=st.lists(st.integers(0, 40), min_size=1, max_size=3),
-    rule=st.sampled_from(["segment", "sliding"]),
-    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=14),
-)
-def test_any_chunking_under_any_schedule_agrees_with_the_reference(engine_of, horizons, rule, sizes):
-    model = tiny_model(str(HorizonSchedule(tuple(horizons), rule)))
-    tokens = text(sum(sizes))
-    expected = forward(model, tokens)
-    for position, logits in chunked(engine_of(model).begin(), tokens, sizes).items():
-        assert_close(logits, expected[position], position)
-
-
-@pytest.mark.parametrize("schedule", FINITE)
-def test_a_session_agrees_with_the_definition_written_out(engine_of, schedule):
-    model, tokens = tiny_model(schedule), text(5 * SEGMENT_TOKENS + 3)
-    session = engine_of(model).begin()
-    session.read(tokens[:50])
-    assert_close(session.read(tokens[50:]), by_definition(model, tokens))
 
 
 @pytest.mark.parametrize("extras", [*({name: value} for name, value in EXTRAS.items()), EXTRAS], ids=",".join)
@@ -180,20 +154,6 @@ def test_int8_computes_the_same_for_a_token_whatever_is_read_with_it(engine_of, 
 # ---- far into a piece ----
 
 
-@pytest.mark.parametrize("schedule", FINITE)
-def test_at_position_1000000_every_schedule_agrees_with_the_definition(engine_of, schedule):
-    """The session begins shortly before it with an empty memory, and reads more than the model reaches back."""
-    model = tiny_model(schedule)
-    reach = sum(model.config.schedule.horizons) + SEGMENT_TOKENS * (model.config.schedule.layers + 1)
-    first = (FAR - reach) // SEGMENT_TOKENS * SEGMENT_TOKENS
-    tokens = text(FAR + 20 - first)
-    session = engine_of(model).begin(first)
-    session.read(tokens[: FAR - first])
-    for end in range(FAR + 1, FAR + 20, 6):
-        found = session.read(tokens[session.position - first : end - first])
-        assert_close(found, by_definition(model, tokens[: end - first], first), end)
-
-
 def test_after_a_long_stream_really_read_a_session_still_agrees_with_the_definition(engine_of):
     """In one layer nothing older than its horizon and the open segment matters: the definition needs only those."""
     horizon, segment_tokens, length = 40, 64, 200_000
@@ -235,34 +195,6 @@ def test_memory_is_what_is_declared_before_the_first_token_and_never_grows(engin
         tracemalloc.stop()
     assert grown < 4096
     assert session.nbytes == declared
-
-
-def test_sessions_do_not_disturb_one_another(engine_of):
-    engine = engine_of(tiny_model("32, 0, 24"))
-    texts = [text(90, seed) for seed in range(3)]
-    alone = [chunked(engine.begin(), one, itertools.repeat(5)) for one in texts]
-    together: list[dict[int, np.ndarray]] = [{}, {}, {}]
-    sessions = [engine.begin() for _ in texts]
-    for start in range(0, 90, 5):
-        for i in (2, 0, 1):
-            together[i][start + 4] = sessions[i].read(texts[i][start : start + 5])
-    for one, other in zip(alone, together):
-        for position in one:
-            np.testing.assert_array_equal(one[position], other[position])
-
-
-def test_logits_once_given_stay_as_they_are(engine_of):
-    session = engine_of(tiny_model()).begin()
-    first = session.read(text(1))
-    copy = first.copy()
-    session.read(text(1, 3))
-    session.read(text(100))
-    np.testing.assert_array_equal(first, copy)
-
-
-def test_a_read_of_nothing_is_a_mistake(engine_of):
-    with pytest.raises(ValueError, match="at least one"):
-        engine_of(tiny_model()).begin().read(np.zeros(0, int))
 
 
 # ---- likelihood ----

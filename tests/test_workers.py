@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ritornello.corpus.workers import WAITING_ITEMS, Failure, map_files
 from ritornello.errors import RitornelloError
+from ritornello.workers import WAITING_ITEMS, Failure, map_items
 
 UNGUARDED = """
 from functools import partial
-from ritornello.corpus.workers import map_files
-print(list(map_files(partial(max, {first}), [b"2", b"3"], workers=2)))
+from ritornello.workers import map_items
+print(list(map_items(partial(max, {first}), [b"2", b"3"], workers=2)))
 """
 
 
@@ -38,10 +38,10 @@ def treat(item: str) -> str:
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_order_and_a_file_that_fails_costs_only_itself(count):
     items = ["slow", *(f"fine {number}" for number in range(40)), "fail no music", "bug", "fine"]
-    outcomes = list(map_files(treat, iter(items), workers=count))
-    assert [index for index, _ in outcomes] == list(range(44))
-    assert [outcome for _, outcome in outcomes[41:43]] == [Failure("no music"), Failure("ValueError: first second")]
-    assert [outcome for _, outcome in outcomes[:41]] == [item.upper() for item in items[:41]]
+    outcomes = list(map_items(treat, iter(items), workers=count))
+    assert len(outcomes) == 44
+    assert outcomes[41:43] == [Failure("no music"), Failure("ValueError: first second")]
+    assert outcomes[:41] == [item.upper() for item in items[:41]]
 
 
 def test_a_stream_is_read_only_as_far_as_it_is_needed():
@@ -52,28 +52,28 @@ def test_a_stream_is_read_only_as_far_as_it_is_needed():
             taken.append(number)
             yield "fine"
 
-    outcomes = map_files(treat, items(), workers=1)
-    assert next(outcomes) == (0, "FINE")
-    assert len(taken) <= WAITING_ITEMS + 1
+    outcomes = map_items(treat, items(), workers=2)
+    assert next(outcomes) == "FINE"
+    assert len(taken) <= 2 * WAITING_ITEMS + 1
     outcomes.close()
-    assert len(taken) <= WAITING_ITEMS + 1
+    assert len(taken) <= 2 * WAITING_ITEMS + 1
 
 
 def test_a_worker_that_dies_ends_the_map_in_one_line():
     with pytest.raises(RitornelloError, match="cannot start, or one was killed"):
-        list(map_files(treat, ["fine", "crash", "fine"], workers=2))
+        list(map_items(treat, ["fine", "crash", "fine"], workers=2))
 
 
 ENDLESS = """
 import os, sys
 from itertools import repeat
-from ritornello.corpus.workers import map_files
+from ritornello.workers import map_items
 
 def pid(_):
     return os.getpid()
 
 if __name__ == "__main__":
-    for _, worker in map_files(pid, repeat(0), workers=1):
+    for worker in map_items(pid, repeat(0), workers=2):
         print(worker, flush=True)
 """
 
@@ -95,7 +95,7 @@ def test_workers_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_nothing_to_map_gives_nothing():
-    assert list(map_files(treat, [])) == []
+    assert list(map_items(treat, [])) == []
 
 
 @pytest.mark.parametrize("first", ['b"1"', 'b"1" * 1_000_000'])  # more than a pipe holds

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.charts import COLOURS, new_figure, save
+from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.corpus import Corpus
 from ritornello.feed import SEGMENTATIONS, Crops
 
 CROPS_PER_PIECE, BIN_TOKENS = 40, 128
 
 
+@in_house_look
 def main() -> None:
     """Reads the arguments and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ritornello.charts import COLOURS, new_figure, save
+from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.training.journal import read_journal
 
 
+@in_house_look
 def main() -> None:
     """Reads the arguments and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

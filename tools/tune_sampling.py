@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from ritornello.charts import COLOURS, new_figure, save
+from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.engines import DEFAULT_ENGINE, ENGINES
 from ritornello.reports import Comparison, compare_folders
 from ritornello.reports.table import number
@@ -90,6 +90,7 @@ def widths_outside(one: Comparison) -> float:
     return sum(result.widths for result in one.results.values())
 
 
+@in_house_look
 def draw(found: dict[Sampling, Comparison], picture: Path) -> None:
     """Features inside, and widths outside, over the temperature; a line for each top-p and min-p."""
     chart = new_figure(10, 4)

@@ -1,19 +1,25 @@
 """Charts of figures: one look for all of them, written as PNG or SVG by the file's ending.
 
-Matplotlib is used only here, through its objects (no global state), and imported when a chart is drawn.
+Matplotlib is used only here, through its objects, under settings that end with the chart; it is imported when one is
+drawn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PAPER, STRIPE, INK, FAINT, GRID = "#fbf9f5", "#f1ede3", "#2b2830", "#78727a", "#e2ddd3"
 # As many as the memory study has rows. The first four differ in lightness too, each lighter than the one before.
@@ -31,37 +37,48 @@ def needs_matplotlib() -> None:
         raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure in the house's look, to be filled with ``figure.subplots()`` and given to `save`.
+def in_house_look(draw: Callable[P, T]) -> Callable[P, T]:
+    """A function that makes a figure and saves it, under the house's settings of matplotlib; others see theirs.
 
     Raises:
         RitornelloError: where matplotlib is not installed.
     """
-    needs_matplotlib()
-    from matplotlib import rcParams, rcsetup
+
+    @wraps(draw)
+    def drawn(*arguments: P.args, **named: P.kwargs) -> T:
+        needs_matplotlib()
+        from matplotlib import rc_context, rcsetup
+
+        look: Any = {
+            "font.size": 10,
+            "axes.edgecolor": FAINT,
+            "axes.labelcolor": INK,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.titlecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
+            "axes.facecolor": PAPER,
+            "grid.color": GRID,
+            "xtick.color": FAINT,
+            "ytick.color": FAINT,
+            "text.color": INK,
+            "legend.frameon": False,
+            "figure.facecolor": PAPER,
+        }
+        with rc_context(look):
+            return draw(*arguments, **named)
+
+    return drawn
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure, to be filled with ``figure.subplots()`` and given to `save`, all of it `in_house_look`."""
     from matplotlib.figure import Figure
 
-    look: Any = {
-        "font.size": 10,
-        "axes.edgecolor": FAINT,
-        "axes.labelcolor": INK,
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
-        "axes.facecolor": PAPER,
-        "grid.color": GRID,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "text.color": INK,
-        "legend.frameon": False,
-        "figure.facecolor": PAPER,
-    }
-    rcParams.update(look)
     return Figure(figsize=(width_in, height_in), layout="constrained", dpi=150)
 
 

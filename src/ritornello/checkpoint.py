@@ -53,6 +53,11 @@ class Checkpoint:
     """of the training: steps, tokens, seconds, nats/token, recipe, feed state; ``progress`` in the file"""
     files: dict[str, dict[str, Any]] = field(repr=False)
 
+    @property
+    def legal(self) -> bool:
+        """Whether it was trained under the grammar."""
+        return bool(self.run.get("legal"))
+
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
         """The tensors of one file, on the CPU. Raises RitornelloError if it is missing or damaged."""
         from safetensors.torch import load

@@ -20,8 +20,6 @@ from ritornello.corpus import Corpus, PieceRecord
 from ritornello.feed import Lanes
 
 if TYPE_CHECKING:
-    import torch
-
     from ritornello.engines import Engine
 
 LANES = 8  # read side by side
@@ -82,7 +80,7 @@ def evaluate(
     legal: bool,
     lanes: int = LANES,
     pieces: list[int] | None = None,
-    autocast: torch.dtype | None = None,
+    precision: str = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Reads whole pieces of a split in ``lanes`` lanes; the figures do not depend on how many.
@@ -94,12 +92,12 @@ def evaluate(
         legal: mask illegal events before the softmax.
         lanes: pieces read side by side, at most.
         pieces: only these indices of the split; None for all.
-        autocast: precision to compute in; None for that of the weights.
+        precision: of matrix products, see `likelihood.autocast`.
         progress: called with tokens done and tokens in all.
     """
     import torch
 
-    from ritornello.likelihood import to_device, token_nats
+    from ritornello.likelihood import autocast, to_device, token_nats
 
     records = corpus.pieces(split)
     chosen = range(len(records)) if pieces is None else sorted(pieces)
@@ -124,7 +122,7 @@ def evaluate(
     try:
         for batch in feed:
             state = model.restart(state, torch.from_numpy(batch.starts))
-            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            with torch.no_grad(), autocast(device, precision):
                 logits, state = model(torch.from_numpy(batch.inputs).to(device), state)
             targets = torch.from_numpy(batch.targets).to(device)
             losses = token_nats(logits, targets, to_device(batch.context, device)).cpu().numpy()

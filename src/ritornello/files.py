@@ -159,9 +159,9 @@ def _stream(path: Path) -> Callable[[], Any] | None:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[IO[bytes]]:
-    with socket.socket(socket.AF_UNIX) as one:
-        one.connect(os.fspath(path))
-        with one.makefile("wb") as file:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(path))
+        with client.makefile("wb") as file:
             yield file
 
 

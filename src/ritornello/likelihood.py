@@ -24,6 +24,11 @@ def token_nats(logits: Tensor, targets: Tensor, context: codec.Context | None) -
     return flat.view_as(targets)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products in bfloat16 where the precision is ``bf16``; else all is in that of the weights."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 def to_device(context: codec.Context | None, device: torch.device) -> codec.Context | None:
     """A context of NumPy arrays as tensors on a device."""
     if context is None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
+from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.codec.grammar import NO_VELOCITY
 from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, SHIFT, VELOCITY
 from ritornello.corpus import Corpus, PieceRecord
@@ -103,10 +104,9 @@ def repeat_test(
     return recalls
 
 
+@in_house_look
 def draw_repeats(recalls: list[Recall], path: Path) -> None:
     """The gain against the gap, with its interval, as a picture (.png or .svg)."""
-    from ritornello.charts import COLOURS, new_figure, save
-
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
     rows = [recall.figures() for recall in recalls]

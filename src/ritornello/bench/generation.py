@@ -9,14 +9,16 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ritornello import codec
 from ritornello.bench.meter import answer, in_fresh_process, resident_bytes
+from ritornello.charts import COLOURS, INK, in_house_look, new_figure, save
 from ritornello.errors import RitornelloError
 
 MARK_SHARE = 0.1  # of the stream, before resident memory is noted for its growth
@@ -84,9 +86,9 @@ class Measurement:
 def measure(setting: Setting) -> Measurement:
     """Measures in processes of their own. Raises RitornelloError where the engine or its model cannot be loaded."""
     order = json.dumps({"setting": asdict(setting), "started": time.time()})
-    found = in_fresh_process(["-m", "ritornello.bench.generation", order])
-    read = in_fresh_process(["-m", "ritornello.bench.generation", json.dumps({"threads": found["threads"]})])
-    return Measurement(**found, **read)
+    playing = in_fresh_process(["-m", "ritornello.bench.generation", order])
+    read = in_fresh_process(["-m", "ritornello.bench.generation", json.dumps({"threads": playing["threads"]})])
+    return Measurement(**playing, **read)
 
 
 def bandwidth(threads: int, *, array_bytes: int = BANDWIDTH_BYTES, rounds: int = 5) -> float:
@@ -159,6 +161,34 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+@in_house_look
+def draw_generation(measured: Mapping[str, Measurement], path: Path) -> None:
+    """Draws tokens/s and the delay of a token for every engine.
+
+    Raises:
+        RitornelloError: where matplotlib is not installed, or the file cannot be written.
+    """
+    figure = new_figure(9.5, 1.4 + 0.5 * len(measured))
+    speed, delay = figure.subplots(1, 2, sharey=True)
+    rows, names, engines = range(len(measured)), list(measured), measured.values()
+    bars = speed.barh(rows, [m.tokens_per_s for m in engines], height=0.6, color=COLOURS[1])
+    speed.bar_label(
+        bars, [f"{m.tokens_per_s:,.0f}  ({m.real_time_factor:.1f} x real time)" for m in engines], padding=4
+    )
+    speed.set_xlim(0, 1.7 * max(m.tokens_per_s for m in engines))
+    speed.set_title("played, tokens/s")
+    delay.hlines(rows, [m.p50_ms for m in engines], [m.p99_ms for m in engines], color=COLOURS[1], linewidth=5)
+    delay.plot([m.p50_ms for m in engines], rows, "o", color=INK)
+    delay.plot([m.p99_ms for m in engines], rows, "|", color=INK, markersize=14)
+    delay.set_xlim(0, 1.25 * max(m.p99_ms for m in engines))
+    delay.set_title("ms a token: median (o), 99th percentile (|)")
+    speed.set_yticks(rows, names)
+    speed.invert_yaxis()
+    for axes in (speed, delay):
+        axes.grid(visible=False, axis="y")
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -70,24 +70,24 @@ def in_fresh_process(arguments: list[str]) -> dict[str, Any]:
         )
     if done.returncode:
         raise RuntimeError(f"the measuring process failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if "error" in found:
-        raise RitornelloError(found["error"])
-    return found
+    reply: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in reply:
+        raise RitornelloError(reply["error"])
+    return reply
 
 
 def answer(measure: Callable[[], Mapping[str, Any]]) -> None:
     """Prints figures, or the user's error in their place, for `in_fresh_process` to read."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        found = dict(measure())
+        reply = dict(measure())
     except RitornelloError as error:
-        found = {"error": str(error)}
+        reply = {"error": str(error)}
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; not everything measured here knows torch
             raise
-        found = {"error": "the device's memory is full; give it fewer --lanes or a shorter --piece"}
-    print(json.dumps(found))
+        reply = {"error": "the device's memory is full; give it fewer --lanes or a shorter --piece"}
+    print(json.dumps(reply))
 
 
 def _die_with_parent() -> None:

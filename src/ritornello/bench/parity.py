@@ -18,6 +18,7 @@ from torch import Tensor
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
+from ritornello.likelihood import autocast
 from ritornello.models.attention import plain
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
@@ -78,7 +79,7 @@ def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) ->
     for segment, piece in enumerate(tokens.split(SEGMENT_TOKENS, dim=1)):
         if segment in RESTARTS:
             state = model.restart(state, torch.arange(LANES) == RESTARTS[segment])
-        with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(tokens.device, precision):
             logits, state = model(piece, state)
         parts.append(logits)
     logits = torch.cat(parts, dim=1)
@@ -87,8 +88,8 @@ def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) ->
     return logits.detach().cpu(), gradients.cpu()
 
 
-def _relative_error(reference: Tensor, other: Tensor) -> float:
-    return float((reference.double() - other.double()).norm() / reference.double().norm())
+def _relative_error(reference: Tensor, measured: Tensor) -> float:
+    return float((reference.double() - measured.double()).norm() / reference.double().norm())
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ritornello.bench.training import Measurement, Setting, config_of, declared_state_bytes, reference_of
-from ritornello.charts import COLOURS, FAINT, new_figure, save
+from ritornello.bench.training import Measurement, Setting, config_of, reference_of
+from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save
 from ritornello.horizons import HorizonSchedule
+from ritornello.horizons.costs import BYTES_PER_NUMBER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,18 +66,20 @@ def compared(
     reference = measured[reference_of(schedules)]
     rows = {}
     for name, schedule in schedules.items():
-        measurement = measured[name]
+        measurement, config = measured[name], config_of(schedule, setting)
+        position, size = measurement.steps[-1].position_tokens, BYTES_PER_NUMBER[setting.precision]
         rows[name] = MeasuredSchedule(
             schedule,
             measurement,
-            declared_state_bytes(schedule, setting, measurement.steps[-1].position_tokens),
+            config.held_bytes(position, bytes_per_number=size),
             speed_ratio=measurement.tokens_per_s / reference.tokens_per_s,
             peak_ratio=measurement.peak_bytes / reference.peak_bytes,
-            flops_per_token=config_of(schedule, setting).training_flops_per_token(setting.piece_tokens),
+            flops_per_token=config.training_flops_per_token(setting.piece_tokens),
         )
     return rows
 
 
+@in_house_look
 def draw(rows: Mapping[str, MeasuredSchedule], path: Path, *, reference: str) -> None:
     """Draws speed and peak memory as bars, with the ratios to the reference.
 

@@ -30,9 +30,8 @@ from ritornello import codec
 from ritornello.bench.meter import Meter, answer, in_fresh_process
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.horizons.study import study_texts
-from ritornello.likelihood import token_nats
+from ritornello.likelihood import autocast, token_nats
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
 from ritornello.models.protocol import nbytes
@@ -162,12 +161,6 @@ def reference_of(schedules: dict[str, HorizonSchedule]) -> str:
     return next(full, next(iter(schedules)))
 
 
-def declared_state_bytes(schedule: HorizonSchedule, setting: Setting, position_tokens: int) -> int:
-    """Per lane, at a segment's start: what the schedule says; unlimited horizons hold all that was read."""
-    held, size = schedule.after(position_tokens).budget_tokens or 0, BYTES_PER_NUMBER[setting.precision]
-    return config_of(schedule, setting).key_value_bytes(held, size)
-
-
 def check_memory(schedule: HorizonSchedule, setting: Setting) -> None:
     """Refuses memories that would not fit the machine, before anything is started.
 
@@ -291,8 +284,7 @@ def _train_minute(make: Callable[[Setting], Trainee], setting: Setting) -> None:
 
 
 def _forward(trainee: Trainee, tokens: Tensor, state: Any, setting: Setting) -> tuple[Tensor, Any]:
-    kind = torch.device(setting.device).type
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=setting.precision == "bf16"):
+    with autocast(torch.device(setting.device), setting.precision):
         return trainee.forward(tokens[:, :-1], state)
 
 

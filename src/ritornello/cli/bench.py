@@ -28,6 +28,7 @@ from ritornello.files import check_writable
 
 if TYPE_CHECKING:
     from ritornello.bench.report import MeasuredSchedule
+    from ritornello.bench.training import Measurement, Setting
 
 bench_app = typer.Typer(help="Measures this machine.")
 app.add_typer(bench_app, name="bench")
@@ -88,7 +89,6 @@ def train(
             progress(done, len(schedules), name)
             measured[name] = measure_schedule(schedule, setting)
     rows, reference = compared(schedules, measured, setting), reference_of(schedules)
-    threads = measured[reference].threads
     if png is not None:
         draw(rows, png, reference=reference)
     if as_json:
@@ -96,7 +96,7 @@ def train(
             "layers": layers,
             **asdict(setting),
             "tokens": "random",
-            "threads": threads,
+            "threads": measured[reference].threads,
             "torch": version("torch"),
             "reference": reference,
             "schedules": [{"name": name, "text": texts[name], **row.figures()} for name, row in rows.items()],
@@ -104,15 +104,7 @@ def train(
         print(json.dumps(figures, indent=1))
         return
     console.print(_table(rows))
-    console.print(
-        f"Training steps on random tokens: {layers} layers, width {width}, {heads} heads, {lanes} lanes, segments of "
-        f"{segment:,}, {precision.value} on {setting.device}, {threads} threads. Ratios are to {reference}; memory is "
-        "the peak above idle, the state per lane. Finite memories were full, their tokens/s are by the median of "
-        f"{steps} steps. Unlimited ones grew over a piece of {piece:,} tokens: tokens/s by the mean of steps spread "
-        "over it, peak and state from its last segment. Of matrix: the FLOPs that this takes at least, as a share of "
-        "what products of large matrices reached just after, "
-        f"{measured[reference].matrix_flops_per_s / 1e9:,.0f} GFLOP/s beside {reference}."
-    )
+    console.print(_explanation(setting, layers, reference, measured[reference]))
     if png is not None:
         console.print(f"{png}: drawn")
 
@@ -148,35 +140,35 @@ def generate(
                     raise
                 left_out[name] = str(error)
     if png is not None:
-        from ritornello.bench.pictures import draw_generation
+        from ritornello.bench.generation import draw_generation
 
         draw_generation(measured, png)
     if as_json:
         figures = {"model": model, "tokens": tokens, "position": position, "seed": seed, "left_out": left_out}
-        rows = [{"engine": name, **one.figures()} for name, one in measured.items()]
+        rows = [{"engine": name, **m.figures()} for name, m in measured.items()]
         print(json.dumps(figures | {"engines": rows}, indent=1))
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("engine", "tokens/s", "real time", "p50 ms", "p99 ms", "first s", "peak MB", "read MB", "GB/s"):
         table.add_column(heading, justify="left" if heading == "engine" else "right", no_wrap=True)
-    for name, one in measured.items():
+    for name, m in measured.items():
         table.add_row(
             name,
-            f"{one.tokens_per_s:,.0f}",
-            f"{one.real_time_factor:.1f}",
-            f"{one.p50_ms:.2f}",
-            f"{one.p99_ms:.2f}",
-            f"{one.first_note_s:.2f}",
-            f"{one.peak_bytes / 1e6:,.0f}",
-            f"{one.touched_bytes / 1e6:,.1f}",
-            f"{one.touched_bytes * one.tokens_per_s / 1e9:.1f}, {one.bandwidth_share:.0%}",
+            f"{m.tokens_per_s:,.0f}",
+            f"{m.real_time_factor:.1f}",
+            f"{m.p50_ms:.2f}",
+            f"{m.p99_ms:.2f}",
+            f"{m.first_note_s:.2f}",
+            f"{m.peak_bytes / 1e6:,.0f}",
+            f"{m.touched_bytes / 1e6:,.1f}",
+            f"{m.touched_bytes * m.tokens_per_s / 1e9:.1f}, {m.bandwidth_share:.0%}",
         )
     console.print(table)
     some = next(iter(measured.values()))
     console.print(
         f"{model}: {tokens:,} events from position {position:,} on, memories full, {some.threads} threads. Real time: "
         "seconds of music per second. First: the first note, from the start of the process. Peak: resident, Python and "
-        f"libraries included; it grew by {max(one.grown_bytes for one in measured.values()) / 1e6:.1f} MB at most. "
+        f"libraries included; it grew by {max(m.grown_bytes for m in measured.values()) / 1e6:.1f} MB at most. "
         "Read: matrices and memories, once a token; GB/s: at this speed, and its share of the "
         f"{some.bandwidth_bytes_per_s / 1e9:.1f} GB/s that reading large arrays reached."
     )
@@ -208,36 +200,50 @@ def _table(rows: dict[str, MeasuredSchedule]) -> Table:
     return table
 
 
+def _explanation(setting: Setting, layers: int, reference: str, measured: Measurement) -> str:
+    return (
+        f"Training steps on random tokens: {layers} layers, width {setting.width}, {setting.heads} heads, "
+        f"{setting.lanes} lanes, segments of {setting.segment_tokens:,}, {setting.precision} on {setting.device}, "
+        f"{measured.threads} threads. Ratios are to {reference}; memory is the peak above idle, the state per lane. "
+        f"Finite memories were full, their tokens/s are by the median of {setting.steps} steps. Unlimited ones grew "
+        f"over a piece of {setting.piece_tokens:,} tokens: tokens/s by the mean of steps spread over it, peak and "
+        "state from its last segment. Of matrix: the FLOPs that this takes at least, as a share of what products of "
+        f"large matrices reached just after, {measured.matrix_flops_per_s / 1e9:,.0f} GFLOP/s beside {reference}."
+    )
+
+
 def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
     """Prints every schedule's errors; exit code 1 where one is above the tolerance."""
     from ritornello.bench.parity import TOLERANCES, compare, parity_schedules
 
     tolerance, schedules = TOLERANCES[precision], parity_schedules()
-    found = {}
+    errors = {}
     with count_bar() as progress:
         for done, (name, schedule) in enumerate(schedules.items()):
             progress(done, len(schedules), name)
-            found[name] = compare(schedule, device, precision=precision, seed=seed)
-    failed = [name for name, one in found.items() if not one.within(tolerance)]
+            errors[name] = compare(schedule, device, precision=precision, seed=seed)
+    failed = [name for name, error in errors.items() if not error.within(tolerance)]
     if as_json:
         rows = [
             {
                 "name": name,
                 "schedule": str(schedules[name]),
-                "logits_error": one.logits,
-                "gradients_error": one.gradients,
+                "logits_error": error.logits,
+                "gradients_error": error.gradients,
             }
-            for name, one in found.items()
+            for name, error in errors.items()
         ]
         figures = {"device": str(device), "precision": precision, "tolerance": tolerance, "passed": not failed}
         print(json.dumps({**figures, "schedules": rows}, indent=1))
     else:
         table = Table("schedule", "logits", "gradients", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-        for name, one in found.items():
+        for name, error in errors.items():
             style = "red" if name in failed else ""
-            table.add_row(Text(name), f"{one.logits:.1e}", f"{one.gradients:.1e}", style=style)
+            table.add_row(Text(name), f"{error.logits:.1e}", f"{error.gradients:.1e}", style=style)
         console.print(table)
-        verdict = f"parity fails for {len(failed)} of {len(found)}" if failed else f"parity holds for all {len(found)}"
+        verdict = (
+            f"parity fails for {len(failed)} of {len(errors)}" if failed else f"parity holds for all {len(errors)}"
+        )
         console.print(
             f"{verdict}: relative errors of {precision} on {device} against plain float32 on the CPU, "
             f"{tolerance:.0e} is allowed"

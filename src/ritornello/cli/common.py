@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from enum import Enum
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -112,3 +115,33 @@ def count_bar() -> Iterator[Callable[[int, int, str], None]]:
 def clock(seconds: float) -> str:
     """minutes:seconds, rounded as a picture's are."""
     return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+def with_options(**groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a verb the options of dataclasses, each of which it takes as one argument of that name.
+
+    Their fields are annotated as options are. Typer reads a verb's signature, and this writes it: the fields in place
+    of the argument.
+    """
+
+    def decorated(verb: Callable[..., None]) -> Callable[..., None]:
+        hints, parameters = get_type_hints(verb, include_extras=True), []
+        for parameter in signature(verb).parameters.values():
+            if parameter.name not in groups:
+                parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+                continue
+            group = groups[parameter.name]
+            hints |= get_type_hints(group, include_extras=True)
+            parameters += [Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default) for f in fields(group)]
+
+        @wraps(verb)
+        def called(**arguments: Any) -> None:
+            made = {n: group(**{f.name: arguments.pop(f.name) for f in fields(group)}) for n, group in groups.items()}
+            verb(**arguments, **made)
+
+        listed = [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+        called.__signature__ = signature(verb).replace(parameters=listed)  # type: ignore[attr-defined]
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
+        return called
+
+    return decorated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import sys
 import time
@@ -17,29 +16,10 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from ritornello.cli.common import app, clock, console, stopping
-from ritornello.cli.playing import (
-    DEFAULT_MODEL,
-    Composer,
-    Density,
-    EngineName,
-    Guidance,
-    Loudness,
-    MinP,
-    Model,
-    Register,
-    Returns,
-    Seed,
-    SourceName,
-    Temperature,
-    Threads,
-    TopP,
-)
-from ritornello.codec import steering
-from ritornello.engines import DEFAULT_ENGINE
+from ritornello.cli.common import app, clock, console, stopping, with_options
+from ritornello.cli.playing import Player
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
-from ritornello.sampling import Sampling
 
 LIST = "list"
 SHOW_S = 0.1  # between two pictures of the monitor
@@ -54,6 +34,7 @@ class Takeover(str, Enum):
 
 
 @app.command(epilog="Example: ritornello duet --in piano --out piano --takeover silence --record duet.mid")
+@with_options(player=Player)
 def duet(
     source: Annotated[
         str, typer.Option("--in", help="The MIDI port you play on, or a part of its name; list, or virtual.")
@@ -69,20 +50,8 @@ def duet(
     record: Annotated[Path | None, typer.Option(help="Write here what you both played, a track each.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop then; else with Ctrl-C.")] = None,
     send_clock: Annotated[float | None, typer.Option(help="Send MIDI clock at so many beats a minute.")] = None,
-    seed: Seed = None,
-    temperature: Temperature = Sampling.temperature,
-    top_p: TopP = Sampling.top_p,
-    min_p: MinP = Sampling.min_p,
-    returns: Returns = Sampling.returns,
-    composer: Composer = None,
-    density: Density = None,
-    loudness: Loudness = None,
-    register: Register = None,
-    source_name: SourceName = None,
-    guidance: Guidance = 1.0,
-    model: Model = DEFAULT_MODEL,
-    engine: EngineName = DEFAULT_ENGINE,
-    threads: Threads = None,
+    *,
+    player: Player,
 ) -> None:
     """Play, stop, and the model goes on; strike a key and it is your turn again."""
     from ritornello import live
@@ -97,12 +66,8 @@ def duet(
         check_writable(record)
     from ritornello.duet import Duet
     from ritornello.midi import write_midi
-    from ritornello.performing import load
 
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
-    sampling = Sampling(temperature, top_p, min_p, returns)
-    performer = load(model, engine=engine, sampling=sampling, told=told, guidance=guidance, threads=threads)
+    seed, performer = player.seeded(), player.load()
     inbox: SimpleQueue[Any] = SimpleQueue()
     ports = live.Ports(source, target, inbox.put)
     playing = Duet(

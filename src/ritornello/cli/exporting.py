@@ -119,7 +119,7 @@ def _of_model(model: str) -> dict[str, Any]:
         "trained_on": checkpoint.trained_on.get("name", ""),
         "licence_of_the_weights": checkpoint.trained_on.get("licence", ""),
         "trained_tokens": checkpoint.run.get("tokens"),
-        "likelihood": "legal" if checkpoint.run.get("legal") else "free",
+        "likelihood": "legal" if checkpoint.legal else "free",
     }
     try:
         if (state_bytes := read_config(checkpoint.family, checkpoint.config).state_bytes) is not None:

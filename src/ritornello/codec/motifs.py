@@ -172,13 +172,13 @@ class MotifMemory:
 
         With ``calls``, a place and a shift are called behind as many strikes as their key says.
         """
-        found = []
+        rows = []
         for token in np.asarray(tokens).tolist():
             self.advance(token)
             if token < v.NOTE_OFF and self._count in calls:
                 self.call(*calls[self._count])
-            found.append(self.hint())
-        return np.array(found, np.int16).reshape(-1, HINT_COLUMNS)
+            rows.append(self.hint())
+        return np.array(rows, np.int16).reshape(-1, HINT_COLUMNS)
 
     def advance(self, token: int) -> None:
         """Takes one event, legal or not. Specials change nothing."""

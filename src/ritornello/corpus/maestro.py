@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ritornello.corpus.destination import check_destination
 from ritornello.corpus.prepare import Progress, prepare
-from ritornello.corpus.shards import Corpus
+from ritornello.corpus.shards import Corpus, check_destination
 from ritornello.errors import RitornelloError
 
 CSV_NAME = "maestro-v3.0.0.csv"
@@ -166,7 +165,7 @@ def _unpack(archive: Path, folder: str) -> None:
 
 
 def _find_csv(folder: Path, archive: Path) -> Path:
-    found = sorted(folder.rglob(CSV_NAME))
-    if not found:
+    tables = sorted(folder.rglob(CSV_NAME))
+    if not tables:
         raise RitornelloError(f"{archive}: holds no {CSV_NAME}; give {OFFICIAL.name}")
-    return found[0]
+    return tables[0]

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ritornello.corpus.destination import check_destination
 from ritornello.corpus.shards import (
     ROW,
     SHARD_BYTES,
@@ -29,15 +28,16 @@ from ritornello.corpus.shards import (
     Records,
     Rows,
     Tokens,
+    check_destination,
     line_of,
     write_corpus,
     write_shard,
 )
 from ritornello.corpus.sources import Source, is_stream, licence_files, readable, sources_in
 from ritornello.corpus.splits import decide
-from ritornello.corpus.workers import Failure, map_files
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_folder
+from ritornello.workers import Failure, map_items
 
 Progress = Callable[[int, int, str], None]
 
@@ -287,7 +287,7 @@ def _tokenise(
     rows, text, start = bytearray(), bytearray(), 0  # a million pieces in a list would take a gigabyte
     skipped, mended = [], []
     with spool.open("wb") as file:
-        for index, outcome in map_files(_load, tasks(), workers=workers):
+        for index, outcome in enumerate(map_items(_load, tasks(), workers=workers)):
             number, source = listed.popleft()
             if isinstance(outcome, Failure):
                 skipped.append({"file": source.name, "reason": outcome.reason})

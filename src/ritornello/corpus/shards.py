@@ -200,8 +200,8 @@ class Corpus:
         """The pieces of ``split``. Raises RitornelloError if it has none."""
         pieces = self._of(split) if split in SPLITS else []
         if not pieces:
-            there = ", ".join(f"{name} ({count})" for name, count in self.splits().items())
-            raise RitornelloError(f"{self.path}: no pieces in split {split!r}; it has {there}")
+            splits = ", ".join(f"{name} ({count})" for name, count in self.splits().items())
+            raise RitornelloError(f"{self.path}: no pieces in split {split!r}; it has {splits}")
         return pieces
 
     def with_validation(self) -> Corpus:
@@ -317,3 +317,19 @@ def write_corpus(path: Path, records: Records, shards: dict[str, int], manifest:
     head["checks"] = [zlib.crc32(rows.tobytes()), text_check]
     head["shards"] = [{"file": file, "tokens": tokens} for file, tokens in shards.items()]
     write_whole(path / MANIFEST, json.dumps(head, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_destination(destination: Path, sources: tuple[Path, ...], *, overwrite: bool) -> None:
+    """Raises RitornelloError unless ``destination`` is free, or a corpus that may be replaced."""
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise RitornelloError(f"{destination}: is a file; give a folder to make")
+    if not any(destination.iterdir()):
+        return
+    if not overwrite:
+        raise RitornelloError(f"{destination}: exists already; give another folder, or ask to overwrite it")
+    if not (destination / MANIFEST).is_file():
+        raise RitornelloError(f"{destination}: is not a corpus, so it is not overwritten; give another folder")
+    if any(destination.resolve() in (source.resolve(), *source.resolve().parents) for source in sources):
+        raise RitornelloError(f"{destination}: holds the source; give another folder")

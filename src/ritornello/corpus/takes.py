@@ -49,9 +49,9 @@ class Groups:
             parent[member] = member = parent[parent[member]]
         return member
 
-    def join(self, one: int, other: int) -> None:
-        one, other = sorted((self.first(one), self.first(other)))
-        self._parent[other] = one
+    def join(self, first: int, second: int) -> None:
+        first, second = sorted((self.first(first), self.first(second)))
+        self._parent[second] = first
 
     def firsts(self) -> NDArray[np.int64]:
         """(n,) the least number of each one's group."""
@@ -94,16 +94,16 @@ def candidates(entries: Keys) -> tuple[NDArray[Any], ...]:
     for ahead in range(1, NEIGHBOURS + 1):
         for begin in range(0, len(entries) - ahead, BLOCK):
             second = entries[begin + ahead : begin + ahead + BLOCK]
-            found = _pairs(entries[begin : begin + len(second)], second)
-            pairs, place = np.unique(np.append(pairs, found), return_inverse=True)
-            counts = np.bincount(place, np.append(counts, np.ones(len(found)))).astype(np.int64)
+            shared = _pairs(entries[begin : begin + len(second)], second)
+            pairs, place = np.unique(np.append(pairs, shared), return_inverse=True)
+            counts = np.bincount(place, np.append(counts, np.ones(len(shared)))).astype(np.int64)
     pairs, counts = pairs[counts > 1], counts[counts > 1]
-    one, other, semitones = pairs >> (PIECE_BITS + 8), pairs >> 8 & MASK, (pairs & 255) - 128
+    first, second, semitones = pairs >> (PIECE_BITS + 8), pairs >> 8 & MASK, (pairs & 255) - 128
     listed = np.bincount((entries >> np.uint64(PITCH_BITS)).astype(np.int64) & MASK)
-    worth = counts / np.maximum(LEAST_RUNS / SAMPLED, LEAST_SHARED * np.minimum(listed[one], listed[other]))
+    worth = counts / np.maximum(LEAST_RUNS / SAMPLED, LEAST_SHARED * np.minimum(listed[first], listed[second]))
     order = np.argsort(-worth, kind="stable")
     order = order[: np.count_nonzero(worth >= POSSIBLE)]
-    return one[order], other[order], semitones[order], worth[order] >= CERTAIN
+    return first[order], second[order], semitones[order], worth[order] >= CERTAIN
 
 
 def _pairs(first: Keys, second: Keys) -> NDArray[np.int64]:
@@ -116,11 +116,11 @@ def _pairs(first: Keys, second: Keys) -> NDArray[np.int64]:
     return pair
 
 
-def are_takes(one: Keys, other: Keys, semitones: int) -> bool:
-    """Whether enough runs of ``one``, moved by ``semitones``, are runs of ``other``."""
-    moved = one + np.uint64(semitones) if semitones >= 0 else one - np.uint64(-semitones)
-    shared = len(np.intersect1d(moved, other, assume_unique=True))
-    return shared >= max(LEAST_RUNS, LEAST_SHARED * min(len(one), len(other)))
+def are_takes(first: Keys, second: Keys, semitones: int) -> bool:
+    """Whether enough runs of ``first``, moved by ``semitones``, are runs of ``second``."""
+    moved = first + np.uint64(semitones) if semitones >= 0 else first - np.uint64(-semitones)
+    shared = len(np.intersect1d(moved, second, assume_unique=True))
+    return shared >= max(LEAST_RUNS, LEAST_SHARED * min(len(first), len(second)))
 
 
 def join_takes(groups: Groups, entries: Keys, tokens: Callable[[int], Tokens]) -> list[tuple[int, int]]:
@@ -132,10 +132,10 @@ def join_takes(groups: Groups, entries: Keys, tokens: Callable[[int], Tokens]) -
         tokens: those of a piece.
     """
     joined = []
-    for one, other, semitones, is_certain in zip(*(column.tolist() for column in candidates(entries))):
-        if groups.first(one) != groups.first(other) and (
-            is_certain or are_takes(runs(tokens(one)), runs(tokens(other)), semitones)
+    for first, second, semitones, is_certain in zip(*(column.tolist() for column in candidates(entries))):
+        if groups.first(first) != groups.first(second) and (
+            is_certain or are_takes(runs(tokens(first)), runs(tokens(second)), semitones)
         ):
-            groups.join(one, other)
-            joined.append((one, other))
+            groups.join(first, second)
+            joined.append((first, second))
     return joined

@@ -48,9 +48,8 @@ def load(model: str, precision: WeightPrecision, threads: int | None = None) -> 
         content = beside.read_bytes() if beside.is_file() else _built(config, tokens, precision, weights, {})
         return open_graph(content, config, tokens, precision=precision, weights=weights, threads=threads)
 
-    named: dict[str, Any] = {"name": str(model), "trained_on": checkpoint.trained_on}
-    legal = bool(checkpoint.run.get("legal"))
-    return OnnxEngine(config, graph, precision=precision, threads=threads, legal=legal, **named)
+    named: dict[str, Any] = {"name": str(model), "trained_on": checkpoint.trained_on, "legal": checkpoint.legal}
+    return OnnxEngine(config, graph, precision=precision, threads=threads, **named)
 
 
 def write_export(model: str, folder: Path, precision: WeightPrecision) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _exported(model: str, folder: Path, precision: WeightPrecision) -> dict[str,
         "chunk_tokens": CHUNK_TOKENS,
         "state_bytes": config.state_bytes,
         "data": checkpoint.trained_on,
-        "legal": bool(checkpoint.run.get("legal")),
+        "legal": checkpoint.legal,
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()

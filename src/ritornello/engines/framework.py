@@ -51,8 +51,8 @@ class TorchEngine:
         checkpoint = load_checkpoint(model)
         if threads is not None:
             torch.set_num_threads(threads)
-        legal = bool(checkpoint.run.get("legal", False))
-        return cls(from_checkpoint(checkpoint), name=str(model), trained_on=checkpoint.trained_on, legal=legal)
+        about: dict[str, Any] = {"trained_on": checkpoint.trained_on, "legal": checkpoint.legal}
+        return cls(from_checkpoint(checkpoint), name=str(model), **about)
 
     def begin(self, position: int = 0) -> TorchSession:
         state = self.model.initial_state(1)
@@ -78,7 +78,7 @@ class TorchSession:
 
     def __init__(self, model: Model[Any], state: Any, position: int, motifs: codec.MotifMemory | None) -> None:
         self._model, self._state, self._position, self.motifs = model, state, position, motifs
-        self._told = np.zeros(len(model.config.labels), np.float32)
+        self._label_weights = np.zeros(len(model.config.labels), np.float32)
 
     @property
     def position(self) -> int:
@@ -98,9 +98,9 @@ class TorchSession:
             raise ValueError("a session reads at least one token")
         hints = self.motifs.read(tokens) if self.motifs else None
         labels, instead = None, {}
-        if self._told.any():  # all that is told is one vector, read as if it were the first label's
+        if self._label_weights.any():  # all that is told is one vector, read as if it were the first label's
             table = self._model.state_dict()["label_embedding.weight"]
-            vector = torch.from_numpy(self._told).to(table) @ table[1:]
+            vector = torch.from_numpy(self._label_weights).to(table) @ table[1:]
             labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": vector.expand(2, -1)}
         rows = torch.from_numpy(codec.with_hints(tokens, hints, labels))[None].to(self._model.device)
         logits, self._state = functional_call(self._model, instead, (rows, self._state))
@@ -109,16 +109,16 @@ class TorchSession:
         return values
 
     def tell(self, labels: NDArray[np.floating]) -> None:
-        self._told = np.array(labels, np.float32)
+        self._label_weights = np.array(labels, np.float32)
 
     def fork(self) -> TorchSession:
         twin = TorchSession(self._model, self._state, self._position, self.motifs and self.motifs.copy())
-        twin.tell(self._told)
+        twin.tell(self._label_weights)
         return twin
 
     def save(self) -> Saved:
         motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         state = {f"state/{name}": tensor.cpu().numpy().copy() for name, tensor in named_tensors(self._state).items()}
         mine = {"identity": identity("torch", self._model.config), "position": np.array(self._position)}
-        mine["labels"] = self._told.copy()
+        mine["labels"] = self._label_weights.copy()
         return {**mine, **state, **motifs}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ritornello.engines.sizes import WEIGHTS_FILE, WeightPrecision, block_of, input_shapes, output_shapes
-from ritornello.models.config import DSMRConfig
+from ritornello.models.config import EPSILON, DSMRConfig
 
 OPSET, IR_VERSION = 23, 10
 Spans = Mapping[str, tuple[int, int]]  # where in the file each initialiser lies: first byte and number of bytes
@@ -126,7 +126,7 @@ class _Graph:
     def norm(self, x: str, gain: str) -> str:
         if gain == "ones":
             gain = self.constant("ones", np.ones(self.config.head_size, np.float32))
-        return self.node("RMSNormalization", x, gain, axis=-1, epsilon=1e-6)
+        return self.node("RMSNormalization", x, gain, axis=-1, epsilon=EPSILON)
 
     def by_heads(self, x: str, heads: int) -> str:
         """(T, heads x D) -> (1, heads, T, D)."""

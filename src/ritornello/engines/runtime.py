@@ -19,10 +19,9 @@ from ritornello.engines import Saved, check_identity, identity
 from ritornello.engines.rings import Rings
 from ritornello.engines.sizes import WeightPrecision, input_shapes, output_shapes, weight_bytes
 from ritornello.errors import RitornelloError
-from ritornello.models.config import DSMRConfig
+from ritornello.models.config import ROTARY_BASE, DSMRConfig
 
 OLDEST = (1, 23)
-ROTARY_BASE = 10_000.0
 CHUNK_TOKENS = 64
 FATAL = 4  # the only messages of onnxruntime that go to the terminal
 Graph = Callable[[int, int], Any]  # the number of tokens and of threads -> an onnxruntime session
@@ -84,9 +83,9 @@ class OnnxSession:
         self._engine, self._position = engine, position
         self._rings = Rings(engine.config)
         self.motifs = engine.config.motif_memory()
-        self._told = np.zeros(len(engine.config.labels), np.float32)
+        self._label_weights = np.zeros(len(engine.config.labels), np.float32)
         if saved is not None:
-            self._told = saved["labels"].copy()
+            self._label_weights = saved["labels"].copy()
             self._rings.load(saved)
             self.motifs = self.motifs and codec.MotifMemory.from_array(saved["motifs"])
         self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
@@ -124,7 +123,7 @@ class OnnxSession:
         return np.concatenate(parts)
 
     def tell(self, labels: NDArray[np.floating]) -> None:
-        self._told = np.array(labels, np.float32)
+        self._label_weights = np.array(labels, np.float32)
 
     def fork(self) -> OnnxSession:
         return self._engine.resume(self.save())
@@ -132,11 +131,11 @@ class OnnxSession:
     def save(self) -> Saved:
         motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         mine = {"identity": identity("onnx", self._engine.config), "position": np.array(self._position)}
-        return {**mine, "labels": self._told.copy(), **self._rings.save(), **motifs}
+        return {**mine, "labels": self._label_weights.copy(), **self._rings.save(), **motifs}
 
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         hints = self.motifs.read(tokens) if self.motifs else None
-        logits = bound.run(self._position, tokens, hints, self._told)
+        logits = bound.run(self._position, tokens, hints, self._label_weights)
         self._position += len(tokens)
         return logits
 

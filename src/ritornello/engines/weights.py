@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ritornello.codec import VOCABULARY_SIZE
 from ritornello.engines.sizes import WeightPrecision, block_of
 from ritornello.errors import RitornelloError
-from ritornello.models.config import DSMRConfig
+from ritornello.models.config import EPSILON, DSMRConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -26,7 +26,7 @@ def initialisers(weights: Arrays, config: DSMRConfig, precision: WeightPrecision
     layers = range(config.schedule.layers)
     embedding = _taken(weights, "embedding.weight", (VOCABULARY_SIZE, config.width))
     values: dict[str, NDArray[np.generic]] = {
-        "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
+        "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + EPSILON),
         "final_gain": _taken(weights, "final_gain", (config.width,)),
     }
     if config.motif_notes:

@@ -8,14 +8,12 @@ read. Batches and state are those of `Lanes`.
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, count, cycle, islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +21,9 @@ from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.codec import steering
-from ritornello.corpus.workers import usable_processors
 from ritornello.errors import RitornelloError
 from ritornello.feed.lanes import Lanes, _Lane
+from ritornello.workers import end_with_parent, usable_processors
 
 TOKEN = np.dtype(
     [
@@ -178,14 +176,7 @@ def _serve(lanes: PackedLanes) -> None:
     global _served
     _served = lanes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever trains ends this process, or is no more
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _made(epoch: int, piece: int) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ritornello.charts import COLOURS, FAINT, new_figure, save
+from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save
 from ritornello.horizons.schedule import HorizonSchedule
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ FADING_STEPS = 30
 FADING_SHARE = 0.4  # of an unlimited bar
 
 
+@in_house_look
 def draw_schedules(schedules: Mapping[str, HorizonSchedule], path: Path, *, segment_tokens: int) -> None:
     """Draws named schedules side by side, on one axis of tokens back; unlimited bars fade out at its end.
 

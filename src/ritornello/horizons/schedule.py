@@ -167,6 +167,12 @@ class HorizonSchedule:
         """What is held after a piece of so many tokens: unlimited layers hold all of it."""
         return HorizonSchedule(tuple(piece_tokens if h is None else h for h in self.horizons), self.rule)
 
+    def limited(self, most_tokens: int) -> HorizonSchedule:
+        """No layer sees more than so many tokens before its segment."""
+        return HorizonSchedule(
+            tuple(most_tokens if h is None else min(h, most_tokens) for h in self.horizons), self.rule
+        )
+
     def first_reached(self, position: int, *, segment_tokens: int) -> int:
         """The earliest position that can influence the output at ``position``, through all layers.
 

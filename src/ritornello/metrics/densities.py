@@ -100,8 +100,8 @@ class Agreement:
 
     @property
     def _share_at_the_point(self) -> float:
-        point, other = (self.a, self.b) if self._constant(self.a) else (self.b, self.a)
-        return float(np.mean(np.abs(other.values - point.low) <= self._same))
+        point, spread = (self.a, self.b) if self._constant(self.a) else (self.b, self.a)
+        return float(np.mean(np.abs(spread.values - point.low) <= self._same))
 
     @cached_property
     def _grid(self) -> Floats:

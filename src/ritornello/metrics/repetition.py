@@ -52,17 +52,17 @@ def autocorrelation(sequence: ArrayLike, max_lag: int) -> Floats:
     from lag T on the value is 0.
     """
     x = np.asarray(sequence, np.float64).reshape(-1)
-    found = np.zeros(max_lag + 1)
+    correlation = np.zeros(max_lag + 1)
     lags = min(max_lag + 1, len(x))
     if not lags:
-        return found
+        return correlation
     if np.ptp(x) == 0:
-        found[:lags] = 1.0
-        return found
+        correlation[:lags] = 1.0
+        return correlation
     room = 2 ** (2 * len(x)).bit_length()
     products = np.fft.irfft(np.abs(np.fft.rfft(x - x.mean(), room)) ** 2, room)
-    found[:lags] = products[:lags] / products[0]
-    return found
+    correlation[:lags] = products[:lags] / products[0]
+    return correlation
 
 
 def near_repetition(piece: Piece) -> float:

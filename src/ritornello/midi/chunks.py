@@ -131,5 +131,5 @@ def _begins_chunk(data: bytes, place: int) -> bool:
 
 
 def _next_of_midi(data: bytes, place: int) -> int:
-    found = OF_MIDI.search(data, place)
-    return found.start() if found else len(data)
+    match = OF_MIDI.search(data, place)
+    return match.start() if match else len(data)

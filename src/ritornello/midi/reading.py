@@ -89,8 +89,8 @@ def _piece(
         raise DamageError(f"lasts {end_s:.0f} s; at most {MAX_SECONDS:.0f} s can be read: cut it into shorter files")
     onset, offset = seconds[: 2 * len(on)].reshape(2, -1)
     pedals = seconds[2 * len(on) :].reshape(2, -1).T
-    told = tuple(sorted((+mended).items()))
-    return Piece(onset, offset, events.moved[strike] & 127, events.value[strike], pedals, title, told)
+    counts = tuple(sorted((+mended).items()))
+    return Piece(onset, offset, events.moved[strike] & 127, events.value[strike], pedals, title, counts)
 
 
 def _kept(events: Events, event: Ints, keep_programs: Container[int]) -> NDArray[np.bool_]:

@@ -370,9 +370,9 @@ def _messages(data: Bytes, place: Ints) -> tuple[Bytes, Bytes, Bytes, int]:
     """
     status = data[place]
     is_told = status >= 0x80
-    told = np.flatnonzero(is_told)
-    if len(told) < len(status):
-        status = status[told][np.cumsum(is_told) - 1]
+    statuses = np.flatnonzero(is_told)
+    if len(statuses) < len(status):
+        status = status[statuses][np.cumsum(is_told) - 1]
     place = place + is_told
     first, second = data[place], data[place + 1]
     if (first | second).max(initial=0) < 0x80:

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ritornello import codec
+from ritornello.models.config import EPSILON, ROTARY_BASE
 
-EPSILON = 1e-6
-ROTARY_BASE = 10_000.0
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 
 

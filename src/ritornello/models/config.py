@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 MAX_SIZE = 1_000_000
+EPSILON = 1e-6  # added to the mean square in an RMS norm
+ROTARY_BASE = 10_000.0  # of the wavelengths of rotary positions
 
 
 class CropSizes(NamedTuple):
@@ -247,6 +249,10 @@ class DSMRConfig(AttentionConfig):
         of_a_layer |= {"gate_up": (width, 2 * inner), "down": (inner, width)}
         shapes = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
         return shapes | {"head": (width, N_EVENTS)}
+
+    def held_bytes(self, piece_tokens: int, *, bytes_per_number: int) -> int:
+        """Of a lane's keys and values at a segment's start; unlimited layers hold so many tokens."""
+        return self.key_value_bytes(self.schedule.after(piece_tokens).budget_tokens or 0, bytes_per_number)
 
     def training_flops_per_token(self, piece_tokens: int) -> float:
         """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.

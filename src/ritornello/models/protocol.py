@@ -2,7 +2,7 @@
 
 A model reads tokens of a batch of lanes and a state, and gives logits and the next state. A state is a tensor, or a
 tuple of states, named tuples among them. It is a value: using it changes nothing, so it can be used again. What every
-model promises is proved by ``tests/law.py``. Axes: B lanes, T new tokens, C width, V = codec.N_EVENTS events.
+model promises is proved by ``tests/support/law.py``. Axes: B lanes, T new tokens, C width, V = codec.N_EVENTS events.
 """
 
 from __future__ import annotations

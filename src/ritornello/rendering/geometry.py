@@ -108,12 +108,12 @@ def note_bars(piece: Piece, plan: Layout) -> Seconds:
     same = np.diff(piece.pitch[order].astype(int)) == 0
     again_s = np.full(len(order), np.inf)
     again_s[order[:-1][same]] = piece.onset[order[1:][same]]
-    found = bars(piece.onset, np.minimum(piece.offset, again_s), plan)
-    span, system, x0, x1 = found[:, 0].astype(int), found[:, 1], found[:, 2], found[:, 3]
+    boxes = bars(piece.onset, np.minimum(piece.offset, again_s), plan)
+    span, system, x0, x1 = boxes[:, 0].astype(int), boxes[:, 1], boxes[:, 2], boxes[:, 3]
     here = again_s[span] < (system + 1) * plan.row_s
     limit = np.where(here, plan.x(again_s[span], system) - GAP_PX, np.inf)
-    found[:, 3] = np.maximum(np.minimum(np.maximum(x1, x0 + MIN_NOTE_PX), limit), x0 + GAP_PX)
-    return found
+    boxes[:, 3] = np.maximum(np.minimum(np.maximum(x1, x0 + MIN_NOTE_PX), limit), x0 + GAP_PX)
+    return boxes
 
 
 def ticks(plan: Layout, system: int) -> list[tuple[float, str]]:

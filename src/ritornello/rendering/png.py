@@ -72,5 +72,5 @@ def _fill(draw: ImageDraw.ImageDraw, box: Box, scale: int) -> None:
 def _printable(text: str) -> str:
     """One short line in the letters that Pillow's own font has: accents folded, others shown as a question mark."""
     plain = unicodedata.normalize("NFKD", text.replace("ß", "ss").replace("ø", "o").replace("ł", "l"))
-    kept = "".join(c for c in plain if not unicodedata.combining(c))
-    return " ".join(kept.encode("ascii", "replace").decode().split())[:200]
+    letters = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(letters.encode("ascii", "replace").decode().split())[:200]

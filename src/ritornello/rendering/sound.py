@@ -207,13 +207,13 @@ def _opened(soundfont: Path | None) -> Iterator[Synth]:
 def _hushed() -> Iterator[None]:
     """Without the process's standard error, on which a library below FluidSynth complains of damaged files."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(before, 2)
+        os.close(before)
         os.close(nowhere)
 
 

@@ -34,11 +34,11 @@ from ritornello.reports.sets import (
     KEY_LENGTH_FEATURES,
     MusicSet,
     Progress,
-    in_processes,
     read_sets,
     same_music,
     set_of,
 )
+from ritornello.workers import Failure, map_items
 
 Floats = NDArray[np.float64]
 MOST_SHOWN = 3
@@ -113,7 +113,9 @@ class Comparison:
 
     def outside(self) -> list[Result]:
         """The results outside their bands, the furthest first."""
-        return sorted((one for one in self.results.values() if not one.inside), key=lambda result: -result.widths)
+        return sorted(
+            (result for result in self.results.values() if not result.inside), key=lambda result: -result.widths
+        )
 
     @cached_property
     def above(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
@@ -162,9 +164,9 @@ class Comparison:
                 f"reference; the first: {self.same[0][1]} is {self.same[0][0]}"
             )
         if self.without_pedals != "none" and set(KEY_LENGTH_FEATURES) & self.results.keys():
-            other = "generated" if self.without_pedals == "reference" else "reference"
+            bare = "generated" if self.without_pedals == "reference" else "reference"
             lines.append(
-                f"the {other} pieces have no pedals: for features of key lengths, the {self.without_pedals} pieces' "
+                f"the {bare} pieces have no pedals: for features of key lengths, the {self.without_pedals} pieces' "
                 "pedals were turned into note lengths"
             )
         return lines
@@ -284,28 +286,27 @@ def _compared(
     resampling = Resampling.draw(rng, reference=len(reference.names), generated=len(generated.names))
     items = [
         (
-            feature.name,
             reference.values(feature.name, plain=without == "reference"),
             generated.values(feature.name, plain=without == "generated"),
         )
         for feature in features
     ]
     results: dict[str, Result] = {}
-    outcomes = in_processes(partial(_scores, resampling=resampling), items, jobs)
-    for feature, (_, known, judged), (figures, apart) in zip(features, items, outcomes):
+    outcomes = map_items(partial(_scores, resampling=resampling), items, workers=jobs)
+    for feature, (known, judged), outcome in zip(features, items, outcomes):
+        if isinstance(outcome, Failure):
+            raise RitornelloError(f"feature {feature.name}: {outcome.reason}; leave it out with --features")
+        figures, apart = outcome
         results[feature.name] = Result(feature, known, judged, figures, apart)
         if progress is not None:
             progress(len(results), len(features), feature.name)
     return Comparison(reference, generated, seed, without, same_music(reference, generated), results)
 
 
-def _scores(item: tuple[str, Floats, Floats], resampling: Resampling) -> tuple[dict[str, Any], Floats | None]:
+def _scores(item: tuple[Floats, Floats], resampling: Resampling) -> tuple[dict[str, Any], Floats | None]:
     """`metrics.compare_feature`, and how far each generated piece is from the reference."""
-    name, reference, generated = item
-    try:
-        figures = compare_feature(reference, generated, resampling)
-    except Exception as error:
-        raise RitornelloError(f"feature {name}: {error}; leave it out with --features") from None
+    reference, generated = item
+    figures = compare_feature(reference, generated, resampling)
     distances, n = pairwise(np.concatenate([reference, generated])), len(reference)
     usual = distances[:n, :n][np.triu_indices(n, 1)].mean()
     return figures, distances[:n, n:].mean(axis=0) / usual if usual else None

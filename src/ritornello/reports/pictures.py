@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ritornello.charts import COLOURS, FAINT, new_figure, save, svg
+from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save, svg
 from ritornello.metrics import DURATIONS_S, repetition_band, repetition_mean
 from ritornello.metrics.comparison import pairwise
 from ritornello.metrics.densities import Distances
@@ -37,6 +37,7 @@ PITCH_CLASSES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "
 LENGTH_ORDER = np.argsort(LENGTH_CLASSES)
 
 
+@in_house_look
 def feature(result: Result) -> str:
     """Densities of the distances within and between the sets; and the values: of one number a piece a histogram, of a
     row of them mean profiles, of a matrix with 12 columns maps.
@@ -122,9 +123,6 @@ def repetition(sets: Mapping[str, MusicSet], *, width_in: float = 10) -> Any:
     """A figure of the share of notes that repeat, near and far, in the mean of each set by name as its pieces go on.
 
     The first set is the reference; the band holds nine tenths of its pieces.
-
-    Raises:
-        RitornelloError: as `charts.new_figure`.
     """
     curves = {name: side.repetition for name, side in sets.items()}
     reference = next(iter(curves.values()))
@@ -145,6 +143,7 @@ def repetition(sets: Mapping[str, MusicSet], *, width_in: float = 10) -> Any:
     return figure
 
 
+@in_house_look
 def draw_repetition(sets: Mapping[str, MusicSet], path: Path) -> None:
     """Writes the figure of `repetition` (.png or .svg). Raises RitornelloError as `charts.save` does."""
     save(repetition(sets), path)
@@ -162,12 +161,14 @@ def _smooth(curve: Floats) -> Floats:
     return smooth
 
 
+@in_house_look
 def repetition_over_time(comparison: Comparison) -> str:
     """`repetition` of both sets."""
     sides = {"reference": comparison.reference, "generated": comparison.generated}
     return _embedded(repetition(sides, width_in=7.2), "near and far repetition over time")
 
 
+@in_house_look
 def structure(result: Result) -> str:
     """Fitness by scale: mean of both sets, and the band that holds 90% of the reference's pieces."""
     figure = new_figure(7.2, 4.6)

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,11 +23,10 @@ from ritornello.metrics import autocorrelation, extract, repetition_curve
 from ritornello.metrics.repetition import RepetitionCurve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
+from ritornello.workers import Failure, map_items
 
 Progress = Callable[[int, int, str], None]
 Values = dict[str, NDArray[np.float64]]
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
 LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
@@ -106,8 +102,9 @@ def read_sets(
             that can be used.
     """
     files = [(folder, name) for folder in folders for name in _midi_files(folder)]
-    results: dict[Path, dict[str, Measured | str]] = {folder: {} for folder in folders}
-    outcomes = in_processes(partial(_read, wanted=tuple(wanted)), [folder / name for folder, name in files], jobs)
+    results: dict[Path, dict[str, Measured | Failure]] = {folder: {} for folder in folders}
+    paths = [folder / name for folder, name in files]
+    outcomes = map_items(partial(_read, wanted=tuple(wanted)), paths, workers=jobs)
     for done, ((folder, name), outcome) in enumerate(zip(files, outcomes), 1):
         results[folder][name] = outcome
         if progress is not None:
@@ -122,7 +119,8 @@ def set_of(pieces: Sequence[Piece], wanted: Sequence[str], *, name: str) -> Musi
         RitornelloError: for fewer than 4 pieces with notes.
     """
     named = {f"{number} {piece.title}".strip(): piece for number, piece in enumerate(pieces, 1)}
-    return _collected(Path(name), {title: _measured(piece, tuple(wanted)) for title, piece in named.items()})
+    outcomes = map_items(partial(_measured, wanted=tuple(wanted)), named.values(), workers=1)
+    return _collected(Path(name), dict(zip(named, outcomes)))
 
 
 def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]]:
@@ -130,25 +128,6 @@ def same_music(reference: MusicSet, generated: MusicSet) -> list[tuple[str, str]
     known = {m.digest: name for name, m in zip(reference.names, reference.measured)}
     pairs = zip(generated.names, generated.measured)
     return [(known[m.digest], name) for name, m in pairs if m.digest in known]
-
-
-def in_processes(function: Callable[[Item], Outcome], items: Sequence[Item], jobs: int | None) -> Iterator[Outcome]:
-    """The results in order, from so many processes; of one, this one. None is one for each processor.
-
-    Raises:
-        RitornelloError: if worker processes cannot start, or one is killed.
-    """
-    if jobs == 1:
-        yield from map(function, items)
-        return
-    try:
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            yield from pool.map(function, items)
-    except BrokenProcessPool:
-        raise RitornelloError(
-            "worker processes cannot start, or one was killed; in a script, put the call under "
-            "if __name__ == '__main__':"
-        ) from None
 
 
 def _midi_files(folder: Path) -> list[str]:
@@ -169,19 +148,17 @@ def _midi_files(folder: Path) -> list[str]:
     return names
 
 
-def _read(path: Path, wanted: tuple[str, ...]) -> Measured | str:
+def _read(path: Path, wanted: tuple[str, ...]) -> Measured:
     try:
         return _measured(read_midi(path), wanted)
     except RitornelloError as error:
-        return str(error).removeprefix(f"{path}: ")
-    except Exception as error:  # one odd file must not stop a comparison; the reason is told
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        raise RitornelloError(str(error).removeprefix(f"{path}: ")) from None
 
 
-def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured | str:
-    """Its features, or why it has none."""
+def _measured(piece: Piece, wanted: tuple[str, ...]) -> Measured:
+    """Its features. Raises RitornelloError where it has none."""
     if not len(piece):
-        return "holds no notes"
+        raise RitornelloError("holds no notes")
     values = _arrays(extract(piece, wanted))
     of_keys = [name for name in wanted if name in KEY_LENGTH_FEATURES]
     plain = _arrays(extract(piece.without_pedal(), of_keys)) if len(piece.pedals) else {}
@@ -199,9 +176,9 @@ def _digest(piece: Piece) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _collected(folder: Path, results: Mapping[str, Measured | str]) -> MusicSet:
+def _collected(folder: Path, results: Mapping[str, Measured | Failure]) -> MusicSet:
     usable = {name: result for name, result in results.items() if isinstance(result, Measured)}
-    skipped = [(name, reason) for name, reason in results.items() if isinstance(reason, str)]
+    skipped = [(name, result.reason) for name, result in results.items() if isinstance(result, Failure)]
     if len(usable) < LEAST_PIECES:
         first = f"; the first that cannot: {skipped[0][0]}: {skipped[0][1]}" if skipped else "; give more"
         raise RitornelloError(

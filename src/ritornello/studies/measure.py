@@ -23,7 +23,6 @@ from ritornello.corpus import Corpus
 from ritornello.engines.framework import TorchEngine
 from ritornello.evaluation import Evaluation, evaluate
 from ritornello.files import write_whole
-from ritornello.horizons import HorizonSchedule
 from ritornello.models import from_checkpoint
 from ritornello.models.protocol import Model
 from ritornello.recall import HEARD_TOKENS, repeat_test
@@ -72,13 +71,13 @@ def measure_run(corpus: Corpus, out: Path, conditions: Conditions, row: str, see
     model, journal = from_checkpoint(best).to(device), read_journal(folder)
     records, count = corpus.pieces("validation"), conditions.pieces
     pieces = sorted(np.random.default_rng(0).permutation(len(records))[:count].tolist())
-    autocast = torch.bfloat16 if conditions.precision == "bf16" else None
+    how: dict[str, Any] = {"legal": legal, "precision": conditions.precision}
 
     def whole(model: Model[Any]) -> Evaluation:
-        return evaluate(model, corpus, "validation", legal=legal, pieces=pieces, autocast=autocast)
+        return evaluate(model, corpus, "validation", pieces=pieces, **how)
 
     evaluation = whole(model)
-    beginnings = evaluate(model, _beginnings(corpus), "validation", legal=legal, autocast=autocast)
+    beginnings = evaluate(model, _beginnings(corpus), "validation", **how)
     long = max(record.tokens for record in records) > HEARD_TOKENS
     Record(
         row=row,
@@ -177,7 +176,7 @@ def _cuts(model: Model[Any], read: Callable[[Model[Any]], Evaluation]) -> tuple[
     schedule, cuts = model.config.schedule, []
     for most in CUTS_TOKENS if schedule else ():
         assert schedule is not None
-        shorter = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
+        shorter = schedule.limited(most)
         if shorter != schedule:
             nats = read(model.rescheduled(shorter)).nats_per_token
             cuts.append(Cut(most_tokens=most, budget_tokens=shorter.budget_tokens or 0, nats_per_token=nats))

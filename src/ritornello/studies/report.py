@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.charts import FAINT, INK, STRIPE, new_figure, save
-from ritornello.horizons.costs import costs_of
+from ritornello.charts import FAINT, INK, STRIPE, in_house_look, new_figure, save
+from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.reports.table import markdown_table
 from ritornello.studies.record import BLOCK_TOKENS, Bin, Part, Record
 
@@ -117,9 +117,8 @@ class Row:
     @property
     def state_bytes(self) -> int:
         """Keys and values of one lane after `STATE_AFTER_TOKENS`, in the precision of the run; of a DSMR."""
-        model, precision = self.first.recipe.streaming, self.first.settings.precision
-        sizes = {"width": model.width, "segment_tokens": model.segment_tokens}
-        return costs_of(model.schedule, piece_tokens=STATE_AFTER_TOKENS, **sizes).state_bytes[precision]
+        size = BYTES_PER_NUMBER[self.first.settings.precision]
+        return self.first.recipe.streaming.held_bytes(STATE_AFTER_TOKENS, bytes_per_number=size)
 
     def paired(self, other: Row) -> list[tuple[Record, Record]]:
         """The runs of both rows with the same seed; none of a row with itself."""
@@ -444,6 +443,7 @@ def on_maestro(rows: list[Row]) -> bool:
 # ---- pictures ----
 
 
+@in_house_look
 def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
     """The table of the report as a picture; its first and last column are words."""
     rows = rows_of(study, records)
@@ -467,6 +467,7 @@ def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
     save(figure, path)
 
 
+@in_house_look
 def draw_nats_above(rows: list[Row], baseline: Row | None, path: Path) -> None:
     """What each run is behind the baseline's with the same seed; without a baseline, its nats/token."""
     figure = new_figure(9, 0.28 * len(rows) + 1.2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ritornello.studies.record import Conditions, record_path
 from ritornello.studies.study import claim, recipes_of
 from ritornello.training import fitting
 from ritornello.training.recipes import Recipe
+from ritornello.workers import end_with_parent
 
 ASK_EVERY_S = 0.2  # whether to stop
 MAX_JOBS, MAX_SEEDS = 256, 100
@@ -127,21 +127,14 @@ def _child(pipe: Connection, threads: int, run: tuple[Any, ...]) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a Ctrl-C reaches the parent alone, which hands it on: two requests would stop us unsaved
     torch.set_num_threads(threads)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    # Saves and ends when the parent was killed: no two processes train in one folder.
+    end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         pipe.send(measure_run(*run))
     except (RitornelloError, OSError) as error:
         pipe.send(error)
     except KeyboardInterrupt:  # the second request to stop: the checkpoint of before is complete
         pass
-
-
-def _stop_with_parent() -> None:
-    """Saves and ends when the parent was killed: no two processes train in one folder."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from ritornello.corpus import Corpus
 from ritornello.feed import Lanes
 from ritornello.feed.packing import TOKEN, PackedLanes
 from ritornello.horizons import visible
-from ritornello.likelihood import to_device, token_nats
+from ritornello.likelihood import autocast, to_device, token_nats
 from ritornello.models.attention import plain
 from ritornello.models.blocks import Block, Rotation, rotary
 from ritornello.models.config import DSMRConfig, ModelConfig
@@ -157,7 +157,7 @@ class FastModel:
         self.share = torch.full((), self.config.dropout, device=model.device)
         for block in self.twin.layers():
             block.dropout = Dropout(self.share)  # type: ignore[assignment]
-        self._lanes, self._legal, self._half = lanes, legal, precision == "bf16"
+        self._lanes, self._legal, self._precision = lanes, legal, precision
         horizons = self.config.horizons
         self._masks = {
             h: Mask(self.config, h, lanes, model.device, dense=not model.final_gain.is_cuda) for h in set(horizons)
@@ -174,7 +174,7 @@ class FastModel:
 
         Its tensors are views of as large ones as those of later states are: another stride were another compilation.
         """
-        kind = torch.bfloat16 if self._half else torch.float32
+        kind = torch.bfloat16 if self._precision == "bf16" else torch.float32
         size = (self.config.heads, self.config.segment_tokens, self.config.head_size)
 
         def room(memory: Tensor, horizon: int) -> Tensor:
@@ -195,7 +195,7 @@ class FastModel:
         tokens = self.config.segment_tokens
         for mask in self._masks.values():
             mask.move(position)
-        with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self._half):
+        with autocast(rows.device, self._precision):
             x, rotation = self._begin(self.twin, rows, position)
             keys, values = [], []
             for block, horizon, old_k, old_v in zip(self.twin.layers(), self.config.horizons, state.keys, state.values):
@@ -455,12 +455,12 @@ def _errors(
         expected = token_nats(logits, targets, to_device(batch.context, device))
         (expected * torch.zeros_like(expected).index_add(0, place, toward)).sum().backward()
         gradients.append(_gradients(reference))
-        apart += [(found - expected[place]).detach() for found in (nats, unlearned)]
+        apart += [(computed - expected[place]).detach() for computed in (nats, unlearned)]
         size += [expected[place].detach()] * 2
-    found, right = torch.stack(gradients[::2]), torch.stack(gradients[1::2])
+    computed, right = torch.stack(gradients[::2]), torch.stack(gradients[1::2])
     return {
         "nats": float(torch.stack(apart).norm() / torch.stack(size).norm()),
-        "gradients": float((found - right).norm() / right.norm()),
+        "gradients": float((computed - right).norm() / right.norm()),
     }
 
 

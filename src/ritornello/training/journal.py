@@ -20,8 +20,8 @@ class Journal:
 
     def __init__(self, run: Path, *, after_step: int) -> None:
         self._path = run / "log.jsonl"
-        kept = [line for line in read_journal(run) if line["step"] <= after_step]
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        earlier = [line for line in read_journal(run) if line["step"] <= after_step]
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in earlier))
         self._board = _tensorboard(run / "tensorboard", after_step)
 
     def write(self, step: int, **values: Any) -> None:

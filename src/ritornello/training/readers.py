@@ -13,8 +13,7 @@ from torch import Tensor
 from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Batch, CropBatch, Crops, Lanes
-from ritornello.horizons import HorizonSchedule
-from ritornello.likelihood import to_device, token_nats
+from ritornello.likelihood import autocast, to_device, token_nats
 from ritornello.models.protocol import Model, named_tensors, with_tensors
 from ritornello.training import fitting
 from ritornello.training.precision import Precision
@@ -35,7 +34,7 @@ class Reader:
         self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
     ) -> None:
         self._model, self._corpus, self._recipe, self._ranks = model, corpus, recipe, ranks
-        self._autocast = torch.bfloat16 if precision == "bf16" else None
+        self._precision = precision
         self._validation_pieces = _drawn(len(corpus.pieces("validation")), recipe.validation_pieces)
         self._own = ranks.share(recipe.lanes)
         self._feeding: dict[str, Any] = {
@@ -59,7 +58,7 @@ class Reader:
         device = self._model.device
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with autocast(device, self._precision):
             logits = self.logits(batch, inputs, progress)
         return token_nats(logits, targets, to_device(batch.context, device))
 
@@ -70,8 +69,8 @@ class Reader:
     def validate(self, progress: float) -> float:
         """Nats/token of whole validation pieces, the same in every run of a recipe."""
         model, pieces = self._validated(progress), self._validation_pieces
-        legal, autocast = self._recipe.legal, self._autocast
-        return evaluate(model, self._corpus, "validation", legal=legal, pieces=pieces, autocast=autocast).nats_per_token
+        how: dict[str, Any] = {"legal": self._recipe.legal, "precision": self._precision}
+        return evaluate(model, self._corpus, "validation", pieces=pieces, **how).nats_per_token
 
     def _validated(self, progress: float) -> Model[Any]:
         return self._model
@@ -125,8 +124,7 @@ class Streaming(Reader):
         schedule, most = self._model.config.schedule, self._span_tokens(progress)
         if schedule is None or most is None:
             return self._model
-        horizons = tuple(most if h is None else min(h, most) for h in schedule.horizons)
-        return self._model.rescheduled(HorizonSchedule(horizons, schedule.rule))
+        return self._model.rescheduled(schedule.limited(most))
 
     def _span_tokens(self, progress: float) -> int | None:
         """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""

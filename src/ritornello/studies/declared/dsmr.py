@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ritornello.charts import COLOURS, FAINT, new_figure, save
+from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
 from ritornello.recall import gap_axis
@@ -161,6 +161,7 @@ def interchange(rows: list[Row]) -> list[str]:
     ]
 
 
+@in_house_look
 def draw(rows: list[Row], full: Row | None, path: Path) -> None:
     """Perplexity by row, training curves against tokens and seconds, cuts, positions, the repeat test."""
     colours = dict(zip((row.name for row in rows), cycle(COLOURS)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ritornello.charts import COLOURS, new_figure, save
+from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.study import study_texts
@@ -161,6 +161,7 @@ def verdict(baseline: Row | None, segmented: Row | None) -> list[str]:
     ]
 
 
+@in_house_look
 def draw(rows: list[Row], baseline: Row | None, path: Path) -> None:
     """Likelihood by position, what it is beside the baseline's, beginnings, and validation during training."""
     figure = new_figure(13, 8.5)

@@ -1,8 +1,7 @@
-"""A parallel map over files, in order, for `corpus` and `reports`: a pool of processes and what it takes to fill it."""
+"""A parallel map in order: a pool of processes, and what it takes to fill it."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 from collections import deque
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 from ritornello.errors import RitornelloError
@@ -27,30 +28,32 @@ class Failure:
     reason: str
 
 
-def map_files(
+def map_items(
     function: Callable[[Item], Returned], items: Iterable[Item], *, workers: int | None = None
-) -> Iterator[tuple[int, Returned | Failure]]:
-    """Yields (index, result) for every item, in order; items are taken as they are needed, so they may be a stream.
+) -> Iterator[Returned | Failure]:
+    """Yields the result of every item, in order; items are taken as they are needed, so they may be a stream.
 
     Args:
         function: a module's function; it, the items and the results are pickled.
         items: what to map; a `RitornelloError` or any other exception becomes a `Failure`.
-        workers: processes; None is one for each processor this process may use.
+        workers: processes; 1 is this one, None one for each processor this process may use.
 
     Raises:
         RitornelloError: if worker processes cannot start, or one dies.
     """
-    workers = workers or usable_processors()
-    waiting: deque[tuple[int, Any]] = deque()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    workers, work = workers or usable_processors(), partial(_outcome, function)
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Any] = deque()
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
     try:
-        for index, item in enumerate(items):
-            waiting.append((index, pool.submit(_outcome, function, item)))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) >= WAITING_ITEMS * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for index, future in waiting:
-            yield index, future.result()
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
     except BrokenProcessPool:
         raise RitornelloError(
             "worker processes cannot start, or one was killed; in a script, put the call under "
@@ -65,12 +68,16 @@ def usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its parent is killed, whose queue it would otherwise wait at for ever."""
+def end_with_parent(end: Callable[[], None] = lambda: os._exit(1)) -> None:
+    """Ends this process when its parent is killed, whose queue it would otherwise wait at for ever.
+
+    ``end`` is called then, in a thread of its own.
+    """
 
     def wait() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]
-        os._exit(1)
+        if (parent := parent_process()) is not None:
+            parent.join()
+            end()
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -80,5 +87,5 @@ def _outcome(function: Callable[[Item], Returned], item: Item) -> Returned | Fai
         return function(item)
     except RitornelloError as error:
         return Failure(str(error))
-    except Exception as error:  # one odd file must not stop a corpus; the reason is kept in its report
+    except Exception as error:  # one odd file must not stop a corpus or a comparison; the reason is kept
         return Failure(" ".join(f"{type(error).__name__}: {error}".split()))
