@@ -145,8 +145,7 @@ class Take:
     def play(self, sampling: Sampling, rng: np.random.Generator, *, may_end: bool = True) -> Event:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
-        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for ever, since
-        at any moment waiting on is likelier than any one key.
+        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, whatever the model would rather.
         """
         if self.ended:
             raise ValueError("this take has ended; begin another")
