@@ -29,7 +29,7 @@ class Sampling:
     temperature: float = 1.0
     """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are: the
     longest stands for all beyond it, so that its likelihood is of another sort"""
-    top_p: float = 0.98
+    top_p: float = 0.97
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
