@@ -132,9 +132,8 @@ def changed_lengths(data: bytes, draw: random.Random) -> bytes:
         damaged[place : place + 4] = (draw.choice((near, *ODD_LENGTHS)) & 0xFFFFFFFF).to_bytes(4, "big")
     elif draw.random() < 0.5:
         place = draw.choice((8, 10, 12))  # format, tracks, division
-        damaged[place : place + 2] = draw.choice((0, 1, 2, 3, 0xFFFF, 0x8000, draw.randrange(1 << 16))).to_bytes(
-            2, "big"
-        )
+        odd = draw.choice((0, 1, 2, 3, 0xFFFF, 0x8000, draw.randrange(1 << 16)))
+        damaged[place : place + 2] = odd.to_bytes(2, "big")
     else:
         place = draw.randrange(14, len(damaged))
         damaged[place : place + draw.randrange(5)] = b"\xff\xff\xff\x7f"[draw.randrange(4) :]
