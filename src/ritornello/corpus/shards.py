@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import warnings
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -273,7 +274,9 @@ def _map_shard(path: Path, tokens: int) -> Tokens:
 
 def _map_array(path: Path) -> NDArray[Any]:
     try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a header that is odd but can be read was not written so
+            mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.offset + mapped.nbytes != path.stat().st_size:
             raise ValueError("the header has another length")
         return np.asarray(mapped)
