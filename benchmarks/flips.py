@@ -62,7 +62,7 @@ def write(midi: Path, corpus: Path, model: Path, export: Path) -> None:
         piece.write(midi / f"{n}.mid")
     prepare(str(midi), corpus, workers=1)
     weights = build(SIZES).state_dict()
-    about: dict[str, Any] = {"data": {"name": "made up", "licence": "CC0"}, "progress": {"step": 3, "legal": True}}
+    about: dict[str, Any] = {"trained_on": {"name": "made up", "licence": "CC0"}, "run": {"step": 3, "legal": True}}
     save_checkpoint(model, family=SIZES.family, config=SIZES.to_json(), tensors={"weights": weights}, **about)
     write_export(str(model), export, "int8")
 
@@ -126,7 +126,7 @@ def of_export(folder: Path) -> object:
     """Its origin, sizes, and the logits of a few tokens."""
     engine = load(str(folder), "int8", threads=1)
     logits = engine.begin().read(np.array([codec.START]))
-    return engine.data, engine.legal, engine.config, logits.tolist()
+    return engine.trained_on, engine.legal, engine.config, logits.tolist()
 
 
 if __name__ == "__main__":

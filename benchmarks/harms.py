@@ -7,9 +7,9 @@
 `generate`, `export` and `data prepare` run again and again into a folder where an earlier result lies, and come to harm
 after a random time: killed (-9), or the folder becomes read-only (for root by `chattr +i`, which Linux's ext4 and
 others know), or only a random part of the room that a result needs is free. Afterwards the earlier result, or a whole
-new one, must be there, to the last byte; beside it, after a kill, at most hidden files in the making; otherwise
-nothing, and an error of one line. `train` is harmed again and again and resumed; after each harm its last checkpoint
-must load and be no older than before, and at its end it must equal, to the bit, a training that came to no harm.
+new one, must be there, to the last byte; beside it at most hidden files in the making, and none on a full disk; and
+who was not killed ends well or with an error. `train` is harmed again and again and resumed; after each harm its last
+checkpoint must load and be no older than before, and at its end it must equal, to the bit, a training without harm.
 
 SMALL_DISK is a file system of its own with some 30 MB free: mount -t tmpfs -o size=30m none SMALL_DISK
 """
@@ -200,7 +200,7 @@ def replaced(
         # Files that belong together are replaced one by one: each of them is old or new.
         if {*there} != names or any(there[name] not in (whole[0][name], whole[1][name]) for name in names):
             bad.append({"time": n, "there": {name: len(content) for name, content in there.items()}})
-        if said or (left and harm is not killed):
+        if said or (left and harm is full):
             bad.append({"time": n, "said": said, "left": [path.name for path in left]})
         seen["unchanged" if there == before else "new"] += 1
         seen["in the making"] += bool(left)
@@ -259,7 +259,7 @@ def told(times: int, seen: Counter[str]) -> None:
 def everything(run: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the last checkpoint says of its progress, and all its tensors."""
     last = load_checkpoint(run / "last")
-    return last.progress, {f"{n}/{key}": t.numpy().tobytes() for n in last.files for key, t in last.tensors(n).items()}
+    return last.run, {f"{n}/{key}": t.numpy().tobytes() for n in last.files for key, t in last.tensors(n).items()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
