@@ -125,7 +125,8 @@ def test_close_to_temperature_0_is_temperature_0(temperature):
 
 
 STRIKES, RELEASES = (60, 64), (codec.NOTE_OFF, codec.NOTE_OFF + 1)
-WAITS, VELOCITIES = (codec.SHIFT, codec.SHIFT + 99), (codec.VELOCITY, codec.VELOCITY + 1)
+WAITS, VELOCITIES = (codec.SHIFT, codec.SHIFT + 98), (codec.VELOCITY, codec.VELOCITY + 1)
+UNCUT = (codec.VELOCITY - 1, codec.END)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,14 @@ WAITS, VELOCITIES = (codec.SHIFT, codec.SHIFT + 99), (codec.VELOCITY, codec.VELO
     ],
 )
 def test_each_kind_of_event_chooses_by_itself_and_stays_as_likely(sampling, strikes, releases, waits, velocities):
-    """Shares: strikes 1 and 3 of 16, releases 2 and 1, waits 4 and 1, velocities 1 and 2, the end 1."""
-    shares = dict(zip((*STRIKES, *RELEASES, *WAITS, *VELOCITIES, codec.END), (1, 3, 2, 1, 4, 1, 1, 2, 1)))
+    """Shares: strikes 1 and 3 of 24, releases 2 and 1, waits 4 and 1, velocities 1 and 2, a second 8, the end 1."""
+    shares = dict(zip((*STRIKES, *RELEASES, *WAITS, *VELOCITIES, *UNCUT), (1, 3, 2, 1, 4, 1, 1, 2, 8, 1)))
     logits = np.full(codec.N_EVENTS, -np.inf)
-    logits[list(shares)] = np.log(np.array(list(shares.values())) / 16)
-    p = sampling.probabilities(logits, np.isfinite(logits)) * 16
-    expected = (*strikes, *releases, *waits, *velocities, 1)
+    logits[list(shares)] = np.log(np.array(list(shares.values())) / 24)
+    p = sampling.probabilities(logits, np.isfinite(logits)) * 24
+    expected = (*strikes, *releases, *waits, *velocities, 8, 1)
     np.testing.assert_allclose(p[list(shares)], expected, rtol=1e-9, atol=1e-9)
-    assert p.sum() == pytest.approx(16)
+    assert p.sum() == pytest.approx(24)
 
 
 @pytest.mark.parametrize(

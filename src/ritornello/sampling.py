@@ -1,8 +1,8 @@
 """From logits to a token: temperature, top-p, min-p, the event grammar, and one random generator.
 
 All three act within a kind of events: among strikes, releases, waits and velocities, each by itself. Whether something
-is struck or let go, waited for or ended stays as likely as the model says. Over all events at once the likeliest are
-nearly always waits, of 100 lengths the longest above all, and whoever draws safely would hardly play.
+is struck or let go, waited for or ended stays as likely as the model says, and so does the longest wait, which stands
+for all beyond it: it is often the likeliest of all events, and whoever draws safely would hardly play.
 
 Axes: V = codec.N_EVENTS events.
 """
@@ -18,7 +18,7 @@ from ritornello import codec
 from ritornello.errors import RitornelloError
 
 STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT)
-WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY), slice(codec.VELOCITY, codec.END)
+WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
 KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)
 
 
@@ -27,8 +27,7 @@ class Sampling:
     """How a token is drawn. Raises RitornelloError for a number outside its limits."""
 
     temperature: float = 1.0
-    """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are: the
-    longest stands for all beyond it, so that its likelihood is of another sort"""
+    """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are"""
     top_p: float = 0.97
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0

@@ -5,7 +5,8 @@ import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 /** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number, returns?: number}} Sampling */
 
 export const DEFAULTS = {temperature: 1, topP: 0.97, minP: 0, topK: 0, returns: 1};
-const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [SHIFT, VELOCITY], [VELOCITY, END]]; // all settings act within each
+// All settings act within each; the longest wait and the end, of no kind, stay as likely as the model says.
+const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [SHIFT, VELOCITY - 1], [VELOCITY, END]];
 const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity, returns: 60};
 
 /**
