@@ -22,6 +22,7 @@ from ritornello import checkpoint as module
 from ritornello import codec
 from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint, to_bfloat16
 from ritornello.errors import RitornelloError
+from ritornello.files import with_checksum
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 
@@ -54,7 +55,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 def change(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+    (folder / MANIFEST).write_text(json.dumps(with_checksum(manifest | changes)))
 
 
 def weights_file(folder: Path) -> Path:
@@ -241,8 +242,8 @@ def test_a_manifest_with_odd_entries_never_ends_in_a_traceback(saved: Path, key:
         use(saved)
 
 
-def test_a_changed_byte_of_the_manifest_never_ends_in_a_traceback(saved: Path) -> None:
-    content = (saved / MANIFEST).read_bytes()
+def test_a_manifest_with_a_changed_byte_is_refused_in_one_line_or_read_as_it_was(saved: Path) -> None:
+    content, written = (saved / MANIFEST).read_bytes(), load_checkpoint(saved)
     rng = np.random.default_rng(0)
     refusals = []
     for place in range(0, len(content), 3):
@@ -250,11 +251,18 @@ def test_a_changed_byte_of_the_manifest_never_ends_in_a_traceback(saved: Path) -
         changed[place] = rng.integers(32, 127)
         (saved / MANIFEST).write_bytes(changed)
         try:
-            use(saved)
+            assert load_checkpoint(saved) == written
         except RitornelloError as error:
             refusals.append(str(error))
     assert len(refusals) > len(content) / 3 / 4
     assert not any("\n" in message for message in refusals)
+
+
+def test_a_manifest_of_before_there_were_checksums_is_read(saved: Path) -> None:
+    written, manifest = load_checkpoint(saved), json.loads((saved / MANIFEST).read_text())
+    assert manifest.pop("sha256")
+    (saved / MANIFEST).write_text(json.dumps(manifest))
+    assert load_checkpoint(saved) == written
 
 
 def test_another_vocabulary_is_refused(saved: Path) -> None:

@@ -16,6 +16,7 @@ from definition import tiny_model
 from tiny import save_model, write_corpus
 
 from ritornello import codec
+from ritornello.files import with_checksum
 from ritornello.notes import Piece
 from ritornello.performing import Take
 
@@ -224,7 +225,7 @@ def change(**entries: Any) -> Callable[[Path], None]:
         manifest = json.loads((folder / "checkpoint.json").read_text())
         for name, value in entries.items():
             manifest[name] = manifest[name] | value if isinstance(value, dict) else value
-        (folder / "checkpoint.json").write_text(json.dumps(manifest))
+        (folder / "checkpoint.json").write_text(json.dumps(with_checksum(manifest)))
 
     return rewrite
 

@@ -33,7 +33,7 @@ from ritornello.horizons import HorizonSchedule
 from ritornello.midi import parse_midi
 from ritornello.notes import Piece
 from ritornello.performing import Performer
-from ritornello.sampling import Sampling
+from ritornello.sampling import KINDS, Sampling
 from ritornello.studio.static import PAGE
 
 PERFORMANCES = 20
@@ -168,7 +168,7 @@ def draws() -> dict[str, Any]:
     settings: list[dict[str, float]] = [
         {"temperature": temperature, "topP": top_p, "minP": min_p, "topK": top_k}
         for temperature in (0.0, 0.7, 1.0, 1.6)
-        for top_p, min_p, top_k in ((1.0, 0.0, 0), (0.9, 0.0, 0), (1.0, 0.1, 0), (0.95, 0.02, 0), (0.9, 0.0, 12))
+        for top_p, min_p, top_k in ((1.0, 0.0, 0), (0.9, 0.0, 0), (1.0, 0.1, 0), (0.3, 0.02, 0), (0.9, 0.0, 12))
     ]
     cases = []
     for sampling in settings:
@@ -176,7 +176,10 @@ def draws() -> dict[str, Any]:
         all_of_them, cut = Sampling(sampling["temperature"], 1.0), Sampling(1.0, sampling["topP"], sampling["minP"])
         for row in range(len(logits)):
             p = all_of_them.probabilities(logits[row], legal[row])
-            p[np.argsort(-p, kind="stable")[k:]] = 0  # Python has no top-k
+            for kind in KINDS:  # Python has no top-k
+                share, order = p[kind].sum(), np.argsort(-p[kind], kind="stable")
+                p[kind][order[k:]] = 0
+                p[kind] *= share / p[kind].sum()
             numbers = rng.random(25).tolist()
             with np.errstate(divide="ignore"):
                 events = [cut.draw(np.log(p), p > 0, Uniform([number])) for number in numbers]  # type: ignore[arg-type]

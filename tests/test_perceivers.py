@@ -20,6 +20,7 @@ from perceivers_oracle import (
     some_text,
     window_by_window,
 )
+from scripted import Greedy
 from tiny import made_up_tokens
 from torch import Tensor
 
@@ -27,7 +28,6 @@ from ritornello import codec
 from ritornello.engines.framework import TorchEngine
 from ritornello.models.perceivers import Perceiver, PerceiverConfig
 from ritornello.performing import Performer
-from ritornello.sampling import Sampling
 
 AT_1024 = PerceiverConfig(
     **SIZES | {"layers": 1}, context_tokens=1088, latents=64, scales=(None, 1024), stride_tokens=32
@@ -159,7 +159,7 @@ class Recording:
 
 
 def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | tuple[()] = ()) -> list[int]:
-    stream = Performer(engine, Sampling(top_p=1e-9)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
+    stream = Performer(engine, Greedy()).events(np.random.default_rng(0), prompt=prompt, may_end=False)
     return [token for token, _ in islice(stream, tokens)]
 
 

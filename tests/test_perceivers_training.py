@@ -33,6 +33,7 @@ from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, CropBatch
+from ritornello.files import with_checksum
 from ritornello.likelihood import token_nats
 from ritornello.models import build, from_checkpoint
 from ritornello.models.attention import Attention, plain, tiled
@@ -271,7 +272,7 @@ def change(folder: Path, **fields: Any) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text())
     for name, value in fields.items():
         manifest[name] = {**manifest[name], **value} if isinstance(value, dict) else value
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(with_checksum(manifest)))
     return folder
 
 

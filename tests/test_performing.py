@@ -13,7 +13,7 @@ from conftest import made_up_piece
 from definition import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import RELAXED, ROUNDING_S, STEP_S, Scripted, an_ending_engine, notes, same, shift
+from scripted import RELAXED, ROUNDING_S, STEP_S, Greedy, Scripted, an_ending_engine, notes, same, shift
 from tiny import save_model
 
 from ritornello import codec
@@ -185,16 +185,31 @@ def test_every_sampling_gives_music_from_a_model_that_would_rather_wait(temperat
     assert silent_s.max(initial=0) <= 9 + STEP_S
 
 
+CUTS = [(1, 0), (0.97, 0), (0.6, 0), (0.3, 0), (0.01, 0), (1, 0.05), (1, 0.2), (1, 1), (0.01, 1)]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.25, 0.5, 1, 1.5, 2])
+@pytest.mark.parametrize(("top_p", "min_p"), CUTS)
+def test_every_sampling_strikes_as_often_where_the_longest_wait_is_likelier_than_any_key(temperature, top_p, min_p):
+    """A third of the events are strikes, of 128 keys; one in five is a wait of a second, and no key is let go twice."""
+    weights = np.full(codec.N_EVENTS, 1e-3)
+    weights[: codec.NOTE_OFF], weights[codec.NOTE_OFF : codec.SHIFT] = 3 / 128, 3 / 128
+    weights[codec.SHIFT : codec.VELOCITY], weights[codec.VELOCITY - 1] = 1 / 99, 2
+    performer = Performer(Scripted([], np.log(weights)), Sampling(temperature, top_p, min_p))
+    piece = performer.generate(seconds=60, seed=0, may_end=False).piece
+    assert 0.7 < len(piece) / 60 < 1.5
+
+
 def test_the_rest_that_a_prompt_ends_with_counts():
     """Of 9 s of silence 7 are over: the next key is struck after two more."""
     prompt = np.array([codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, *[shift(100)] * 7])
-    events = Performer(waiting_engine(), Sampling(top_p=1e-9)).events(np.random.default_rng(0), prompt=prompt)
+    events = Performer(waiting_engine(), Greedy()).events(np.random.default_rng(0), prompt=prompt)
     struck_s = next(now_s for token, now_s in events if token < codec.NOTE_OFF)
     assert struck_s == 0.5 + 9
 
 
 def test_a_stream_strikes_a_key_though_its_model_would_rather_wait():
-    first = next(Performer(waiting_engine(), Sampling(top_p=1e-9)).stream(seed=0))
+    first = next(Performer(waiting_engine(), Greedy()).stream(seed=0))
     assert first.time_s == 8
 
 

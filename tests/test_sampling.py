@@ -124,19 +124,32 @@ def test_close_to_temperature_0_is_temperature_0(temperature):
     assert kept(Sampling(temperature, 1.0)) == [1]
 
 
-def test_temperature_chooses_among_keys_and_leaves_time_and_kind_to_the_model():
-    """Shares: strikes 1 and 3 of 16, releases 2 and 1, waits 4 and 1, velocities 1 and 2, the end 1."""
-    shares = {60: 1, 64: 3, codec.NOTE_OFF: 2, codec.NOTE_OFF + 1: 1, codec.SHIFT: 4, codec.SHIFT + 99: 1}
-    shares |= {codec.VELOCITY: 1, codec.VELOCITY + 1: 2, codec.END: 1}
+STRIKES, RELEASES = (60, 64), (codec.NOTE_OFF, codec.NOTE_OFF + 1)
+WAITS, VELOCITIES = (codec.SHIFT, codec.SHIFT + 98), (codec.VELOCITY, codec.VELOCITY + 1)
+UNCUT = (codec.VELOCITY - 1, codec.END)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "strikes", "releases", "waits", "velocities"),
+    [
+        (Sampling(0.0, 1.0), (0, 4), (3, 0), (4, 1), (0, 3)),
+        (Sampling(0.5, 1.0), (0.4, 3.6), (2.4, 0.6), (4, 1), (0.6, 2.4)),
+        (Sampling(1.0, 0.7), (0, 4), (2, 1), (5, 0), (1, 2)),  # of 1/4 and 3/4, 2/3 and 1/3, 4/5 and 1/5, 1/3 and 2/3
+        (Sampling(1.0, 0.3), (0, 4), (3, 0), (5, 0), (0, 3)),
+        (Sampling(1.0, 1.0, 0.3), (1, 3), (2, 1), (5, 0), (1, 2)),
+        (Sampling(1.0, 1.0, 0.4), (0, 4), (2, 1), (5, 0), (1, 2)),
+        (Sampling(0.5, 0.85), (0, 4), (2.4, 0.6), (4, 1), (0.6, 2.4)),
+    ],
+)
+def test_each_kind_of_event_chooses_by_itself_and_stays_as_likely(sampling, strikes, releases, waits, velocities):
+    """Shares: strikes 1 and 3 of 24, releases 2 and 1, waits 4 and 1, velocities 1 and 2, a second 8, the end 1."""
+    shares = dict(zip((*STRIKES, *RELEASES, *WAITS, *VELOCITIES, *UNCUT), (1, 3, 2, 1, 4, 1, 1, 2, 8, 1)))
     logits = np.full(codec.N_EVENTS, -np.inf)
-    logits[list(shares)] = np.log(np.array(list(shares.values())) / 16)
-    legal = np.isfinite(logits)
-    for temperature, of_two in ((0, lambda a, b: a > b), (0.5, lambda a, b: a**2 / (a**2 + b**2))):
-        p = Sampling(temperature, 1.0).probabilities(logits, legal) * 16
-        for kind in ((60, 64), (codec.NOTE_OFF, codec.NOTE_OFF + 1), (codec.VELOCITY, codec.VELOCITY + 1)):
-            a, b = (shares[event] for event in kind)
-            np.testing.assert_allclose(p[list(kind)], [(a + b) * of_two(a, b), (a + b) * of_two(b, a)])
-        np.testing.assert_allclose(p[[codec.SHIFT, codec.SHIFT + 99, codec.END]], [4, 1, 1])
+    logits[list(shares)] = np.log(np.array(list(shares.values())) / 24)
+    p = sampling.probabilities(logits, np.isfinite(logits)) * 24
+    expected = (*strikes, *releases, *waits, *velocities, 8, 1)
+    np.testing.assert_allclose(p[list(shares)], expected, rtol=1e-9, atol=1e-9)
+    assert p.sum() == pytest.approx(24)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,11 @@ from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.engines import exported, load_engine, runtime
-from ritornello.engines.exported import write_export, write_graphs
+from ritornello.engines.exported import read_manifest, write_export, write_graphs
 from ritornello.engines.weights import quantised
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate, evaluate_engine
+from ritornello.files import with_checksum
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 
@@ -354,8 +355,22 @@ def test_a_damaged_file_of_an_export_is_named(saved, tmp_path, name, damage):
 def test_a_manifest_that_does_not_fit_is_refused(saved, tmp_path, key, value, words):
     write_export(str(saved), tmp_path / "out", "int8")
     path = tmp_path / "out" / "export.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    path.write_text(json.dumps(with_checksum(json.loads(path.read_text()) | {key: value})))
     assert words in refused(str(tmp_path / "out"), "onnx")
+
+
+def test_a_manifest_with_a_changed_byte_is_refused_in_one_line_or_read_as_it_was(saved, tmp_path):
+    write_export(str(saved), tmp_path / "out", "int8")
+    path = tmp_path / "out" / "export.json"
+    content, written, refusals = path.read_bytes(), read_manifest(path.parent), []
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        try:
+            assert written.items() <= read_manifest(path.parent).items()
+        except RitornelloError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert not any("\n" in message for message in refusals)
 
 
 def test_a_graph_of_other_shapes_than_the_config_says_is_refused(saved, tmp_path):
@@ -363,7 +378,7 @@ def test_a_graph_of_other_shapes_than_the_config_says_is_refused(saved, tmp_path
     path = tmp_path / "out" / "export.json"
     manifest = json.loads(path.read_text())
     manifest["config"]["schedule"] = "24, 2x8"
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(with_checksum(manifest)))
     assert "shapes" in refused(str(tmp_path / "out"), "onnx")
 
 

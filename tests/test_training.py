@@ -34,6 +34,7 @@ from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
+from ritornello.files import with_checksum
 from ritornello.models import build, from_checkpoint
 from ritornello.models.config import ModelConfig
 from ritornello.models.dsmr import DSMR, DSMRState
@@ -314,7 +315,7 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
     init = save_model(random_model(4), tmp_path / "init")
     manifest = init / "checkpoint.json"
     said = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**said, "data": {"name": "ASAP", "licence": "CC BY-NC-SA 4.0"}}))
+    manifest.write_text(json.dumps(with_checksum({**said, "data": {"name": "ASAP", "licence": "CC BY-NC-SA 4.0"}})))
     train(corpus, tmp_path / "run", replace(STILL, steps=4), init=init, report=stopping_at(2))
     train(corpus, tmp_path / "run", replace(STILL, steps=4), resume=True)
     for name in ("last", "best"):

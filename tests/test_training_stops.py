@@ -34,7 +34,7 @@ from torch import Tensor
 from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
-from ritornello.files import whole_file
+from ritornello.files import whole_file, with_checksum
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.dsmr import DSMR
 from ritornello.training import folder, journal, loop
@@ -90,7 +90,7 @@ def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, t
     manifest = run / "last" / MANIFEST
     written = json.loads(manifest.read_text())
     del written["progress"]["recipe"]["interleave"], written["progress"]["recipe"]["model"]["motif_notes"]
-    manifest.write_text(json.dumps(written))
+    manifest.write_text(json.dumps(with_checksum(written)))
     with one_line(run, "interleave = 1, not 2"):
         train(corpus, run, replace(RECIPE, interleave=2), resume=True)
     with one_line(run, "model.motif_notes = 0, not 9"):

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, deserialize
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
-from ritornello.files import telling, whole_file
+from ritornello.files import telling, whole_file, with_checksum, without_checksum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +148,7 @@ def save_checkpoint(
             "files": files,
         }
         with whole_file(folder / MANIFEST, sync=True) as file:
-            file.write((json.dumps(manifest, indent=1) + "\n").encode())
+            file.write((json.dumps(with_checksum(manifest), indent=1) + "\n").encode())
     except RitornelloError:
         for path in written:
             path.unlink(missing_ok=True)
@@ -167,6 +167,7 @@ def checked_manifest(path: Path, remedy: str) -> dict[str, Any]:
     manifest = dict(json.loads(path.read_text(encoding="utf-8")))
     if manifest["format"] != FORMAT:
         raise RitornelloError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello")
+    manifest = without_checksum(path, manifest, "copy it again, or make it anew")
     if manifest["vocabulary"] != codec.FINGERPRINT:
         difference = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
         raise RitornelloError(f"{path}: made with another vocabulary, {difference}; {remedy}")

@@ -9,13 +9,15 @@ was made when it is complete. A process that is killed (-9) leaves at most a hid
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -25,6 +27,7 @@ from ritornello.errors import RitornelloError
 
 STANDARD_OUTPUT = Path("-")
 HELD_BYTES = 1 << 24  # of what goes to a pipe, in memory; more waits in a temporary file
+CHECKSUM = "sha256"
 OF_OPEN_FILES = ("/proc/", "/dev/fd")
 
 
@@ -128,6 +131,18 @@ def check_writable(path: Path, *, inputs: Iterable[Path] = ()) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest and the checksum by which `without_checksum` knows that it says what was written."""
+    return {**manifest, CHECKSUM: _checksum(manifest)}
+
+
+def without_checksum(path: Path, manifest: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """The manifest alone. Raises RitornelloError if it was changed; those of earlier versions have no checksum."""
+    if CHECKSUM in manifest and manifest[CHECKSUM] != _checksum(manifest):
+        raise RitornelloError(f"{path}: was changed since it was written (checksum); {remedy}")
+    return _alone(manifest)
+
+
 @contextmanager
 def telling(path: Path) -> Iterator[None]:
     """Makes every OSError on the way a RitornelloError that names the path."""
@@ -137,6 +152,15 @@ def telling(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "the disk is full, make room" if full else "name another place, or mend this one"
         raise RitornelloError(f"{path}: cannot be written ({error.strerror}); {remedy}") from None
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """Of what a manifest says as JSON, however that is laid out."""
+    return hashlib.sha256(json.dumps(_alone(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def _alone(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name != CHECKSUM}
 
 
 def _stream(path: Path) -> Callable[[], Any] | None:

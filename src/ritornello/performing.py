@@ -151,8 +151,7 @@ class Take:
     def play(self, sampling: Sampling, rng: np.random.Generator, *, may_end: bool = True) -> Event:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
-        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for ever, since
-        at any moment waiting on is likelier than any one key.
+        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, whatever the model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
         the beginning of a phrase, any that is `codec.RETURN_S` old. Two more numbers of ``rng`` decide that.

@@ -1,5 +1,9 @@
 """From logits to a token: temperature, top-p, min-p, the event grammar, and one random generator.
 
+All three act within a kind of events: among strikes, releases, waits and velocities, each by itself. Whether something
+is struck or let go, waited for or ended stays as likely as the model says, and so does the longest wait, which stands
+for all beyond it: it is often the likeliest of all events, and whoever draws safely would hardly play.
+
 Axes: V = codec.N_EVENTS events.
 """
 
@@ -13,7 +17,9 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.errors import RitornelloError
 
-KINDS = (slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT), slice(codec.VELOCITY, codec.END))
+STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT)
+WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
+KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,9 @@ class Sampling:
     """How a token is drawn. Raises RitornelloError for a number outside its limits."""
 
     temperature: float = 1.0
-    """logits of keys and of velocities are divided by it, each kind by itself: below 1 safer, above 1 wilder, 0 always
-    the likeliest. When something happens, and whether it is a strike, a release or the end, stays as likely as the
-    model says: of its 100 waits the longest stands for all beyond it, and whoever prefers that would hardly play"""
-    top_p: float = 0.98
-    """only the likeliest events that together reach this probability; 1 keeps all (Holtzman et al. 2020)"""
+    """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are"""
+    top_p: float = 0.97
+    """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
     returns: float = 1.0
@@ -47,16 +51,20 @@ class Sampling:
             RitornelloError: if the logits (V,) of the legal events are no numbers, as those of a damaged model.
         """
         wide = np.where(legal, logits.astype(np.float64), -np.inf)
-        highest = wide.max()
-        if not np.isfinite(highest):
+        if not np.isfinite(wide.max()):
             raise RitornelloError("the model's likelihoods are no numbers: its weights are damaged; use another model")
-        wide -= highest
-        p: NDArray[np.float64] = np.exp(wide)
-        p /= p.sum()
-        if self.temperature != 1:
+        p = _shares(wide)
+        if (self.temperature, self.top_p, self.min_p) != (1, 1, 0):
             for kind in KINDS:
                 if (share := p[kind].sum()) > 0:
-                    p[kind] = share * self._tempered(wide[kind])
+                    p[kind] = share * self._among(wide[kind], 1.0 if kind is WAITS else self.temperature)
+        return p
+
+    def _among(self, wide: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+        """Probabilities of the events of a kind among themselves."""
+        if temperature == 0:
+            return (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
+        p = _shares(wide, temperature)
         if self.top_p < 1:
             order = np.argsort(-p, kind="stable")
             before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
@@ -64,16 +72,14 @@ class Sampling:
         p[p < self.min_p * p.max()] = 0.0
         return p / p.sum()
 
-    def _tempered(self, wide: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of the events of a kind among themselves."""
-        wide = wide - wide.max()
-        if self.temperature == 0:
-            return (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
-        with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
-            p = np.exp(wide / self.temperature)
-        return p / p.sum()
-
     def draw(self, logits: NDArray[np.floating], legal: NDArray[np.bool_], rng: np.random.Generator) -> int:
         """One event; never an illegal one. Takes exactly one number from ``rng``."""
         cumulative = np.cumsum(self.probabilities(logits, legal))
         return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+
+
+def _shares(wide: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
+    """The softmax of logits, one of which is a number."""
+    with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
+        p: NDArray[np.float64] = np.exp((wide - wide.max()) / temperature)
+    return p / p.sum()

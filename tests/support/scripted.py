@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from ritornello import codec
 from ritornello.notes import Piece
+from ritornello.sampling import Sampling
 
 STEP_S = 0.01
 ROUNDING_S = 0.005 + 1e-9  # how far a note moves on its way to the grid
@@ -15,6 +16,13 @@ RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) 
 
 def shift(steps: int) -> int:
     return codec.SHIFT + steps - 1
+
+
+class Greedy(Sampling):
+    """Always the likeliest of all legal events, whatever the generator gives: nothing here is drawn."""
+
+    def draw(self, logits: np.ndarray, legal: np.ndarray, rng: np.random.Generator) -> int:
+        return int(np.where(legal, logits, -np.inf).argmax())
 
 
 class Scripted:

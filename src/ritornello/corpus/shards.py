@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import warnings
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from ritornello.codec import FINGERPRINT
 from ritornello.errors import RitornelloError
-from ritornello.files import write_whole
+from ritornello.files import with_checksum, without_checksum, write_whole
 
 Tokens = NDArray[np.uint16]
 Rows = NDArray[np.void]  # (N,) of ROW
@@ -144,6 +145,7 @@ class Corpus:
                 f"{path}: corpus format {manifest.get('format_version')}, this program reads up to {FORMAT_VERSION}; "
                 "prepare the corpus again"
             )
+        manifest = without_checksum(path / MANIFEST, manifest, "prepare the corpus again")
         if manifest.get("vocabulary") != FINGERPRINT:
             raise RitornelloError(f"{path}: made with another vocabulary; prepare the corpus again")
         try:
@@ -272,7 +274,12 @@ def _map_shard(path: Path, tokens: int) -> Tokens:
 
 def _map_array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a header that is odd but can be read was not written so
+            mapped = np.lib.format.open_memmap(path, mode="r")
+        if mapped.offset + mapped.nbytes != path.stat().st_size:
+            raise ValueError("the header has another length")
+        return np.asarray(mapped)
     except FileNotFoundError:
         raise RitornelloError(f"{path}: is missing; prepare the corpus again") from None
     except Exception:  # numpy has no one kind of error for a damaged header, or a file shorter than it says
@@ -316,7 +323,7 @@ def write_corpus(path: Path, records: Records, shards: dict[str, int], manifest:
     head = {"format_version": FORMAT_VERSION, "vocabulary": FINGERPRINT, **manifest, "pieces": len(rows)}
     head["checks"] = [zlib.crc32(rows.tobytes()), text_check]
     head["shards"] = [{"file": file, "tokens": tokens} for file, tokens in shards.items()]
-    write_whole(path / MANIFEST, json.dumps(head, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path / MANIFEST, json.dumps(with_checksum(head), indent=1, ensure_ascii=False) + "\n")
 
 
 def check_destination(destination: Path, sources: tuple[Path, ...], *, overwrite: bool) -> None:

@@ -22,7 +22,7 @@ from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
 from ritornello.engines.sizes import WEIGHT_PRECISIONS, WEIGHTS_FILE, WeightPrecision, exportable, weight_bytes
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
-from ritornello.files import whole_folder, write_whole
+from ritornello.files import whole_folder, with_checksum, write_whole
 from ritornello.models.config import FAMILIES, DSMRConfig, at_place
 
 MANIFEST = "export.json"
@@ -85,7 +85,7 @@ def _exported(model: str, folder: Path, precision: WeightPrecision) -> dict[str,
         "legal": checkpoint.legal,
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
-    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    files[MANIFEST] = (json.dumps(with_checksum(manifest), indent=1) + "\n").encode()
     for name, content in files.items():
         write_whole(folder / name, content)
     return manifest

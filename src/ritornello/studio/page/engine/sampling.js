@@ -4,8 +4,9 @@ import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
 /** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, topK: 0, returns: 1};
-const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]]; // the temperature acts within each
+export const DEFAULTS = {temperature: 1, topP: 0.97, minP: 0, topK: 0, returns: 1};
+// All settings act within each; the longest wait and the end, of no kind, stay as likely as the model says.
+const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [SHIFT, VELOCITY - 1], [VELOCITY, END]];
 const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity, returns: 60};
 
 /**
@@ -36,26 +37,16 @@ export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
   }
   const p = Float64Array.from(legal, (may, i) => (may ? Math.exp(logits[i] - highest) : 0));
   normalise(p);
-  for (const [first, behind] of temperature === 1 ? [] : KINDS) {
-    const kind = p.subarray(first, behind), share = kind.reduce((a, b) => a + b);
-    if (share > 0) temper(kind, share, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
-  }
-  if (topP < 1 || topK > 0) {
-    const order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b);
-    if (topK > 0) {
-      for (const i of order.slice(topK)) p[i] = 0;
-      normalise(p);
+  for (const [first, behind] of KINDS) {
+    const kind = p.subarray(first, behind), share = sum(kind);
+    if (!(share > 0)) continue;
+    if (first !== SHIFT && temperature !== 1) {
+      temper(kind, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
     }
-    let before = 0; // what the likelier ones reach
-    for (const i of order) {
-      const own = p[i];
-      if (topP < 1 && before >= topP) p[i] = 0;
-      before += own;
-    }
+    cut(normalise(kind), topP, minP, topK);
+    normalise(kind, share);
   }
-  const least = minP * p.reduce((a, b) => Math.max(a, b));
-  p.forEach((share, i) => { if (share < least) p[i] = 0; });
-  return normalise(p);
+  return p;
 }
 
 /**
@@ -69,19 +60,39 @@ export function draw(logits, legal, sampling, uniform) {
   return cumulative.findIndex((reached) => reached > uniform * total);
 }
 
-/** Draws the events of a kind nearer to the likeliest among them, or further away; together they stay as likely. */
-function temper(kind, share, logits, legal, temperature) {
+/** Draws the events of a kind nearer to the likeliest among them, or further away. */
+function temper(kind, logits, legal, temperature) {
   const highest = legal.reduce((most, may, i) => (may ? Math.max(most, logits[i]) : most), -Infinity);
   const likeliest = legal.findIndex((may, i) => may && logits[i] === highest);
   legal.forEach((may, i) => {
     if (!temperature) kind[i] = Number(i === likeliest);
     else kind[i] = may ? Math.exp((logits[i] - highest) / temperature) : 0;
   });
-  normalise(kind, share);
 }
 
+/** Leaves out what top-k, top-p and min-p do not keep of a kind. */
+function cut(kind, topP, minP, topK) {
+  if (topP < 1 || topK > 0) {
+    const order = [...kind.keys()].sort((a, b) => kind[b] - kind[a] || a - b);
+    if (topK > 0) {
+      for (const i of order.slice(topK)) kind[i] = 0;
+      normalise(kind);
+    }
+    let before = 0; // what the likelier ones reach
+    for (const i of order) {
+      const own = kind[i];
+      if (topP < 1 && before >= topP) kind[i] = 0;
+      before += own;
+    }
+  }
+  const least = minP * kind.reduce((a, b) => Math.max(a, b));
+  kind.forEach((share, i) => { if (share < least) kind[i] = 0; });
+}
+
+const sum = (values) => values.reduce((a, b) => a + b);
+
 function normalise(p, share = 1) {
-  const total = p.reduce((a, b) => a + b);
+  const total = sum(p);
   p.forEach((own, i) => { p[i] = share * (own / total); });
   return p;
 }
