@@ -22,6 +22,7 @@ from ritornello.cli.common import (
     count_bar,
     device_named,
     needs_torch,
+    output,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
@@ -103,8 +104,8 @@ def train(
         }
         print(json.dumps(figures, indent=1))
         return
-    console.print(_table(rows))
-    console.print(
+    output.print(_table(rows))
+    output.print(
         f"Training steps on random tokens: {layers} layers, width {width}, {heads} heads, {lanes} lanes, segments of "
         f"{segment:,}, {precision.value} on {setting.device}, {threads} threads. Ratios are to {reference}; memory is "
         "the peak above idle, the state per lane. Finite memories were full, their tokens/s are by the median of "
@@ -171,9 +172,9 @@ def generate(
             f"{one.touched_bytes / 1e6:,.1f}",
             f"{one.touched_bytes * one.tokens_per_s / 1e9:.1f}, {one.bandwidth_share:.0%}",
         )
-    console.print(table)
+    output.print(table)
     some = next(iter(measured.values()))
-    console.print(
+    output.print(
         f"{model}: {tokens:,} events from position {position:,} on, memories full, {some.threads} threads. Real time: "
         "seconds of music per second. First: the first note, from the start of the process. Peak: resident, Python and "
         f"libraries included; it grew by {max(one.grown_bytes for one in measured.values()) / 1e6:.1f} MB at most. "
@@ -236,9 +237,9 @@ def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
         for name, one in found.items():
             style = "red" if name in failed else ""
             table.add_row(Text(name), f"{one.logits:.1e}", f"{one.gradients:.1e}", style=style)
-        console.print(table)
+        output.print(table)
         verdict = f"parity fails for {len(failed)} of {len(found)}" if failed else f"parity holds for all {len(found)}"
-        console.print(
+        output.print(
             f"{verdict}: relative errors of {precision} on {device} against plain float32 on the CPU, "
             f"{tolerance:.0e} is allowed"
         )

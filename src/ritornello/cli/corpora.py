@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ritornello.cli.common import AsJson, app, console, count_bar
+from ritornello.cli.common import AsJson, app, console, count_bar, output
 from ritornello.errors import RitornelloError
 
 data_app = typer.Typer(help="Performances to packed corpora.")
@@ -115,7 +115,7 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
     if corpus.part:
         console.print("{}: part {} of {}, {:,} pieces".format(corpus.path, *corpus.part, len(corpus.records)))
     else:
-        console.print(table)
+        output.print(table)
     if rows and "validation" not in rows:
         console.print(NOTHING_HELD_OUT)
     _tell(report["skipped"], lambda entry: f"skipped {entry['file']}: {entry['reason']}")

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, clock, console
+from ritornello.cli.common import AsJson, app, clock, console, output
 from ritornello.errors import RitornelloError
 
 
@@ -75,7 +75,7 @@ def info(
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_spelt(key, part)}" for key, part in value.items()) or "nothing"
         table.add_row(name.replace("_", " ").removesuffix(" bytes"), Text(_spelt(name, value)))
-    console.print(table)
+    output.print(table)
 
 
 def _by_kind(labels: list[str]) -> str:

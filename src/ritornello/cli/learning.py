@@ -23,6 +23,7 @@ from ritornello.cli.common import (
     count_bar,
     device_named,
     needs_torch,
+    output,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
@@ -206,8 +207,8 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         table.add_row(position, f"{row['tokens']:,}", f"{row['nats_per_token']:.4f}")
     table.add_section()
     table.add_row("all", f"{figures['tokens']:,}", f"{figures['nats_per_token']:.4f}")
-    console.print(table)
-    console.print(
+    output.print(table)
+    output.print(
         f"perplexity {figures['perplexity']:.3f}, {figures['nats_per_note']:.3f} nats/note, "
         f"{figures['nats_per_second']:.2f} nats/second; {figures['memory']}",
         highlight=False,
@@ -217,4 +218,4 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         for row in figures["repeats"]:
             interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
             table.add_row(f"{row['gap_tokens']:,}", str(row["pieces"]), f"{row['gain']:+.3f}", interval)
-        console.print(table)
+        output.print(table)
