@@ -148,6 +148,36 @@ def test_songs_become_a_corpus_a_model_its_likelihood_and_a_new_piece(command, s
     assert read_midi(tmp_path / "new.mid").seconds <= 3
 
 
+def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after(command, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ritornello.cli.tuning.PLAYED_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for size in range(20, 30):
+        song(size).write(Path("mine") / f"{size}.mid")
+    Path("mine/broken.mid").write_bytes(b"MThd")
+    options = ("--data", "mine", "--init", model, "--steps", "2", "--device", "cpu")
+    done = command("train", *options, "--json")
+    assert done.code == 0, done
+    assert "skipped broken.mid: " in done.err
+    assert Corpus.open("runs/mine/corpus").splits() == {"train": 8, "validation": 1, "test": 1}
+    held_out = done.figures["held_out"]
+    for name, which in (("before", model), ("after", "runs/mine")):
+        read = command("evaluate", which, "--data", "runs/mine/corpus", "--split", "test", "--legal", "--json").figures
+        assert held_out[name]["nats_per_token"] == pytest.approx(read["nats_per_token"], abs=1e-6)
+        assert read_midi(Path("runs/mine") / f"{name}.mid").seconds <= 1.0
+    settings = load_checkpoint("runs/mine/last").progress["recipe"]
+    assert (settings["name"], settings["lanes"], settings["groups"]) == ("tune", 8, 1)
+    assert_refused(command("train", *options), "runs/mine", "--resume")
+
+
+def test_a_folder_without_music_is_refused_and_nothing_is_left(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/broken.mid").write_bytes(b"MThd")
+    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", "small")
+    assert_refused(refused, "broken.mid")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_file_is_left_out_of_a_corpus_and_named(command, tmp_path):
     (tmp_path / "songs").mkdir()
     for size in (5, 6, 7):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -117,6 +118,21 @@ def test_this_machine_says_what_is_free() -> None:
 
 FREE = 80 * 10**9
 LONGEST = {"train": 65_931, "validation": 34_563}  # of ASAP, in tokens
+
+
+def test_a_recipe_is_made_to_fit_few_pieces_and_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_named("small")  # four groups of 16 lanes
+    few, many = (
+        SimpleNamespace(pieces=lambda split, count=count: [SimpleNamespace(tokens=1000)] * count) for count in (9, 100)
+    )
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: None)
+    fitted = [fitting.fitting(recipe, recipe.model, pieces, CPU) for pieces in (few, many)]  # type: ignore[arg-type]
+    assert [(one.groups, one.lanes) for one in fitted] == [(1, 8), (4, 16)]
+    one_lane = memories_of(recipe.model, replace(recipe, groups=1, lanes=1), few, device=CPU, precision="fp32").nbytes
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: 5 * one_lane)
+    assert fitting.fitting(recipe, recipe.model, few, CPU).lanes == 2
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: 0)
+    assert fitting.fitting(recipe, recipe.model, few, CPU).lanes == 1
 
 
 def corpus() -> Any:

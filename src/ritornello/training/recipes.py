@@ -306,6 +306,21 @@ def study() -> Recipe:
     )
 
 
+def tune() -> Recipe:
+    """Some minutes on a CPU: a model of DSMR fine-tuned on pieces of one's own, at a fifth of ``small``'s rates."""
+    return replace(
+        small(),
+        name="tune",
+        groups=1,
+        by_title=False,
+        steps=400,
+        matrix_lr=0.004,
+        other_lr=0.0016,
+        warmup_steps=20,
+        validate_every_steps=50,
+    )
+
+
 def base() -> Recipe:
     """An accelerator in under half an hour: 15.4 M parameters, the size of the released model."""
     schedule = HorizonSchedule.two_scale(layers=10, n_long=2, long=4096, short=512)
@@ -392,7 +407,7 @@ def perceivers_paper() -> Recipe:
 
 
 _ALL = (
-    *(tiny, study, small, base, large),
+    *(tiny, study, small, tune, base, large),
     *(perceivers_tiny, perceivers_study, perceivers_small, perceivers_base, perceivers_paper),
 )
 RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
