@@ -42,7 +42,7 @@ class PrecisionName(str, Enum):
 Lanes = Annotated[int | None, typer.Option(help="Pieces read side by side, instead of the recipe's.")]
 PieceTokens = Annotated[int | None, typer.Option(help="Train on so much of a piece at most.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data').")]
+DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data'), or hf://owner/name.")]
 
 
 def device_named(name: str | None) -> Any:

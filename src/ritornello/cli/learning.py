@@ -131,7 +131,9 @@ def train(
 
 @app.command(epilog="Example: ritornello evaluate small --data data/asap --split validation --schedule 'uniform(0)'")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A bundled model's name, a checkpoint folder, or hf://owner/name.")
+    ],
     data: DataFolder,
     split: Annotated[Split, typer.Option(help="Which pieces.")] = Split.validation,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the model's.")] = None,

@@ -37,7 +37,9 @@ Loudness = Annotated[int | None, typer.Option(help="1 (soft) to 7.")]
 Register = Annotated[int | None, typer.Option(help="1 (low) to 7.")]
 SourceName = Annotated[str | None, typer.Option("--source", help="As in this part of the model's data: rolls.")]
 Guidance = Annotated[float, typer.Option(help="Above 1 what is asked for weighs more, at twice the cost.")]
-Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")]
+Model = Annotated[
+    str, typer.Option(help="A bundled model's name, a checkpoint or exported folder, or hf://owner/name.")
+]
 EngineName = Annotated[str, typer.Option("--engine", help="onnx (int8 weights), onnx-fp32, or torch.")]
 Png = Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")]
 Svg = Annotated[Path | None, typer.Option(help="Also draw a piano roll here, as vector graphics.")]
