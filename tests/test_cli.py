@@ -129,18 +129,18 @@ def test_songs_become_a_corpus_a_model_its_likelihood_and_a_new_piece(command, s
     trained = command("train", "--data", tmp_path / "corpus", "--out", tmp_path / "run", *options)
     assert trained.code == 0, trained
     best = load_checkpoint(tmp_path / "run")
-    assert (best.progress["step"], best.data) == (3, {"name": "corpus", "licence": "CC0"})
+    assert (best.run["step"], best.trained_on) == (3, {"name": "corpus", "licence": "CC0"})
     assert trained.figures == {
         "run": str(tmp_path / "run"),
         "kind": "legal",
-        "best_validation_nats_per_token": best.progress["best"],
+        "best_validation_nats_per_token": best.run["best"],
     }
 
     read = command("evaluate", tmp_path / "run", "--data", tmp_path / "corpus", "--json")
     assert read.code == 0, read
     assert read.figures["kind"] == "legal"
     assert read.figures["split"] == "validation"
-    assert read.figures["nats_per_token"] == pytest.approx(best.progress["best"], rel=0.01)  # it may be in bfloat16
+    assert read.figures["nats_per_token"] == pytest.approx(best.run["best"], rel=0.01)  # it may be in bfloat16
 
     played = command("generate", tmp_path / "new.mid", "--model", tmp_path / "run", "--minutes", "0.05", "--seed", "1")
     assert (played.code, played.out) == (0, ""), played
@@ -165,8 +165,8 @@ def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after
         read = command("evaluate", which, "--data", "runs/mine/corpus", "--split", "test", "--legal", "--json").figures
         assert held_out[name]["nats_per_token"] == pytest.approx(read["nats_per_token"], abs=1e-6)
         assert read_midi(Path("runs/mine") / f"{name}.mid").seconds <= 1.0
-    settings = load_checkpoint("runs/mine/last").progress["recipe"]
-    assert (settings["name"], settings["lanes"], settings["groups"]) == ("tune", 8, 1)
+    settings = load_checkpoint("runs/mine/last").run["recipe"]
+    assert (settings["name"], settings["lanes"], settings["interleave"]) == ("tune", 8, 1)
     assert_refused(command("train", *options), "runs/mine", "--resume")
 
 

@@ -110,7 +110,7 @@ class Duet:
         self._strikes: deque[float] = deque(maxlen=PACE_STRIKES)
         self._last_s = 0.0  # when something last happened that the heard take knows of
         self._has_turn = True  # the person has struck a key since the model played last
-        self._ahead: Take | None = None  # the model's, while it plays
+        self._prefetched: Take | None = None  # the model's, while it plays
         self._awaited = False  # its first key
         self._plan: deque[_Planned] = deque()
         self._unheard: list[int] = []  # its events that have sounded
@@ -119,7 +119,7 @@ class Duet:
     @property
     def playing(self) -> bool:
         """Whether it is the model's turn."""
-        return self._ahead is not None
+        return self._prefetched is not None
 
     @property
     def reserve_s(self) -> float:
@@ -196,11 +196,11 @@ class Duet:
         """Does what is due, and a little of what can be done ahead; returns how long nothing is due then."""
         if self._began_s is None:
             return IDLE_S
-        if self._ahead is None:
+        if self._prefetched is None:
             return self._listen(time_s)
         while self._plan and self._plan[0].due_s <= time_s:
             self._sound(self._plan.popleft(), time_s)
-        last_s = self._plan[-1].due_s if self._plan else self._moment_s(self._ahead.seconds)
+        last_s = self._plan[-1].due_s if self._plan else self._moment_s(self._prefetched.seconds)
         if last_s - time_s < AHEAD_S:
             self._play_on()
             return 0.0
@@ -210,11 +210,11 @@ class Duet:
 
     def interrupt(self, time_s: float) -> None:
         """Ends the model's turn: its keys are let go, and what it had planned is forgotten."""
-        if self._ahead is None:
+        if self._prefetched is None:
             return
         for pitch in sorted(self._sounding):
             self._let_go(pitch, time_s)
-        self._ahead = None
+        self._prefetched = None
         self._plan.clear()
         while self._hear_own():
             pass
@@ -255,15 +255,15 @@ class Duet:
         self._heard.hear(self._encoder.until(self._piece_s(time_s) + 1 / STEPS_PER_S))
         self._skip_rest(time_s)
         self._heard.hear((), until_s=max(self._step(time_s), _step_of(self._heard)) / STEPS_PER_S)
-        self._ahead = self._heard.fork()
+        self._prefetched = self._heard.fork()
         self._awaited = True
         self._play_on()
 
     def _play_on(self) -> None:
         """One event more into the plan."""
-        assert self._ahead is not None
-        event = self._ahead.play(self._performer.sampling, self._rng, may_end=False)
-        due_s = self._moment_s(self._ahead.seconds)
+        assert self._prefetched is not None
+        event = self._prefetched.play(self._performer.sampling, self._rng, may_end=False)
+        due_s = self._moment_s(self._prefetched.seconds)
         pitch, velocity = (event.key.pitch, event.key.velocity) if event.key else (-1, 0)
         self._plan.append(_Planned(due_s, event.token, pitch, velocity))
 

@@ -58,16 +58,16 @@ def write_folder(model: str, folder: Path, repository: str, *, licence: str | No
         RitornelloError: for a model that cannot be read, or weights without a licence.
     """
     checkpoint = load_checkpoint(model)
-    known = str(checkpoint.data.get("licence", ""))
+    known = str(checkpoint.trained_on.get("licence", ""))
     if known and licence and licence != known:
         raise RitornelloError(f"{model}: its data are under {known!r}; leave --licence out")
     if not (known or licence):
         raise RitornelloError(f"{model}: nobody said under which licence its data are; say it with --licence")
-    data = checkpoint.data | {"licence": known or licence}
+    data = checkpoint.trained_on | {"licence": known or licence}
     content = _with_metadata(checkpoint.content("weights"), {key: str(value) for key, value in data.items()})
     entry = {"file": WEIGHTS, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    progress = {key: checkpoint.progress[key] for key in KEPT if key in checkpoint.progress}
-    manifest = {**checkpoint.manifest(), "data": data, "progress": progress, "files": {"weights": entry}}
+    run = {key: checkpoint.run[key] for key in KEPT if key in checkpoint.run}
+    manifest = {**checkpoint.manifest(), "data": data, "progress": run, "files": {"weights": entry}}
     write_whole(folder / WEIGHTS, content)
     write_whole(folder / HUB_MANIFEST, json.dumps({"model_type": "ritornello", **manifest}, indent=1) + "\n")
     has_graphs = read_config(checkpoint.family, checkpoint.config).not_exportable is None
@@ -89,17 +89,17 @@ def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
 
 
 def _card(checkpoint: Checkpoint, data: dict[str, Any], repository: str, has_graphs: bool) -> str:
-    licence, progress = str(data["licence"]), checkpoint.progress
+    licence, run = str(data["licence"]), checkpoint.run
     identifier = LICENCES.get(licence.casefold(), "other")
     lines = ["---", "library_name: ritornello", f"license: {identifier}"]
     if identifier == "other":
         lines.append(f"license_name: {json.dumps(re.sub(r'[^a-z0-9.]+', '-', licence.casefold()).strip('-'))}")
     lines += ["tags:", *(f"- {tag}" for tag in ("music", "midi", "piano", "music-generation"))]
     name = repository.partition("/")[2]
-    if progress.get("best") is not None:
-        kind = "legal" if progress.get("legal") else "free"
+    if run.get("best") is not None:
+        kind = "legal" if run.get("legal") else "free"
         dataset = json.dumps({"name": str(data.get("name", "")), "type": "midi", "split": "validation"})
-        figure = json.dumps({"type": "nats_per_token", "name": f"{kind} nats/token", "value": progress["best"]})
+        figure = json.dumps({"type": "nats_per_token", "name": f"{kind} nats/token", "value": run["best"]})
         lines += ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
         lines += ["  - task: {type: text-to-audio, name: piano performances}"]
         lines += [f"    dataset: {dataset}", f"    metrics: [{figure}]"]

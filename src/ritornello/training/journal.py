@@ -30,18 +30,18 @@ class Journal:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._board = _tensorboard(run / "tensorboard", after_step)
 
-    def write(self, step: int, **figures: float) -> None:
+    def write(self, step: int, **values: float) -> None:
         """One event."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
-            for name, value in figures.items():
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
                 if self._board is not None:
                     self._board.add_scalar(name, value, step)
         except OSError as error:
             raise RitornelloError(f"{self._path}: cannot be written ({error.strerror}); free some space") from None
         for tracker in self._trackers:
-            tracker(step, figures)
+            tracker(step, values)
 
     def close(self) -> None:
         """Flushes TensorBoard's file."""

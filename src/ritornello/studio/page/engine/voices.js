@@ -5,12 +5,15 @@ import {
   encode, END, MAX_SHIFT_STEPS, N_EVENTS, NOTE_OFF, SHIFT, START, STEPS_PER_S, stepOf, StreamDecoder, VELOCITY,
 } from './codec.js';
 import {Grammar} from './grammar.js';
+import {CALL_STRIKES} from './motifs.js';
 import {Random} from './random.js';
 import {complete, draw} from './sampling.js';
 
 /** @typedef {import('./session.js').Model} Model */
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
+const BREATH_STEPS = 25, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const RETURN_STEPS = 2_000; // so old is what is called back
 const TELL_MS = 50; // how long finished notes may wait for others to be told with
 const TURN_MS = 12; // after which messages are let in
 
@@ -31,6 +34,7 @@ class Voice {
     this.decoder = new StreamDecoder();
     this.unread = [START];
     this.keyStep = 0; // of the last strike or release
+    this.breathStep = 0; // where a phrase ended last
     this.hasNotes = this.ended = false;
     this.ready = false; // whether it has read what stands before
     /** @type {Voice | null} */
@@ -86,6 +90,7 @@ class Voice {
       return true;
     }
     const token = draw(this.logits, this.legal(), this.sampling, this.random.next());
+    if (token >= SHIFT && token < VELOCITY && this.sampling.returns) this.leadBack(token - SHIFT + 1);
     this.finished.push(...this.take(token).filter(({start}) => stepOf(start) >= this.from));
     if (token === END) {
       this.tellNotes();
@@ -110,6 +115,30 @@ class Voice {
       legal.fill(0, VELOCITY);
     }
     return legal;
+  }
+
+  /** Calls a passage back if a phrase ends within the next steps and it is time; see `Take.play` in Python. */
+  leadBack(steps) {
+    const {motifs} = this.session, now = this.decoder.step + steps;
+    if (!motifs?.mayCall || now - motifs.lastOnset < BREATH_STEPS) return;
+    const {count, notes, onsets} = motifs, oldest = Math.max(0, count - notes + 1);
+    const onset = (n) => onsets[n % notes], waits = [];
+    for (let n = count - 1; n > oldest && waits.length < BREATH_ONSETS; n--) {
+      if (onset(n) > onset(n - 1)) waits.push(onset(n) - onset(n - 1));
+    }
+    waits.sort((a, b) => a - b);
+    const breath = Math.max(BREATH_STEPS, waits[Math.trunc(BREATH_QUANTILE * (waits.length - 1))] ?? 0);
+    if (motifs.lastOnset + breath <= now - steps || motifs.lastOnset + breath > now) return;
+    const since = (now - this.breathStep) / STEPS_PER_S;
+    this.breathStep = now;
+    if (motifs.called || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
+    const begins = [];
+    for (let n = oldest; n < count && onset(n) <= now - RETURN_STEPS; n++) {
+      if (n === oldest || onset(n) - onset(n - 1) >= breath) begins.push(n);
+    }
+    if (begins.length && this.random.next() < -Math.expm1(-this.sampling.returns * since / 60)) {
+      motifs.call(begins[Math.trunc(this.random.next() * begins.length)]);
+    }
   }
 
   take(token) {
