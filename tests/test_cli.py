@@ -175,6 +175,8 @@ def test_a_folder_without_music_is_refused_and_nothing_is_left(command, tmp_path
     (tmp_path / "mine/broken.mid").write_bytes(b"MThd")
     refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", "small")
     assert_refused(refused, "broken.mid")
+    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", tmp_path / "nothing")
+    assert_refused(refused, "no checkpoint there")
     assert not (tmp_path / "run").exists()
 
 

@@ -78,16 +78,17 @@ def train(
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
     out, place, own_files = out or Path("runs") / data.resolve().name, device_named(device), not tuning.is_packed(data)
-    corpus = (opened := tuning.packed(data, out, resume=resume) if own_files else Corpus.open(data)).with_validation()
+    named = recipe_of(out) if resume and recipe is None else recipe_named(recipe or "small")
+    opened = tuning.packed(data, out, init, resume=resume) if own_files else Corpus.open(data)
+    corpus = opened.with_validation()
     if corpus is not opened:
         console.print(f"{data}: {NOTHING_HELD_OUT}")
-    if recipe is None and (resume or own_files):
-        chosen = recipe_of(out) if resume else tuning.recipe_for(corpus, init, place)
-    else:
-        chosen = recipe_named(recipe or "small")
-    chosen = chosen.changed(
-        schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
-    ).with_settings(dict(map(read_setting, settings)))
+    fits = own_files and recipe is None and not resume
+    chosen = (
+        (tuning.recipe_for(corpus, init, place) if fits else named)
+        .changed(schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens)
+        .with_settings(dict(map(read_setting, settings)))
+    )
     its = chosen.model.schedule
     if schedule is not None and its and (change := requested(schedule, layers=its.layers).change):
         console.print(change)

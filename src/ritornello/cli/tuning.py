@@ -24,12 +24,13 @@ def is_packed(data: Path) -> bool:
     return (data / MANIFEST).is_file() or not data.exists() or (data.is_dir() and not any(data.iterdir()))
 
 
-def packed(files: Path, out: Path, *, resume: bool) -> Any:
+def packed(files: Path, out: Path, init: str | None, *, resume: bool) -> Any:
     """The corpus of one's own files in the run's folder, made if it is not there.
 
     Raises:
-        RitornelloError: if the folder holds another run, or nothing of the files can be used.
+        RitornelloError: if the folder holds another run, ``init`` is no model, or nothing of the files can be used.
     """
+    from ritornello.checkpoint import load_checkpoint
     from ritornello.corpus import Corpus
     from ritornello.corpus.prepare import prepare
     from ritornello.training.folder import check_unused
@@ -38,6 +39,8 @@ def packed(files: Path, out: Path, *, resume: bool) -> Any:
         raise RitornelloError(f"{files}: is no packed corpus; for several processes make one with data prepare")
     if not resume:
         check_unused(out)
+    if init is not None:
+        load_checkpoint(init)  # packing may take long; what cannot go on afterwards is told now
     folder, is_new = out / "corpus", not out.exists()
     if not folder.exists():
         try:
@@ -62,8 +65,10 @@ def recipe_for(corpus: Any, init: str | None, device: Any) -> Any:
     if init is None:
         recipe = recipe_named("base" if device.type == "cuda" else "small")
         return fitting(recipe, recipe.model, corpus, device)
-    start = load_checkpoint(init)
-    return fitting(recipe_named("tune"), read_config(start.family, start.config), corpus, device)
+    start, recipe = load_checkpoint(init), recipe_named("tune")
+    if start.family != recipe.model.family:
+        raise RitornelloError(f"{init}: is of the family {start.family}; name a recipe of that family with --recipe")
+    return fitting(recipe, read_config(start.family, start.config), corpus, device)
 
 
 def likelihood(model: str | Path, corpus: Any, device: Any, *, legal: bool) -> dict[str, Any]:
