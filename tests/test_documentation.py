@@ -67,3 +67,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site/reference/cli/index.html").read_text(encoding="utf-8")
     assert "ritornello study run" in page
     assert "--takeover" in page
+    assert (tmp_path / "site/play/model/web.json").is_file()
+    assert 'href="play/"' in (tmp_path / "site/index.html").read_text(encoding="utf-8")

@@ -1,12 +1,14 @@
-"""For mkdocs: writes the command line's reference from the program."""
+"""For mkdocs: writes the command line's reference from the program, and puts the studio beside the pages."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from ritornello.cli import app
+from ritornello.studio.static import write_web
 
 MARK = "<!-- commands -->"
 
@@ -14,6 +16,11 @@ MARK = "<!-- commands -->"
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Every verb with its arguments, options and example, where a page asks for it."""
     return markdown.replace(MARK, commands(typer.main.get_command(app), "ritornello")) if MARK in markdown else markdown
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """The studio with the bundled model, in ``play/``: it runs in the browser of whoever opens it."""
+    write_web("small", Path(config["site_dir"]) / "play")
 
 
 def commands(command: Any, name: str) -> str:
