@@ -57,7 +57,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """The command ``ritornello`` with any arguments, in this process, on a console wide enough to break no line."""
     from ritornello import cli
 
-    monkeypatch.setattr(cli.console, "_width", 400)
+    for stream in (cli.console, cli.output):
+        monkeypatch.setattr(stream, "_width", 400)
 
     def run_command(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["ritornello", *map(str, arguments)])

@@ -288,7 +288,7 @@ def test_the_table_points_at_a_state_that_is_not_what_was_declared(
     )
     outcome = run("2x4", "unlimited", "--layers", 2, *SMALL_OPTIONS)
     assert outcome.code == 0
-    lines = [line.split() for line in outcome.err.splitlines()]
+    lines = [line.split() for line in outcome.out.splitlines()]
     assert next(words for words in lines if words[:1] == ["2x4"])[-2:] == ["the", "same"]
     assert next(words for words in lines if words[:1] == ["unlimited"])[-4:] == ["3.00", "MB", "0.26", "MB"]
 
@@ -334,7 +334,7 @@ def test_a_key_too_few_fails_it(run: Run, monkeypatch: pytest.MonkeyPatch, preci
     monkeypatch.setattr(DSMR, "_attention", lambda self, *_: self.attention or one_key_short)
     outcome = run("--parity", "--precision", precision)
     assert outcome.code == 1
-    assert "parity fails for 2 of 4" in outcome.err
+    assert "parity fails for 2 of 4" in outcome.out
 
 
 def test_an_error_that_is_no_number_is_an_error() -> None:

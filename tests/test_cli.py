@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ def test_alone_it_shows_its_verbs(command):
     assert "generate" in outcome.out
 
 
+def test_the_version_is_the_installed_one(command):
+    assert command("--version").out == f"{version('ritornello')}\n"
+
+
+def test_quiet_leaves_results_and_errors(command, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RITORNELLO_QUIET", "")
+    played = command("--quiet", "generate", tmp_path / "new.mid", "--model", model, "--minutes", "0.02")
+    assert (played.code, played.out, played.err) == (0, "", "")
+    assert "dsmr" in command("--quiet", "info", model).out
+    assert_refused(command("--quiet", "info", tmp_path / "nothing"), "nothing")
+    assert command("generate", tmp_path / "new.mid", "--model", model, "--minutes", "0.02").err == ""  # as set by now
+
+
+def test_the_shell_can_complete_verbs():
+    asked = {"_RITORNELLO_COMPLETE": "complete_bash", "COMP_WORDS": "ritornello gen", "COMP_CWORD": "1"}
+    program = "import sys; sys.argv = ['ritornello']; from ritornello.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | asked, capture_output=True, text=True)
+    assert done.stdout == "generate\n", done
+
+
 # ---- from end to end ----
 
 
@@ -127,13 +148,45 @@ def test_songs_become_a_corpus_a_model_its_likelihood_and_a_new_piece(command, s
     assert read_midi(tmp_path / "new.mid").seconds <= 3
 
 
+def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after(command, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ritornello.cli.tuning.PLAYED_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for size in range(20, 30):
+        song(size).write(Path("mine") / f"{size}.mid")
+    Path("mine/broken.mid").write_bytes(b"MThd")
+    options = ("--data", "mine", "--init", model, "--steps", "2", "--device", "cpu")
+    done = command("train", *options, "--json")
+    assert done.code == 0, done
+    assert "skipped broken.mid: " in done.err
+    assert Corpus.open("runs/mine/corpus").splits() == {"train": 8, "validation": 1, "test": 1}
+    held_out = done.figures["held_out"]
+    for name, which in (("before", model), ("after", "runs/mine")):
+        read = command("evaluate", which, "--data", "runs/mine/corpus", "--split", "test", "--legal", "--json").figures
+        assert held_out[name]["nats_per_token"] == pytest.approx(read["nats_per_token"], abs=1e-6)
+        assert read_midi(Path("runs/mine") / f"{name}.mid").seconds <= 1.0
+    settings = load_checkpoint("runs/mine/last").run["recipe"]
+    assert (settings["name"], settings["lanes"], settings["interleave"]) == ("tune", 8, 1)
+    assert_refused(command("train", *options), "runs/mine", "--resume")
+
+
+def test_a_folder_without_music_is_refused_and_nothing_is_left(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/broken.mid").write_bytes(b"MThd")
+    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", "small")
+    assert_refused(refused, "broken.mid")
+    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", tmp_path / "nothing")
+    assert_refused(refused, "no checkpoint there")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_file_is_left_out_of_a_corpus_and_named(command, tmp_path):
     (tmp_path / "songs").mkdir()
     for size in (5, 6, 7):
         song(size).write(tmp_path / "songs" / f"{size}.mid")
     (tmp_path / "songs/broken.mid").write_bytes(b"MThd")
     prepared = command("data", "prepare", tmp_path / "songs", tmp_path / "corpus")
-    assert (prepared.code, prepared.out) == (0, "")
+    assert (prepared.code, "│ train" in prepared.out) == (0, True)
     assert "skipped broken.mid: " in prepared.err
     assert sum(piece.notes for piece in Corpus.open(tmp_path / "corpus").records) == 18
 
@@ -296,15 +349,15 @@ def test_evaluate_reads_passages_again_and_draws_what_that_gains(command, model,
     assert all(row["low"] <= row["gain"] <= row["high"] for row in rows)
     assert "repeat test" in (tmp_path / "gains.svg").read_text()
     shown = command("evaluate", model, "--data", corpus, "--repeats")
-    assert f"{rows[0]['gain']:+.3f}" in shown.err
+    assert f"{rows[0]['gain']:+.3f}" in shown.out
     assert "repeats" not in command("evaluate", model, "--data", corpus, "--json").figures
     assert command("evaluate", model, "--data", corpus, "--repeats", "--engine", "onnx").code == 2
 
 
-def test_evaluate_without_json_is_a_table_beside_the_output(command, model, corpus):
+def test_evaluate_without_json_prints_a_table_and_nothing_beside_it(command, model, corpus):
     outcome = command("evaluate", model, "--data", corpus, "--split", "test")
-    assert (outcome.code, outcome.out) == (0, "")
-    assert "perplexity" in outcome.err
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "perplexity" in outcome.out
 
 
 def test_a_terminal_sees_how_far_it_is(command, model, corpus, tmp_path, monkeypatch):
@@ -344,7 +397,7 @@ def test_brackets_in_names_are_shown_as_they_are(command, model, tmp_path, monke
     song(4).write(tmp_path / "songs" / "[/red].mid")
     outcome = command("data", "prepare", tmp_path / "songs", tmp_path / "corpus", "--name", "my [loud] songs")
     assert outcome.code == 0, outcome
-    assert "my [loud] songs" in outcome.err
+    assert "my [loud] songs" in outcome.out
     assert not terminal or "[/red].mid" in outcome.err
 
 

@@ -119,6 +119,22 @@ FREE = 80 * 10**9
 LONGEST = {"train": 65_931, "validation": 34_563}  # of ASAP, in tokens
 
 
+def test_a_recipe_is_made_to_fit_few_pieces_and_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_named("small")  # four groups of 16 lanes
+    few, many = (
+        SimpleNamespace(pieces=lambda split, count=count: [SimpleNamespace(tokens=1000)] * count) for count in (9, 100)
+    )
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: None)
+    fitted = [fitting.fitting(recipe, recipe.model, pieces, CPU) for pieces in (few, many)]  # type: ignore[arg-type]
+    assert [(one.interleave, one.lanes) for one in fitted] == [(1, 8), (4, 16)]
+    # A validation has the resting lanes, and eight of its own before and after a segment.
+    lane = recipe.model.lane_bytes(1000, bytes_per_number=4)
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: 2 * (4 + 2 * 8) * lane)
+    assert fitting.fitting(recipe, recipe.model, few, CPU).lanes == 4  # type: ignore[arg-type]
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: 0)
+    assert fitting.fitting(recipe, recipe.model, few, CPU).lanes == 1  # type: ignore[arg-type]
+
+
 def corpus() -> Any:
     return SimpleNamespace(pieces=lambda split: [SimpleNamespace(tokens=LONGEST[split])])
 

@@ -167,7 +167,7 @@ def test_all_notes_off_leaves_to_the_pedal_what_it_holds():
 def test_info_tells_what_was_mended(command, tmp_path):
     (tmp_path / "song.mid").write_bytes(SMALL["the first release lost"][0])
     assert command("info", tmp_path / "song.mid", "--json").figures["mended"] == {"notes without a release": 1}
-    assert "notes without a release 1" in command("info", tmp_path / "song.mid").err
+    assert "notes without a release 1" in command("info", tmp_path / "song.mid").out
     (tmp_path / "song.mid").write_bytes(ONE_NOTE)
     assert command("info", tmp_path / "song.mid", "--json").figures["mended"] == {}
 

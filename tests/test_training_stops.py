@@ -202,6 +202,17 @@ def test_a_resumed_run_can_be_made_longer(corpus: Corpus, tmp_path: Path) -> Non
     assert load_checkpoint(run / "last").run["step"] == 5
 
 
+def test_trackers_are_told_what_the_log_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    for resume in (False, True):
+        steps = 20 if resume else 10
+        tell = [lambda step, figures: told.append({"step": step, **figures})]
+        train(corpus, tmp_path / "run", RECIPE, steps=steps, resume=resume, trackers=tell)
+    lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    assert told == [json.loads(line) for line in lines]
+    assert {"nats", "validation"} <= {name for event in told for name in event}
+
+
 def test_a_log_that_a_kill_cut_short_is_mended(corpus: Corpus, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(corpus, run, RECIPE, seed=11, report=stopping_at(12))

@@ -22,12 +22,14 @@ from safetensors import SafetensorError, deserialize
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.files import telling, whole_file, with_checksum, without_checksum
+from ritornello.hub import local, remedy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
+HUB_MANIFEST = "config.json"  # the same, in a folder as the hub has it
 WIDENED = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what becomes float32, as numpy names it
 BUNDLED = Path(__file__).parent / "bundled"
 RENAMED = {
@@ -62,7 +64,7 @@ class Checkpoint:
         """The tensors of one file, on the CPU. Raises RitornelloError if it is missing or damaged."""
         from safetensors.torch import load
 
-        content = self._content(name)
+        content = self.content(name)
         try:
             return {renamed(key): tensor for key, tensor in load(content).items()}
         except SafetensorError as error:
@@ -71,18 +73,24 @@ class Checkpoint:
     def arrays(self, name: str = "weights") -> Mapping[str, NDArray[np.float32]]:
         """The same as float32 arrays, without torch, each widened when it is asked for. Raises as `tensors` does."""
         try:
-            return _Widened({renamed(key): tensor for key, tensor in deserialize(self._content(name))})
+            return _Widened({renamed(key): tensor for key, tensor in deserialize(self.content(name))})
         except SafetensorError as error:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
+
+    def manifest(self) -> dict[str, Any]:
+        """All that its JSON file says."""
+        head = {"format": FORMAT, "vocabulary": codec.FINGERPRINT, "family": self.family, "config": self.config}
+        return {**head, "data": self.trained_on, "progress": self.run, "files": self.files}
 
     def _path(self, name: str) -> Path:
         if name not in self.files:
             raise RitornelloError(f"{self.folder}: this checkpoint holds no {name}; use the run's last checkpoint")
         return self.folder / self.files[name]["file"]
 
-    def _content(self, name: str) -> bytes:
+    def content(self, name: str) -> bytes:
+        """One file as it is. Raises RitornelloError if it is missing or damaged."""
         path = self._path(name)
-        return checked_content(path, self.files[name], "copy the checkpoint again")
+        return checked_content(path, self.files[name], remedy(self.folder))
 
 
 def checked_content(path: Path, entry: Mapping[str, Any], remedy: str) -> bytes:
@@ -175,13 +183,13 @@ def checked_manifest(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def load_checkpoint(model: str | Path) -> Checkpoint:
-    """The checkpoint in a folder, or a bundled one by name; a run's folder stands for its best checkpoint.
+    """The checkpoint in a folder, a bundled one by name, or one on the hub; a run's folder stands for its best.
 
     Raises:
         RitornelloError: if there is none, or it was made with another vocabulary or by another version.
     """
-    folder = _find(model)
-    path = folder / MANIFEST
+    path = _find(model)
+    folder = path.parent
     try:
         manifest = checked_manifest(path, "train again")
         return Checkpoint(
@@ -198,7 +206,7 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
     except OSError as error:
         raise RitornelloError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
-        raise RitornelloError(f"{path}: not a checkpoint's manifest, or cut short; copy the checkpoint again") from None
+        raise RitornelloError(f"{path}: not a checkpoint's manifest, or cut short; {remedy(folder)}") from None
 
 
 def renamed(name: str) -> str:
@@ -217,12 +225,13 @@ def to_bfloat16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find(model: str | Path) -> Path:
-    folder = Path(model)
-    for candidate in (folder, folder / "best", folder / "last"):
-        if (candidate / MANIFEST).is_file():
-            return candidate
+    """The manifest of a model."""
+    folder = local(model, "model")
+    for manifest in (folder / MANIFEST, folder / "best" / MANIFEST, folder / "last" / MANIFEST, folder / HUB_MANIFEST):
+        if manifest.is_file():
+            return manifest
     if isinstance(model, str) and model in bundled_models():
-        return BUNDLED / model
+        return BUNDLED / model / MANIFEST
     known = ", ".join(bundled_models()) or "none"
     raise RitornelloError(f"{model}: no checkpoint there (no {MANIFEST}), and no bundled model of that name ({known})")
 

@@ -185,7 +185,8 @@ def loaded() -> Any:
         import rtmidi2
     except ModuleNotFoundError:
         raise RitornelloError(
-            "live MIDI needs the package rtmidi2; install it with: pip install 'ritornello[live]'"
+            "live MIDI needs the package rtmidi2; install it with: pip install 'ritornello[live]', or rtmidi2 itself on"
+            " Linux ARM"
         ) from None
     return rtmidi2
 

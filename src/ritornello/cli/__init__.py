@@ -43,7 +43,7 @@ from ritornello.cli import metrics
 from ritornello.cli import exporting
 
 # isort: split
-from ritornello.cli.common import app, console
+from ritornello.cli.common import app, console, output
 from ritornello.errors import RitornelloError
 
 # A mistake in the arguments, of click or of the copy of it that newer typers carry.
@@ -67,5 +67,6 @@ def main() -> None:
         message = f"{error.filename or 'the disk'}: {error.strerror}; give another place, or mend this one"
     except typer.Abort:
         sys.exit(130)
+    console.quiet = False
     console.print(f"error: {message}", style="red")
     sys.exit(2)

@@ -22,6 +22,7 @@ from ritornello.cli.common import (
     count_bar,
     device_named,
     needs_torch,
+    output,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
@@ -103,8 +104,8 @@ def train(
         }
         print(json.dumps(figures, indent=1))
         return
-    console.print(_table(rows))
-    console.print(_explanation(setting, layers, reference, measured[reference]))
+    output.print(_table(rows))
+    output.print(_explanation(setting, layers, reference, measured[reference]))
     if png is not None:
         console.print(f"{png}: drawn")
 
@@ -163,9 +164,9 @@ def generate(
             f"{m.touched_bytes / 1e6:,.1f}",
             f"{m.touched_bytes * m.tokens_per_s / 1e9:.1f}, {m.bandwidth_share:.0%}",
         )
-    console.print(table)
+    output.print(table)
     some = next(iter(measured.values()))
-    console.print(
+    output.print(
         f"{model}: {tokens:,} events from position {position:,} on, memories full, {some.threads} threads. Real time: "
         "seconds of music per second. First: the first note, from the start of the process. Peak: resident, Python and "
         f"libraries included; it grew by {max(m.grown_bytes for m in measured.values()) / 1e6:.1f} MB at most. "
@@ -240,11 +241,11 @@ def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
         for name, error in errors.items():
             style = "red" if name in failed else ""
             table.add_row(Text(name), f"{error.logits:.1e}", f"{error.gradients:.1e}", style=style)
-        console.print(table)
+        output.print(table)
         verdict = (
             f"parity fails for {len(failed)} of {len(errors)}" if failed else f"parity holds for all {len(errors)}"
         )
-        console.print(
+        output.print(
             f"{verdict}: relative errors of {precision} on {device} against plain float32 on the CPU, "
             f"{tolerance:.0e} is allowed"
         )

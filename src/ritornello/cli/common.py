@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
 from functools import wraps
+from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -18,13 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ritornello.errors import RitornelloError
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Models complete piano performances in a memory of fixed size, and plays new ones.",
-)
-data_app = typer.Typer(help="Performances to packed corpora.")
-console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+app = typer.Typer(pretty_exceptions_enable=False)
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)  # progress, notes and errors
+output = Console(highlight=False, markup=False, soft_wrap=True)  # what a verb was asked for: tables and figures
 
 MAX_SEED = 2**63 - 1  # torch takes no greater one
 
@@ -47,7 +45,7 @@ class PrecisionName(str, Enum):
 Lanes = Annotated[int | None, typer.Option(help="Pieces read side by side, instead of the recipe's.")]
 PieceTokens = Annotated[int | None, typer.Option(help="Train on so much of a piece at most.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data').")]
+DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data'), or hf://owner/name.")]
 
 
 def device_named(name: str | None) -> Any:
@@ -73,6 +71,36 @@ def needs_torch() -> None:
         raise RitornelloError(
             f"this needs the package {missing.name}; install it with: pip install 'ritornello[train]'"
         ) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(version("ritornello"))
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 done; 1 a check failed ('bench train --parity'), or a bug; 2 something to mend, said in one "
+    "line; 130 stopped by Ctrl-C, 143 by the system; what was complete by then is kept."
+)
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Of the program.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", envvar="RITORNELLO_QUIET", help="Results and errors only: no progress, no notes."
+        ),
+    ] = False,
+) -> None:
+    """Models complete piano performances in a memory of fixed size, and plays new ones.
+
+    Results go to standard output; progress, notes and errors to standard error.
+    """
+    console.quiet = quiet
+    if quiet:
+        os.environ["RITORNELLO_QUIET"] = "1"  # for the processes of a study
 
 
 @contextmanager

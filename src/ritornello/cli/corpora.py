@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ritornello.cli.common import AsJson, app, console, count_bar
+from ritornello.cli.common import AsJson, app, console, count_bar, output
 from ritornello.errors import RitornelloError
 
 data_app = typer.Typer(help="Performances to packed corpora.")
@@ -34,7 +34,7 @@ def maestro(
 
     with count_bar() as progress:
         corpus = fetch(destination, archive=archive, overwrite=overwrite, progress=progress)
-    _show_corpus(corpus, as_json)
+    show_corpus(corpus, as_json)
 
 
 @data_app.command(epilog="Example: ritornello data prepare ~/midi data/mine --licence 'CC BY 4.0'")
@@ -73,7 +73,7 @@ def prepare(
             overwrite=overwrite,
             progress=progress,
         )
-    _show_corpus(corpus, as_json)
+    show_corpus(corpus, as_json)
 
 
 @data_app.command(epilog="Example: ritornello data merge data/all data/asap data/rolls --weight 1 --weight 0.5")
@@ -90,10 +90,11 @@ def merge(
     """Join the parts of a corpus, or several corpora as sources of one."""
     from ritornello.corpus.prepare import merge as merge_corpora
 
-    _show_corpus(merge_corpora(folders, destination, weights=weight, name=name, overwrite=overwrite), as_json)
+    show_corpus(merge_corpora(folders, destination, weights=weight, name=name, overwrite=overwrite), as_json)
 
 
-def _show_corpus(corpus: Any, as_json: bool) -> None:
+def show_corpus(corpus: Any, as_json: bool, *, table: bool = True) -> None:
+    """What a corpus holds, as a table or, beside another verb's output, in a line; then what the files needed."""
     from ritornello.corpus.shards import NOTHING_HELD_OUT
 
     rows = {
@@ -109,13 +110,16 @@ def _show_corpus(corpus: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"corpus": str(corpus.path), "splits": rows, **report}))
         return
-    table = Table("split", "pieces", "tokens", "notes", "hours", title=f"{corpus.name} in {corpus.path}")
-    for split, row in rows.items():
-        table.add_row(split, *(f"{value:,}" for value in row.values()))
     if corpus.part:
         console.print("{}: part {} of {}, {:,} pieces".format(corpus.path, *corpus.part, len(corpus.records)))
+    elif not table:
+        parts = (f"{row['pieces']:,} of {split} ({row['tokens']:,} tokens)" for split, row in rows.items())
+        console.print(f"{corpus.path}: {', '.join(parts)}")
     else:
-        console.print(table)
+        shown = Table("split", "pieces", "tokens", "notes", "hours", title=f"{corpus.name} in {corpus.path}")
+        for split, row in rows.items():
+            shown.add_row(split, *(f"{value:,}" for value in row.values()))
+        output.print(shown)
     if rows and "validation" not in rows:
         console.print(NOTHING_HELD_OUT)
     _tell(report["skipped"], lambda entry: f"skipped {entry['file']}: {entry['reason']}")

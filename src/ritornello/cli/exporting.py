@@ -1,4 +1,4 @@
-"""``export`` and ``info``."""
+"""``export``, ``push`` and ``info``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, clock, console
+from ritornello.cli.common import AsJson, app, clock, console, output
 from ritornello.errors import RitornelloError
+from ritornello.hub import is_on_hub
 
 
 @app.command(epilog="Example: ritornello export small small-onnx --int8")
@@ -56,6 +57,24 @@ def _export_web(model: str, out: Path, as_json: bool) -> None:
     _say_licence({"name": written["data"], "licence": written["licence"]})
 
 
+@app.command(epilog="Example: ritornello push runs/mine owner/name --licence 'CC BY 4.0'")
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model repository, made if need be.")],
+    licence: Annotated[str | None, typer.Option(help="Of the weights, where the data's is not known.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is for its owner alone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a model on the Hugging Face Hub: card, config.json, safetensors, ONNX; play it with --model hf://OWNER/NAME."""
+    from ritornello.publishing import push as push_model
+
+    address, its_licence = push_model(model, repository, licence=licence, private=private)
+    if as_json:
+        print(json.dumps({"address": address, "licence": its_licence}))
+        return
+    console.print(f"{address}: the weights are under {its_licence}; play them with --model hf://{repository}")
+
+
 @app.command(epilog="Example: ritornello info small")
 def info(
     thing: Annotated[
@@ -75,7 +94,7 @@ def info(
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_spelt(key, part)}" for key, part in value.items()) or "nothing"
         table.add_row(name.replace("_", " ").removesuffix(" bytes"), Text(_spelt(name, value)))
-    console.print(table)
+    output.print(table)
 
 
 def _by_kind(labels: list[str]) -> str:
@@ -97,7 +116,7 @@ def _described(thing: str) -> dict[str, Any]:
         return _of_corpus(path)
     if path.is_file():
         return _of_piece(path)
-    if path.is_dir() or thing in bundled_models():
+    if path.is_dir() or thing in bundled_models() or is_on_hub(thing):
         return _of_model(thing)
     raise RitornelloError(
         f"{thing}: no such file or folder, and no bundled model of that name ({', '.join(bundled_models())})"

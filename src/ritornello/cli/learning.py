@@ -23,18 +23,24 @@ from ritornello.cli.common import (
     count_bar,
     device_named,
     needs_torch,
+    output,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
 
 
-@app.command(epilog="Example: ritornello train --data data/asap --out runs/mine --recipe small --hours 2")
+@app.command(epilog="Example: ritornello train --init small --data ~/midi --out runs/mine")
 def train(
-    data: DataFolder,
-    out: Annotated[Path, typer.Option(help="The run's folder: best and last checkpoint, log.")],
+    data: Annotated[Path, typer.Option(help="A packed corpus; or MIDI files (a folder, an archive), packed into OUT.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder: best and last checkpoint, log; runs/ and DATA's name.")
+    ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="tiny, small, base, large, study, perceivers_small, ..., or FILE.toml; small, or OUT's."),
+        typer.Option(
+            help="tiny, small, base, large, tune, study, perceivers_small, ..., or FILE.toml; OUT's, one that fits "
+            "one's own files, or small."
+        ),
     ] = None,
     settings: Annotated[
         list[str], typer.Option("--set", metavar="NAME=VALUE", help="A recipe's setting, such as model.width=512.")
@@ -54,8 +60,13 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model, or fine-tune one."""
+    """Train a model, or fine-tune one.
+
+    Of MIDI files that are not packed it holds some titles out and chooses settings that fit. With --init it ends with
+    what the model foresees of those titles, and a minute of its music, before and after.
+    """
     needs_torch()
+    from ritornello.cli import tuning
     from ritornello.corpus import Corpus
     from ritornello.corpus.shards import NOTHING_HELD_OUT
     from ritornello.horizons import requested
@@ -66,16 +77,23 @@ def train(
 
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
-    chosen = recipe_of(out) if resume and recipe is None else recipe_named(recipe or "small")
-    chosen = chosen.changed(
-        schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens
-    ).with_settings(dict(map(read_setting, settings)))
+    out, place, own_files = out or Path("runs") / data.resolve().name, device_named(device), not tuning.is_packed(data)
+    named = recipe_of(out) if resume and recipe is None else recipe_named(recipe or "small")
+    opened = tuning.packed(data, out, init, resume=resume) if own_files else Corpus.open(data)
+    corpus = opened.with_validation()
+    if corpus is not opened:
+        console.print(f"{data}: {NOTHING_HELD_OUT}")
+    fits = own_files and recipe is None and not resume
+    chosen = (
+        (tuning.recipe_for(corpus, init, place) if fits else named)
+        .changed(schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens)
+        .with_settings(dict(map(read_setting, settings)))
+    )
     its = chosen.model.schedule
     if schedule is not None and its and (change := requested(schedule, layers=its.layers).change):
         console.print(change)
-    corpus = (opened := Corpus.open(data)).with_validation()
-    if corpus is not opened:
-        console.print(f"{data}: {NOTHING_HELD_OUT}")
+    start = init if own_files else None
+    before = None if start is None else tuning.likelihood(start, corpus, place, legal=chosen.legal)
     with watch(console) as report:
         best = run_training(
             corpus,
@@ -86,16 +104,25 @@ def train(
             seed=seed,
             init=init,
             resume=resume,
-            device=device_named(device),
+            device=place,
             precision=None if precision is None else precision.value,
             report=report,
         )
     if not is_first():
         return
     kind = "legal" if chosen.legal else "free"
+    figures: dict[str, Any] = {"run": str(out), "kind": kind, "best_validation_nats_per_token": None}
+    if math.isfinite(best):
+        figures["best_validation_nats_per_token"] = best
+    if start is not None and before is not None and math.isfinite(best):
+        after = tuning.likelihood(out, corpus, place, legal=chosen.legal)
+        tuning.play(start, out / "before.mid", seed)
+        tuning.play(out, out / "after.mid", seed)
+        figures["held_out"] = {"before": before, "after": after}
+        if not as_json:
+            tuning.show((start, before), (out, after), kind, seed)
     if as_json:
-        figure = best if math.isfinite(best) else None
-        print(json.dumps({"run": str(out), "kind": kind, "best_validation_nats_per_token": figure}))
+        print(json.dumps(figures))
     else:
         reached = (
             f"best validation {best:.4f} {kind} nats/token" if math.isfinite(best) else "stopped before a validation"
@@ -105,7 +132,9 @@ def train(
 
 @app.command(epilog="Example: ritornello evaluate small --data data/asap --split validation --schedule 'uniform(0)'")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A bundled model's name, a checkpoint folder, or hf://owner/name.")
+    ],
     data: DataFolder,
     split: Annotated[Split, typer.Option(help="Which pieces.")] = Split.validation,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the model's.")] = None,
@@ -206,8 +235,8 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         table.add_row(position, f"{row['tokens']:,}", f"{row['nats_per_token']:.4f}")
     table.add_section()
     table.add_row("all", f"{figures['tokens']:,}", f"{figures['nats_per_token']:.4f}")
-    console.print(table)
-    console.print(
+    output.print(table)
+    output.print(
         f"perplexity {figures['perplexity']:.3f}, {figures['nats_per_note']:.3f} nats/note, "
         f"{figures['nats_per_second']:.2f} nats/second; {figures['memory']}",
         highlight=False,
@@ -217,4 +246,4 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         for row in figures["repeats"]:
             interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
             table.add_row(f"{row['gap_tokens']:,}", str(row["pieces"]), f"{row['gain']:+.3f}", interval)
-        console.print(table)
+        output.print(table)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import MAX_SEED, AsJson, app, console, count_bar
+from ritornello.cli.common import MAX_SEED, AsJson, app, console, count_bar, output
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
 
@@ -106,10 +106,10 @@ def _show(comparison: Comparison) -> None:
             f"{result.figures['energy']['null'][2]:.3f}",
             Text("inside", style="green") if result.inside else Text(f"{result.widths:.1f}", style="red"),
         )
-    console.print(table)
+    output.print(table)
     for line in comparison.warnings():
         console.print(f"note: {line}")
-    console.print(
+    output.print(
         f"{comparison.inside} of {len(comparison.results)} features inside the human band: "
         f"{len(comparison.generated.names)} pieces beside {len(comparison.reference.names)}. OA is the overlap area "
         "(with the reference's distances or the generated pieces' own, whichever is lower in its band), energy how "
@@ -117,13 +117,13 @@ def _show(comparison: Comparison) -> None:
         "halves of the reference score: OA must not be below it, energy not above."
     )
     sizes = (side.autocorrelation_size.mean() for side in (comparison.generated, comparison.reference))
-    console.print(
+    output.print(
         "token autocorrelation, mean size at lags 1 to {:,}: {:.4f}, of the reference {:.4f}".format(
             LONGEST_LAG, *sizes
         )
     )
     furthest = comparison.atypical()[0]
-    console.print(
+    output.print(
         f"least typical: {furthest.name}, {furthest.distance:.2f} times as far from the reference as its pieces are "
         f"from each other, furthest in {furthest.furthest}"
     )

@@ -24,7 +24,9 @@ FullLength = Annotated[
     bool, typer.Option("--full-length", help="Do not let the model end before the length asked for.")
 ]
 Threads = Annotated[int | None, typer.Option(help="To compute with; the engine's choice if not given.", min=1)]
-Model = Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")]
+Model = Annotated[
+    str, typer.Option(help="A bundled model's name, a checkpoint or exported folder, or hf://owner/name.")
+]
 EngineName = Annotated[str, typer.Option("--engine", help="onnx (int8 weights), onnx-fp32, or torch.")]
 
 

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, console
+from ritornello.cli.common import AsJson, app, console, output
 from ritornello.files import check_writable
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def schedules(
         rows = [{"name": name, "text": texts[name], **_figures(asked[name], costs[name])} for name in texts]
         print(json.dumps({**figures, "schedules": rows}, indent=1))
         return
-    console.print(_table(asked, costs))
-    console.print(
+    output.print(_table(asked, costs))
+    output.print(
         "Budget and reach in tokens, the state per lane, attention per token (forward) in the mean of a piece of "
         f"{piece:,} tokens, which is also what unlimited states hold. Width {width:,}, segments of {segment:,} tokens."
     )

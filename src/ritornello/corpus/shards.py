@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ritornello.codec import FINGERPRINT
 from ritornello.errors import RitornelloError
 from ritornello.files import with_checksum, without_checksum, write_whole
+from ritornello.hub import local
 
 Tokens = NDArray[np.uint16]
 Rows = NDArray[np.void]  # (N,) of ROW
@@ -124,7 +125,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> Corpus:
-        """Opens the corpus in folder ``path``.
+        """Opens the corpus in folder ``path``, or on the hub (``hf://owner/name``).
 
         Raises:
             RitornelloError: if there is none, it is a part, has another format or vocabulary, or is damaged.
@@ -138,7 +139,7 @@ class Corpus:
     @classmethod
     def open_part(cls, path: str | Path) -> Corpus:
         """Like `open`; the folder may also be a part, whose pieces may have no split yet."""
-        path = Path(path)
+        path = local(path, "dataset")
         manifest = _read_json(path, MANIFEST)
         if manifest.get("format_version") not in (1, FORMAT_VERSION):
             raise RitornelloError(

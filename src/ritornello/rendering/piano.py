@@ -112,5 +112,7 @@ def _decoder() -> Any:
     try:
         import miniaudio
     except ModuleNotFoundError:
-        raise RitornelloError("--wav needs the package miniaudio; pip install 'ritornello[sound]'") from None
+        raise RitornelloError(
+            "--wav needs the package miniaudio; pip install 'ritornello[sound]', or miniaudio itself on Linux ARM"
+        ) from None
     return miniaudio

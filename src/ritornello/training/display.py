@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.text import Text
 from ritornello.training.loop import Report
 
 PLAIN_EVERY_S = 30.0
+QUIET = "RITORNELLO_QUIET"  # set where processes of a study say nothing
 
 
 @contextmanager
@@ -34,7 +36,8 @@ def watch(console: Console) -> Iterator[Callable[[Report], None]]:
 @contextmanager
 def watch_plainly(name: str) -> Iterator[Callable[[Report], None]]:
     """A callback for `train` in a process of a study: a line now and then on standard error, with the run's name."""
-    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True), f"{name}: ")
+    quiet = bool(os.environ.get(QUIET))
+    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=quiet), f"{name}: ")
 
 
 def _plain(console: Console, named: str = "") -> Callable[[Report], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -82,6 +82,26 @@ def memories_of(
         validation_tokens=validation,
         precision=precision,
     )
+
+
+def fitting(recipe: Recipe, model: ModelConfig, corpus: Corpus, device: torch.device) -> Recipe:
+    """The recipe in as many lanes as there are pieces to read, and half of the free memory can hold, at least one.
+
+    Args:
+        recipe: of the training.
+        model: that it trains.
+        corpus: with a validation split.
+        device: that it trains on.
+    """
+    pieces = len(corpus.pieces("train"))
+    interleave = 1 if recipe.model.crops else max(1, min(recipe.interleave, pieces // recipe.lanes))
+    fitted = replace(recipe, interleave=interleave, lanes=min(recipe.lanes, 1 << (pieces.bit_length() - 1)))
+    free = free_bytes(device)
+    while free is not None and fitted.lanes > 1:
+        if memories_of(model, fitted, corpus, device=device, precision="fp32").nbytes <= free / 2:
+            break
+        fitted = replace(fitted, lanes=fitted.lanes // 2)
+    return fitted
 
 
 def check_fit_at_once(needed: Sequence[int], jobs: int, free: int | None) -> None:

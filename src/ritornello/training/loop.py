@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from ritornello.models import build, from_checkpoint, with_inputs
 from ritornello.models.protocol import Model
 from ritornello.training.fitting import memory_peak_bytes
 from ritornello.training.folder import check_unused, interruptible, locked, resumable
-from ritornello.training.journal import Journal
+from ritornello.training.journal import Journal, Tracker
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import Precision, faster_precision
 from ritornello.training.ranks import Ranks, ranks_of
@@ -174,6 +174,7 @@ def train(
     device: torch.device | None = None,
     precision: Precision | None = None,
     report: Callable[[Report], None] = lambda _: None,
+    trackers: Sequence[Tracker] = (),
 ) -> float:
     """Trains a model and keeps its best and last checkpoint in ``run``.
 
@@ -191,6 +192,7 @@ def train(
         device: CUDA where there is one, by default.
         precision: of matrix products; the faster one there by default. A resumed run keeps its own.
         report: called about once a second and after each validation.
+        trackers: called with each figure that goes to the log, in rank 0.
 
     Returns:
         The best validation nats/token.
@@ -249,13 +251,19 @@ def train(
             _restore(parts, state, last.tensors("training"))
         if ranks.rank:
             torch.manual_seed(seed + state.step + ranks.rank * RANK_SEEDS)  # another dropout than rank 0's
-        _go_on(parts, state, interrupted, report)
+        _go_on(parts, state, interrupted, report, trackers)
     return state.best if state.best is not None else math.nan
 
 
-def _go_on(run: Run, state: RunState, interrupted: list[int], report: Callable[[Report], None]) -> None:
+def _go_on(
+    run: Run,
+    state: RunState,
+    interrupted: list[int],
+    report: Callable[[Report], None],
+    trackers: Sequence[Tracker],
+) -> None:
     """From wherever the run stands to its end, or until it is interrupted."""
-    journal = Journal(run.folder, after_step=state.step) if run.ranks.rank == 0 else None
+    journal = Journal(run.folder, after_step=state.step, trackers=trackers) if run.ranks.rank == 0 else None
     news = News(state.tokens)
     feed_state = run.reader.feed.state()
     if state.step == 0:
