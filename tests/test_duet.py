@@ -18,7 +18,7 @@ from conftest import made_up_piece, one_line
 from scripted import shift
 
 from ritornello import codec, live
-from ritornello.duet import AHEAD_S, Duet, Takeover
+from ritornello.duet import AHEAD_S, HANDBACKS, TAKEOVERS, Duet, Handback, Takeover
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.performing import Performer
@@ -44,7 +44,7 @@ class Lane:
         self.tokens += tokens.tolist()
         phrase = self.engine.phrase
         begun = self.tokens[::-1].index(phrase[0]) + 1 if phrase[0] in self.tokens else 0
-        logits = -np.arange(codec.N_EVENTS, dtype=np.float32)  # where the phrase cannot go on, the shortest rest
+        logits = -100 * np.arange(codec.N_EVENTS, dtype=np.float32)  # where the phrase cannot go on, the shortest rest
         logits[phrase[begun % len(phrase)]] = 1000
         return logits
 
@@ -65,12 +65,18 @@ RESTING = [*PHRASE[:-1], shift(100), shift(100), shift(30)]  # one may come in w
 class Stage:
     """A duet on a clock of its own, and what comes out of its port."""
 
-    def __init__(self, takeover: Takeover = "key", phrase: list[int] = PHRASE) -> None:
+    def __init__(
+        self, takeover: Takeover = "key", phrase: list[int] = PHRASE, *, handback: Handback = "key", lead_s: float = 0.0
+    ) -> None:
         self.now_s = 0.0
         self.sent: list[tuple[float, int, int]] = []
-        self.duet = Duet(
-            Performer(Reading(phrase)), lambda p, v: self.sent.append((self.now_s, p, v)), seed=1, takeover=takeover
-        )
+        self.due: list[float] = []  # of each
+        performer = Performer(Reading(phrase))
+        self.duet = Duet(performer, self._send, seed=1, takeover=takeover, handback=handback, lead_s=lead_s)
+
+    def _send(self, pitch: int, velocity: int, due_s: float) -> None:
+        self.sent.append((self.now_s, pitch, velocity))
+        self.due.append(due_s)
 
     def until(self, time_s: float) -> None:
         """Lets time pass, exactly as far each time as the duet asks for."""
@@ -164,10 +170,11 @@ def test_what_was_heard_at_a_takeover_is_the_encoding_up_to_there(asap: Path, nu
         assert stage.heard() == expected.tolist()
 
 
+@pytest.mark.parametrize("lead_s", [0.0, 0.1])
 @pytest.mark.parametrize("phrase", [PHRASE, RESTING], ids=["busy", "resting"])
-def test_after_many_turns_the_memory_holds_what_sounded(phrase: list[int]) -> None:
+def test_after_many_turns_the_memory_holds_what_sounded(phrase: list[int], lead_s: float) -> None:
     """Both players' notes, written down as they sounded, encode to what the model has read."""
-    stage, rng = Stage(phrase=phrase), np.random.default_rng(5)
+    stage, rng = Stage(phrase=phrase, lead_s=lead_s), np.random.default_rng(5)
     at_s = 0.0
     for turn in range(12):
         piece = made_up_piece(rng, notes=20, seconds=3.0)
@@ -305,12 +312,94 @@ def test_keys_come_when_they_are_due_however_slowly_the_clock_is_looked_at() -> 
     assert np.all(np.diff(late) >= 0)
 
 
+def test_the_person_s_pedal_ends_the_turn_where_it_is_to() -> None:
+    for handback, still in (("key", True), ("pedal", False)):
+        stage = Stage(handback=handback)
+        phrase(stage)
+        stage.duet.strike(2.5, 21, 64)
+        stage.until(4.0)
+        stage.duet.pedal(4.0, True)
+        assert stage.duet.playing is still
+        assert bool(still_down(stage.sent)) is still
+
+
+def test_a_pedal_that_is_down_before_the_first_key_tells_nothing() -> None:
+    stage = Stage()
+    stage.until(1000.0)
+    stage.duet.pedal(1000.0, True)
+    stage.duet.strike(1002.0, 60, 64)
+    stage.duet.release(1002.5, 60)
+    stage.duet.pedal(1003.0, False)
+    stage.until(1004.0)
+    assert stage.heard() == [codec.VELOCITY + 15, 60, shift(100), codec.NOTE_OFF + 60]
+    stage.duet.close(1005.0)
+    assert stage.duet.pedals == [(0.0, 1.0)]
+
+
+def test_keys_that_are_sent_ahead_sound_as_they_would_otherwise() -> None:
+    """Whoever plays them at their time hears the same; those that an interruption forgets were never heard."""
+    for seed in range(10):
+        scripts = [performed(scenario(seed)[0], "key", "key", lead_s) for lead_s in (0.0, 0.1)]
+        at_once, ahead = (sorted(stage.duet.notes, key=lambda note: (note.pitch, note.onset)) for stage in scripts)
+        assert len(at_once) == len(ahead)
+        np.testing.assert_allclose(at_once, ahead, atol=1e-6)
+        assert scripts[0].heard() == scripts[1].heard()
+        early = [now_s - due_s for (now_s, _, velocity), due_s in zip(scripts[1].sent, scripts[1].due) if velocity]
+        assert early
+        assert all(-0.1 - 1e-9 <= early_s <= 0 for early_s in early)
+
+
+# ---- scenarios, which the page's duet passes too ----
+
+
+def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handback, float]:
+    """What a person does, as MIDI messages by their times; and how turns go, and how far ahead keys are sent."""
+    rng = np.random.default_rng(seed)
+    time_s, messages, down = 1000.0 * seed, [], set()
+    for _ in range(60):
+        pause = (0.02, 0.3, 0.3, 1.0, 3.0)[int(rng.integers(5))]
+        time_s += 30.0 if rng.random() < 0.02 else float(rng.exponential(pause))
+        kind = rng.random()
+        if kind < 0.55:
+            pitch = int(rng.choice([21, 60, 62, 64, 67, 100, 104]))
+            down.add(pitch)
+            messages.append((time_s, [0x90, pitch, int(rng.integers(1, 128))]))
+        elif kind < 0.9 and down:
+            pitch = int(rng.choice(sorted(down)))
+            down.discard(pitch)
+            messages.append((time_s, [0x80, pitch, 64]))
+        else:
+            messages.append((time_s, [0xB0, 64, int(rng.integers(128))]))
+        if rng.random() < 0.3:
+            time_s += 0.01
+            messages += [(time_s, [0x80, pitch, 0]) for pitch in sorted(down)]
+            down = set()
+    return messages, TAKEOVERS[seed % 3], HANDBACKS[seed // 3 % 2], 0.1 * (seed // 6 % 2)
+
+
+def performed(
+    messages: list[tuple[float, list[int]]], takeover: Takeover, handback: Handback, lead_s: float, told: Any = None
+) -> Stage:
+    """The duet after it, ended two seconds later; ``told`` gets whose turn it is after each message."""
+    stage = Stage(takeover, handback=handback, lead_s=lead_s)
+    for time_s, message in messages:
+        stage.until(time_s)
+        live.obey(stage.duet, time_s, message)
+        if told is not None:
+            told.append(stage.duet.playing)
+    stage.until(messages[-1][0] + 2)
+    stage.duet.close(stage.now_s)
+    return stage
+
+
 def test_what_cannot_be_is_refused() -> None:
     performer = Performer(Reading(PHRASE))
     with one_line("unknown takeover 'nod'", "pedal, silence, key"):
         Duet(performer, print, seed=0, takeover="nod")  # type: ignore[arg-type]
     with one_line("key is 128"):
         Duet(performer, print, seed=0, key=128)
+    with one_line("unknown handback 'silence'", "key, pedal"):
+        Duet(performer, print, seed=0, handback="silence")  # type: ignore[arg-type]
 
 
 # ---- ports ----

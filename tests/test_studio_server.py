@@ -22,7 +22,7 @@ from ritornello.notes import Piece
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio import server
-from ritornello.studio.voices import Voice
+from ritornello.studio.voices import LATER, NOW, Voice
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -164,7 +164,7 @@ def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it()
     def play(voice, until_s):
         voice.until_s = until_s
         turns = voice.turns()
-        while next(turns, False):
+        while next(turns, LATER) == NOW:
             pass
 
     told = {name: [] for name in ("kept", "changed", "other", "none")}

@@ -169,9 +169,9 @@ def obey(duet: Duet, time_s: float, message: Sequence[int]) -> None:
         duet.release(time_s, number)
 
 
-def sender(port: Port) -> Callable[[int, int], None]:
+def sender(port: Port) -> Callable[[int, int, float], None]:
     """What a `Duet` sends its keys with."""
-    return lambda pitch, velocity: port.send(NOTE_ON if velocity else NOTE_OFF, pitch, velocity)
+    return lambda pitch, velocity, _: port.send(NOTE_ON if velocity else NOTE_OFF, pitch, velocity)
 
 
 def listed() -> tuple[list[str], list[str]]:

@@ -52,6 +52,13 @@ class Takeover(str, Enum):
     key = "key"
 
 
+class Handback(str, Enum):
+    """What ends it."""
+
+    key = "key"
+    pedal = "pedal"
+
+
 @app.command(epilog="Example: ritornello duet --in piano --out piano --takeover silence --record duet.mid")
 def duet(
     source: Annotated[
@@ -62,9 +69,9 @@ def duet(
         Takeover, typer.Option(help="The model's turn: after a silence, when the pedal comes up, or with --key.")
     ] = Takeover.silence,
     key: Annotated[int, typer.Option(help="The MIDI pitch that gives the turn with --takeover key.")] = 21,
-    handback_pedal: Annotated[
-        bool, typer.Option("--handback-pedal", help="Your pedal ends the model's turn too, not only your keys.")
-    ] = False,
+    handback: Annotated[
+        Handback, typer.Option(help="What ends the model's turn: any key, or your pedal as well as any key.")
+    ] = Handback.key,
     record: Annotated[Path | None, typer.Option(help="Write here what you both played, a track each.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop then; else with Ctrl-C.")] = None,
     send_clock: Annotated[float | None, typer.Option(help="Send MIDI clock at so many beats a minute.")] = None,
@@ -109,7 +116,7 @@ def duet(
         seed=seed,
         takeover=takeover.value,
         key=key,
-        handback_pedal=handback_pedal,
+        handback=handback.value,
     )
     until_s = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
     try:

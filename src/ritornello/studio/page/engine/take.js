@@ -1,0 +1,102 @@
+// One performance in the making, at one moment: a session, the grammar, and the notes that sound. The rules are those of
+// `ritornello.performing.Take`: no END before there is a note, and no rest longer than people make.
+
+import {
+  END, MAX_SHIFT_STEPS, N_EVENTS, N_PITCHES, NOTE_OFF, SHIFT, START, STEPS_PER_S, StreamDecoder, VELOCITY,
+} from './codec.js';
+import {Grammar} from './grammar.js';
+import {draw} from './sampling.js';
+
+/** @typedef {import('./sampling.js').Sampling} Sampling */
+
+const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
+export {REST_S};
+
+export class Take {
+  /** @param {any} model */
+  constructor(model) {
+    this.session = model.begin();
+    this.grammar = new Grammar();
+    this.decoder = new StreamDecoder();
+    this.unread = [START]; // drawn and not yet read: what follows the end is never asked for
+    this.logits = new Float32Array(0);
+    this.keyStep = 0; // of the last strike or release
+    this.silentUntil = 0; // the step before which nothing more happens
+    this.hasNotes = false;
+  }
+
+  get step() {
+    return this.decoder.step;
+  }
+
+  /** Another at the same moment. */
+  fork() {
+    const twin = Object.assign(Object.create(Take.prototype), this);
+    for (const part of ['session', 'grammar', 'decoder']) twin[part] = this[part].fork();
+    twin.unread = [...this.unread];
+    return twin;
+  }
+
+  close() {
+    this.session.close();
+  }
+
+  /** Takes an event that is read later; the notes that it ends. */
+  take(token) {
+    this.unread.push(token);
+    this.grammar.advance(token);
+    const finished = this.decoder.feed(token);
+    if (token < SHIFT) this.keyStep = this.step;
+    this.hasNotes ||= token < NOTE_OFF;
+    return finished;
+  }
+
+  /** Reads a part of what is unread; whether there is more. */
+  async read() {
+    const read = this.unread.splice(0, this.session.next(this.unread.length));
+    this.logits = (await this.session.read(read)).subarray(-N_EVENTS);
+    return this.unread.length > 0;
+  }
+
+  /** Reads all of it, without a pause: the model's graphs must be loaded. */
+  readAll() {
+    while (this.unread.length) {
+      const read = this.unread.splice(0, this.session.next(this.unread.length));
+      this.logits = this.session.readNow(read).subarray(-N_EVENTS);
+    }
+  }
+
+  /** Takes events that others played; nothing that the model plays then lies before a step. */
+  hear(tokens, silentUntil = 0) {
+    for (const token of tokens) this.take(token);
+    this.readAll();
+    this.silentUntil = silentUntil;
+  }
+
+  /**
+   * The next event, drawn with one number.
+   * @param {Required<Sampling>} sampling @param {import('./random.js').Random} random
+   */
+  play(sampling, random, mayEnd = true) {
+    this.readAll();
+    const token = draw(this.logits, this.legal(mayEnd), sampling, random.next());
+    const {velocity} = this.decoder, isKey = token < SHIFT;
+    const finished = this.take(token);
+    return {token, finished, pitch: isKey ? token % N_PITCHES : -1, velocity: token < NOTE_OFF ? velocity : 0};
+  }
+
+  /** What may come next: by the grammar, within the longest rests, and nothing before `silentUntil`. */
+  legal(mayEnd) {
+    const legal = this.grammar.legal(), {step} = this;
+    if (!mayEnd || !this.hasNotes) legal[END] = 0;
+    const rest = !this.hasNotes ? OPENING_S : this.grammar.anySounds ? HELD_S : REST_S;
+    const least = Math.min(Math.max(0, this.silentUntil - step), MAX_SHIFT_STEPS);
+    const most = Math.min(Math.max(least, this.keyStep + rest * STEPS_PER_S - step), MAX_SHIFT_STEPS);
+    legal.fill(0, SHIFT + most, VELOCITY);
+    if (least && legal[SHIFT + most - 1]) {
+      legal.fill(0, 0, SHIFT + least - 1);
+      legal.fill(0, VELOCITY);
+    }
+    return legal;
+  }
+}
