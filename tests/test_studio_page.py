@@ -319,6 +319,85 @@ def test_what_hands_play_is_recorded(page):
     assert page.evaluate("document.querySelector('[data-pitch=\"72\"]').className") == "key c"
 
 
+def test_a_duet_by_turns_is_heard_recorded_and_leaves_no_key_down(page):
+    before = shown(page)
+    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.click("#jam")
+    duet_by_turns(page)
+    page.click("#jam")
+    until(page, "!studio.duet.stream")
+    down = set()
+    for status, pitch, velocity in page.evaluate("studio.sent"):
+        (down.add if status == 0x90 and velocity else down.discard)(pitch)
+    assert down == set()
+    page.evaluate("studio.hands.output = null")
+    notes = [note for note in shown(page) if note not in before]
+    mine, its = ([note for note in notes if note[4] is given] for given in (True, False))
+    assert [note[2] for note in mine] == [60, 64, 67, 72, 50, 55, 57, 59, 62]
+    assert {note[2] for note in its} <= set(range(52, 80))
+    assert len(its) > 3
+    assert page.evaluate("studio.session.piece.pedals.length") == 2
+    page.keyboard.press("Control+z")
+    assert shown(page) == before
+    assert page.wrong == []
+
+
+def duet_by_turns(page) -> None:
+    """The model comes in after a silence, with the pedal and with a key, and goes at a touch."""
+    turn = "document.querySelector('#turn').textContent"
+    page.wait_for_selector("#duet:not([hidden])")
+    assert "listens" in page.inner_text("#turn")
+    for letter in "adgk":
+        page.keyboard.press(letter, delay=60)
+    assert page.evaluate(turn) == "You play"
+    until(page, f"{turn} === 'The model plays' && studio.duet.sounding.length")
+    assert page.locator(".key.sounds").count() > 0
+    silent = page.evaluate(
+        "(studio.hands.take(new Uint8Array([0x90, 50, 80])), "
+        f"[{turn}, studio.duet.sounding.length, studio.duet.timers.size])"
+    )
+    assert silent == ["You play", 0, 0]
+    page.evaluate("studio.hands.take(new Uint8Array([0x80, 50, 0]))")
+    page.select_option("#takeover", "pedal")
+    page.select_option("#handback", "pedal")
+    page.focus("#keys")
+    page.keyboard.down("Shift")
+    page.evaluate("[0x90, 0x80].forEach(status => studio.hands.take(new Uint8Array([status, 55, 70])))")
+    page.wait_for_timeout(100)
+    assert page.evaluate(turn) == "You play"
+    page.keyboard.up("Shift")
+    until(page, f"{turn} === 'The model plays' && studio.duet.sounding.length")
+    page.keyboard.down("Shift")
+    assert page.evaluate(f"[{turn}, studio.duet.sounding.length]") == ["You play", 0]
+    page.evaluate("[0x90, 0x80].forEach(status => studio.hands.take(new Uint8Array([status, 57, 70])))")
+    page.keyboard.up("Shift")
+    until(page, f"{turn} === 'The model plays'")
+    page.evaluate("[0x90, 0x80].forEach(status => studio.hands.take(new Uint8Array([status, 59, 70])))")
+    page.select_option("#takeover", "key")
+    page.wait_for_timeout(100)
+    page.evaluate("studio.hands.take(new Uint8Array([0x90, 21, 70]))")
+    until(page, f"{turn} === 'The model plays' && studio.duet.sounding.length")
+    page.evaluate("[0x80, 0x90].forEach(status => studio.hands.take(new Uint8Array([status, 21, 70])))")
+    assert page.evaluate(turn) == "You play"
+    page.evaluate("[0x90, 0x80].forEach(status => studio.hands.take(new Uint8Array([status, 62, 70])))")
+    page.select_option("#takeover", "silence")
+    page.select_option("#handback", "key")
+
+
+def test_a_server_that_goes_in_the_midst_of_a_duet_takes_its_keys_along(page, served):
+    page.keyboard.press("d")
+    page.wait_for_selector("#duet:not([hidden])")
+    page.keyboard.press("a", delay=50)
+    until(page, "studio.duet.sounding.length")
+    served.stop()
+    until(page, "document.querySelector('#status').textContent.includes('gone')")
+    assert page.evaluate("[studio.duet.sounding.length, studio.duet.timers.size]") == [0, 0]
+    assert page.is_hidden("#duet")
+    assert [note[2] for note in shown(page) if note[4]] == [60]
+    served.start()
+    until(page, "studio.maker.engine")
+
+
 def test_what_the_music_is_to_be_is_told_to_the_player_kept_and_let_go(page, served):
     def told(**expected):
         weights = steering.weights(LABELS, {label.replace("_", "="): weight for label, weight in expected.items()})

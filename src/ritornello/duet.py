@@ -96,14 +96,10 @@ class Duet:
         handback: Handback = "key",
         lead_s: float = 0.0,
     ) -> None:
-        if takeover not in TAKEOVERS:
-            raise RitornelloError(f"unknown takeover {takeover!r}; there are {', '.join(TAKEOVERS)}")
-        if handback not in HANDBACKS:
-            raise RitornelloError(f"unknown handback {handback!r}; there are {', '.join(HANDBACKS)}")
         if not 0 <= key <= 127:
             raise RitornelloError(f"key is {key}; it must lie between 0 and 127")
-        self._performer, self._send, self._takeover, self._key = performer, send, takeover, key
-        self._handback, self._lead_s = handback, lead_s
+        self._performer, self._send, self._key, self._lead_s = performer, send, key, lead_s
+        self.agree(takeover, handback)
         self._rng = np.random.default_rng(seed)
         self.delays = Delays()
         self.notes: list[Played] = []
@@ -153,6 +149,14 @@ class Duet:
         ours, theirs = ([note[:4] for note in self.notes if note.by_model is model] for model in (True, False))
         person = Piece.from_notes(theirs, pedals=np.reshape(self.pedals, (-1, 2)), title="person")
         return person, Piece.from_notes(ours, title="model")
+
+    def agree(self, takeover: Takeover, handback: Handback) -> None:
+        """Has turns change otherwise from now on. Raises RitornelloError for what is unknown."""
+        if takeover not in TAKEOVERS:
+            raise RitornelloError(f"unknown takeover {takeover!r}; there are {', '.join(TAKEOVERS)}")
+        if handback not in HANDBACKS:
+            raise RitornelloError(f"unknown handback {handback!r}; there are {', '.join(HANDBACKS)}")
+        self._takeover, self._handback = takeover, handback
 
     # ---- what the person does ----
 

@@ -5,8 +5,8 @@ this server's own origin and, on any other address than the loopback interface, 
 of a message, pages, voices of a page, notes and seconds of a prompt, and the time without a word.
 
 Messages are JSON objects; ``page/stream.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``,
-``told``, ``fork``, ``close``, ``score``, ``duet``, ``midi`` and ``finish``, each with the ``id`` of a stream; it gets
-``hello`` once, then ``notes``, ``end``, ``score``, ``turn``, ``key`` and ``error``.
+``told``, ``fork``, ``close``, ``score``, ``duet``, ``agree``, ``midi`` and ``finish``, each with the ``id`` of a
+stream; it gets ``hello`` once, then ``notes``, ``end``, ``score``, ``turn``, ``key`` and ``error``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ritornello.duet import HANDBACKS, TAKEOVERS
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
 from ritornello.performing import Performer, Take
@@ -207,7 +208,7 @@ class _Session:
         self._performer, self._conductor, self._loop = studio.performer, studio.conductor, loop
         self._moments: list[Moment] = []
         self._voices: dict[int, Voice | Partner] = {}
-        ops = ("start", "advance", "sampling", "told", "fork", "close", "score", "duet", "midi", "finish")
+        ops = ("start", "advance", "sampling", "told", "fork", "close", "score", "duet", "agree", "midi", "finish")
         self._ops = {op: getattr(self, f"_{op}") for op in ops}
         self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._closed = False
@@ -272,9 +273,17 @@ class _Session:
     def _duet(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         tell, engine = partial(self._tell, number), self._performer.engine
         performer = Performer(engine, _sampling(message), told=_told(message, engine.labels))
-        takeover, handback = message.get("takeover", "silence"), message.get("handback", "key")
-        partner = Partner(performer, seed=_whole(message, "seed"), takeover=takeover, handback=handback, tell=tell)
+        partner = Partner(performer, seed=_whole(message, "seed"), **_agreed(message), tell=tell)
         return lambda: self._add(number, partner, tell, partner.turns())
+
+    def _agree(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        agreed = _agreed(message)
+
+        def agree() -> None:
+            if partner := self._open(number, Partner):
+                partner.duet.agree(**agreed)
+
+        return agree
 
     def _midi(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         at_s, content = _number(message, "at"), message.get("message")
@@ -422,6 +431,15 @@ def _told(message: dict[str, Any], labels: Sequence[str]) -> dict[str, float]:
         if not 0 <= _number(given, label) <= 1:
             raise RitornelloError(f"the weight of {label} is {given[label]}; it must lie between 0 and 1")
     return given
+
+
+def _agreed(message: dict[str, Any]) -> dict[str, Any]:
+    """How turns change in a duet."""
+    agreed = {"takeover": message.get("takeover", TAKEOVERS[1]), "handback": message.get("handback", HANDBACKS[0])}
+    for (name, value), values in zip(agreed.items(), (TAKEOVERS, HANDBACKS)):
+        if value not in values:
+            raise RitornelloError(f"{name} is one of {', '.join(values)}")
+    return agreed
 
 
 def _seconds(message: dict[str, Any], name: str) -> float:

@@ -227,7 +227,7 @@ class Partner:
     ) -> None:
         self.performer, self.closed = performer, False
         self._tell, self._clock = tell, clock
-        self._duet = Duet(performer, self._send, seed=seed, takeover=takeover, handback=handback, lead_s=LEAD_S)
+        self.duet = Duet(performer, self._send, seed=seed, takeover=takeover, handback=handback, lead_s=LEAD_S)
         self._inbox: deque[tuple[float, Sequence[int] | None]] = deque()
         self._behind_s = math.inf  # of our clock to the page's
         self._now_s = 0.0
@@ -241,22 +241,22 @@ class Partner:
     def turns(self) -> Turns:
         """Plays until the duet is ended, or closed."""
         while not self.closed:
-            was_playing = self._duet.playing
+            was_playing = self.duet.playing
             if self._inbox:
                 at_s, message = self._inbox.popleft()
                 self._now_s = max(self._now_s, at_s)
                 if message is None:
-                    self._duet.close(self._now_s)
+                    self.duet.close(self._now_s)
                     self.closed = True
                 else:
-                    obey(self._duet, self._now_s, message)
+                    obey(self.duet, self._now_s, message)
                 wait_s = NOW
             else:
                 self._now_s = max(self._now_s, self._clock() - self._behind_s)
-                wait_s = self._duet.tick(self._now_s)
-            if self._duet.playing != was_playing:
-                self._turn += self._duet.playing
-                self._tell({"op": "turn", "turn": self._turn, "playing": self._duet.playing, "at": self._now_s})
+                wait_s = self.duet.tick(self._now_s)
+            if self.duet.playing != was_playing:
+                self._turn += self.duet.playing
+                self._tell({"op": "turn", "turn": self._turn, "playing": self.duet.playing, "at": self._now_s})
             self._tell_notes()
             yield wait_s
         self._tell({"op": "end"})
@@ -265,10 +265,10 @@ class Partner:
         self._tell({"op": "key", "turn": self._turn, "pitch": pitch, "velocity": velocity, "at": at_s})
 
     def _tell_notes(self) -> None:
-        notes, pedals = self._duet.notes, self._duet.pedals
+        notes, pedals = self.duet.notes, self.duet.pedals
         if notes or pedals:
             self._tell({"op": "notes", "notes": [list(note) for note in notes], "pedals": list(pedals)})
-            self._duet.notes, self._duet.pedals = [], []
+            self.duet.notes, self.duet.pedals = [], []
 
 
 def prompt_of(piece: Piece, from_s: float | None) -> tuple[NDArray[np.uint16], float]:

@@ -18,6 +18,7 @@
 //   const stream = await engine.duet({seed, sampling, told, takeover, handback})
 //       the model at one piano with a person; times are of `now`
 //   stream.hear(message)             a MIDI message of the person's
+//   stream.agree(takeover, handback) has turns change otherwise from now on
 //   stream.on('turn', ({turn, playing, at}) => ...)      whose turn it is; the model's have numbers
 //   stream.on('key', ({turn, pitch, velocity, at}) => ...)   the model's, a little before its time; velocity 0 lets it
 //       go. What the turn's end leaves to come is not to be played.
@@ -128,6 +129,9 @@ export class Stream {
 
   /** @param {number[]} message */
   hear(message) { this.post({op: 'midi', at: now(), message}); }
+
+  /** @param {string} takeover @param {string} handback */
+  agree(takeover, handback) { this.post({op: 'agree', takeover, handback}); }
 
   finish() { this.post({op: 'finish', at: now()}); }
 

@@ -20,9 +20,8 @@ export class Duet {
    *   told: Float32Array, takeover?: string, key?: number, handback?: string, lead?: number}} options
    */
   constructor(model, send, {random, sampling, told, takeover = 'silence', key = KEY, handback = 'key', lead = 0}) {
-    if (!TAKEOVERS.includes(takeover)) throw new Error(`unknown takeover ${takeover}`);
-    if (!HANDBACKS.includes(handback)) throw new Error(`unknown handback ${handback}`);
-    Object.assign(this, {send, random, takeover, key, handback, lead});
+    Object.assign(this, {send, random, key, lead});
+    this.agree(takeover, handback);
     this.sampling = sampling; // may be replaced at any time,
     this.told = told; // and this from turn to turn
     /** @type {{start: number, end: number, pitch: number, velocity: number, byModel: boolean}[]} */
@@ -46,6 +45,13 @@ export class Duet {
     this.sent = new Set(); // its keys that are down, as they were sent
     this.unheard = []; // its events that have sounded
     this.sounding = new Map(); // its keys: since when, and velocity
+  }
+
+  /** Has turns change otherwise from now on. */
+  agree(takeover, handback) {
+    if (!TAKEOVERS.includes(takeover)) throw new Error(`unknown takeover ${takeover}`);
+    if (!HANDBACKS.includes(handback)) throw new Error(`unknown handback ${handback}`);
+    Object.assign(this, {takeover, handback});
   }
 
   /** Whether it is the model's turn. */

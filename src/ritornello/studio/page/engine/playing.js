@@ -218,6 +218,7 @@ export class Player {
       if (op === 'start') this.tasks.set(id, new Voice(this.model, content, tell));
       else if (op === 'score') this.tasks.set(id, new Score(this.model, content, tell));
       else if (op === 'duet') this.tasks.set(id, new Partner(this.model, content, tell));
+      else if (op === 'agree') task?.duet.agree(content.takeover, content.handback);
       else if (op === 'midi' || op === 'finish') task?.inbox.push({at: content.at, message: content.message ?? null});
       else if (op === 'fork' && task) this.tasks.set(id, task.fork(content.seed, tell));
       else if (op === 'fork') throw new Error('this stream has ended; start another');
