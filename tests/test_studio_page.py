@@ -5,6 +5,7 @@ The engine behind it plays at no cost and without sense, so that what is tested 
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -143,6 +144,13 @@ def test_a_dropped_file_is_gone_on_with_and_saved_as_it_is_shown(page, tmp_path)
     rows = np.stack([piece.onset, piece.offset, piece.pitch, piece.velocity], axis=1)
     np.testing.assert_allclose(rows, [note[:4] for note in sorted(expected, key=lambda n: (n[0], n[2]))], atol=0.001)
     np.testing.assert_allclose(piece.pedals, MELODY.pedals, atol=0.001)
+    carried = page.evaluate(
+        "(() => { const items = new DataTransfer(); document.querySelector('#carry').dispatchEvent("
+        "new DragEvent('dragstart', {dataTransfer: items})); return items.getData('DownloadURL'); })()"
+    )
+    kind, name, address = carried.split(":", 2)
+    assert (kind, name) == ("audio/midi", "Mine.mid")
+    assert base64.b64decode(address.removeprefix("data:audio/midi;base64,")) == (tmp_path / "saved.mid").read_bytes()
     svg = saved(page, "svg").decode()
     assert svg.count("<rect") > len(expected)
     assert "Mine" in svg

@@ -30,8 +30,9 @@ Handback = Literal["key", "pedal"]
 HANDBACKS: tuple[Handback, ...] = get_args(Handback)
 KEY = 21
 """the lowest of a piano"""
-AHEAD_S = 0.5
-"""how far ahead of the clock the model plays: its reserve"""
+AHEAD_S, MOST_AHEAD_S = 0.5, 4.0
+"""how far ahead of the clock the model plays: its reserve, which doubles whenever a key comes `LATE_S` late"""
+LATE_S = 0.01
 PACE_STRIKES = 32
 PACE_QUANTILE, PACE_FACTOR = 0.9, 3.0
 LEAST_SILENCE_S, MOST_SILENCE_S = 0.6, 4.0
@@ -117,6 +118,7 @@ class Duet:
         self._has_turn = True  # the person has struck a key since the model played last
         self._ahead: Take | None = None  # the model's, while it plays
         self._awaited = False  # its first key
+        self._ahead_s = AHEAD_S
         self._plan: deque[_Planned] = deque()  # its events that have not been sent
         self._coming: deque[_Planned] = deque()  # sent, and not due yet
         self._down: set[int] = set()  # its keys, as they were sent
@@ -216,7 +218,7 @@ class Duet:
         while self._plan and self._plan[0].at_s <= time_s + self._lead_s:
             self._play(self._plan.popleft(), time_s)
         self._sound(time_s)
-        if self._moment_s(self._ahead.seconds) - time_s < AHEAD_S + self._lead_s:
+        if self._moment_s(self._ahead.seconds) - time_s < self._ahead_s + self._lead_s:
             self._play_on()
             return 0.0
         if self._hear_own():
@@ -296,6 +298,8 @@ class Duet:
         late_s = time_s - event.at_s
         self._coming.append(event._replace(at_s=max(event.at_s, time_s)))
         if event.velocity:
+            if late_s > LATE_S:
+                self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
             if self._awaited:
                 self.delays.takeovers.append(max(0.0, late_s))
             else:

@@ -42,6 +42,10 @@ duets.forEach(({messages, options, turns, keys, heard, notes, pedals}, n) => {
       while (duet.tick(time) === 0);
     };
     for (const [time, message] of messages) {
+      if (!message.length) { // nobody has looked at the clock
+        now = time;
+        continue;
+      }
       until(time);
       duet.obey(time, message);
       whose.push(duet.playing);

@@ -449,6 +449,16 @@ const saveAs = doing(async (kind) => {
   say(`Saved as ${name}.`);
 });
 
+$('carry').addEventListener('click', () => saveAs('midi'));
+$('carry').addEventListener('dragstart', (event) => {
+  const piece = maker.shown;
+  if (!piece.notes.length) return event.preventDefault();
+  const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.mid`;
+  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece), (byte) => String.fromCharCode(byte)).join(''))}`;
+  event.dataTransfer.setData('DownloadURL', `audio/midi:${name}:${address}`); // Chromium's way to a file elsewhere
+  event.dataTransfer.effectAllowed = 'copy';
+});
+
 // ---- seed, sampling and what is told in the address ----
 
 function showAddress() {
@@ -669,7 +679,11 @@ $('share').addEventListener('click', doing(async () => {
 }));
 
 let dragged = 0;
-addEventListener('dragenter', (event) => { event.preventDefault(); dragged++; $('drop').hidden = false; });
+addEventListener('dragenter', (event) => {
+  event.preventDefault();
+  dragged++;
+  $('drop').hidden = !event.dataTransfer?.types.includes('Files');
+});
 addEventListener('dragleave', () => { if (--dragged <= 0) { dragged = 0; $('drop').hidden = true; } });
 addEventListener('dragover', (event) => event.preventDefault());
 addEventListener('drop', (event) => {

@@ -6,7 +6,8 @@ import {REST_S, Take} from './take.js';
 
 export const TAKEOVERS = ['pedal', 'silence', 'key'], HANDBACKS = ['key', 'pedal'];
 export const KEY = 21; // the lowest of a piano
-const AHEAD_S = 0.5; // how far ahead of the clock the model plays
+const AHEAD_S = 0.5, MOST_AHEAD_S = 4; // how far ahead of the clock the model plays: twice as far once a key
+const LATE_S = 0.01; // comes so late
 const PACE_STRIKES = 32, PACE_QUANTILE = 0.9, PACE_FACTOR = 3;
 const LEAST_SILENCE_S = 0.6, MOST_SILENCE_S = 4;
 const IDLE_S = 0.05; // between looks at the clock while nothing is due
@@ -40,6 +41,7 @@ export class Duet {
     this.hasTurn = true; // the person has struck a key since the model played last
     /** @type {Take | null} */
     this.ahead = null; // the model's, while it plays
+    this.reserve = AHEAD_S;
     this.plan = []; // its events that have not been sent,
     this.coming = []; // and those that are not due yet
     this.sent = new Set(); // its keys that are down, as they were sent
@@ -121,7 +123,7 @@ export class Duet {
     if (!this.ahead) return this.listen(time);
     while (this.plan.length && this.plan[0].at <= time + this.lead) this.play(this.plan.shift(), time);
     this.sound(time);
-    if (this.moment(this.ahead) - time < AHEAD_S + this.lead) {
+    if (this.moment(this.ahead) - time < this.reserve + this.lead) {
       this.playOn();
       return 0;
     }
@@ -195,6 +197,7 @@ export class Duet {
   play(event, time) {
     const at = Math.max(event.at, time), {pitch, velocity} = event;
     this.coming.push({...event, at});
+    if (velocity && time - event.at > LATE_S) this.reserve = Math.min(2 * this.reserve, MOST_AHEAD_S);
     if (!velocity && !this.sent.has(pitch)) return; // no key, or one of the person's, which is theirs to let go
     if (velocity) this.sent.add(pitch);
     else this.sent.delete(pitch);
