@@ -180,6 +180,9 @@ class _Heard:
     def __init__(self, session: Any, tokens: list[int]) -> None:
         self._session, self.tokens = session, tokens
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
     def read(self, tokens: np.ndarray) -> np.ndarray:
         self.tokens += tokens.tolist()
         return self._session.read(tokens)

@@ -66,7 +66,7 @@ def speed(kind: Any, corpus: Corpus, recipe: Recipe, device: torch.device, steps
     reader: Reader = kind(model, corpus, recipe, 0, "bf16", ALONE)
     optimisers = Optimisers(model, recipe)
     config = recipe.streaming
-    first = -(-max(config.horizons) // config.segment_tokens) * recipe.groups + 2
+    first = -(-max(config.horizons) // config.segment_tokens) * recipe.interleave + 2
     with ThreadPoolExecutor(1) as pool:
         batches = prefetched(reader.feed, pool)
         for _ in range(first):

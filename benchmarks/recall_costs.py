@@ -81,7 +81,7 @@ def played(recipes: dict[str, Recipe], corpus: Corpus, engine: str, rounds: int)
             family, config = recipe.model.family, recipe.model.to_json()
             weights: dict[str, Any] = {"weights": model_of(recipe).state_dict()}
             where = Path(folder) / str(i)
-            save_checkpoint(where, family=family, config=config, data={}, progress={}, tensors=weights)
+            save_checkpoint(where, family=family, config=config, trained_on={}, run={}, tensors=weights)
             sessions[name] = load_engine(str(where), engine).begin()
             sessions[name].score(tokens[:4096])
         for round_ in range(rounds):

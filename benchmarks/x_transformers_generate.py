@@ -100,7 +100,7 @@ def save_base_model(folder: Path) -> None:
     model = DSMR(config)
     family, described = config.family, config.to_json()
     save_checkpoint(
-        folder, family=family, config=described, data={}, progress={}, tensors={"weights": model.state_dict()}
+        folder, family=family, config=described, trained_on={}, run={}, tensors={"weights": model.state_dict()}
     )
 
 

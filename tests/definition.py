@@ -83,7 +83,7 @@ def by_definition(model: DSMR, tokens: np.ndarray, first_position: int = 0) -> n
         q, k, v = qkv.reshape(len(x), 3, heads, size).swapaxes(0, 1)
         if config.qk_bias:
             q, k = q + mine["qk_bias"][0, :, 0], k + mine["qk_bias"][1, :, 0]
-        q, k = turned(norm(q)) * mine["sharpness"][:, :, 0][None], turned(norm(k))
+        q, k = turned(norm(q)) * mine["qk_scale"][:, :, 0][None], turned(norm(k))
         scores = np.einsum("qhd,khd->hqk", q, k) / size**0.5
         scores = np.where(spelt_out(place, horizon, config), scores, -np.inf)
         shares = np.exp(scores - scores.max(-1, keepdims=True))

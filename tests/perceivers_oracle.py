@@ -40,7 +40,7 @@ def awake(config: PerceiverConfig, *, seed: int = 7, dtype: torch.dtype = torch.
             if weight.ndim == 2:
                 weight.normal_(std=(1 if name.startswith("embedding") else weight.shape[1]) ** -0.5, generator=rng)
             else:
-                weight.uniform_(0.5, 3 if name.endswith("sharpness") else 1.5, generator=rng)
+                weight.uniform_(0.5, 3 if name.endswith("qk_scale") else 1.5, generator=rng)
     return model.eval()
 
 
@@ -74,7 +74,7 @@ def recomputed(model: Perceiver, tokens: Tensor, *, window: int, seen: list[int]
         for head in range(model.config.heads):
             part = slice(head * d, (head + 1) * d)
             own, other = w[f"{name}.qk_bias"][:, head, 0] if model.config.qk_bias else (0, 0)
-            queries = turned(rms(q[:, part] + own), turn[n - len(q) :]) * w[f"{name}.sharpness"][head]
+            queries = turned(rms(q[:, part] + own), turn[n - len(q) :]) * w[f"{name}.qk_scale"][head]
             scores = queries @ turned(rms(k[:, part] + other), turn[n - len(k) :]).T / math.sqrt(d)
             found.append(scores.masked_fill(hidden, -math.inf).softmax(-1) @ v[:, part])
         x = x + torch.cat(found, dim=1) @ w[f"{name}.out.weight"].T

@@ -20,7 +20,7 @@ def shift(steps: int) -> int:
 class Scripted:
     """An engine that wants certain events, in order, and then whatever ``rest`` weighs; it keeps what it read."""
 
-    name, data = "scripted", {}
+    name, trained_on, motifs = "scripted", {}, None
 
     def __init__(self, wanted: list[int], rest: np.ndarray | None = None) -> None:
         self.wanted = wanted

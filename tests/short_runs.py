@@ -65,7 +65,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert losses(one) == losses(other)
     for name in ("last", "best"):
         a, b = load_checkpoint(one / name), load_checkpoint(other / name)
-        timeless = [{k: v for k, v in c.progress.items() if not k.endswith("seconds")} for c in (a, b)]
+        timeless = [{k: v for k, v in c.run.items() if not k.endswith("seconds")} for c in (a, b)]
         assert timeless[0] == timeless[1]
         assert equal(a.tensors(), b.tensors())
     assert equal(load_checkpoint(one / "last").tensors("training"), load_checkpoint(other / "last").tensors("training"))

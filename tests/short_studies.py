@@ -64,7 +64,7 @@ def record(
     )
     per_token = sum(nats) / sum(tokens)
     asked = conditions(study, steps=60, budget_tokens=1792)
-    own = replace(asked.recipe_settings, model=model, groups=1)
+    own = replace(asked.recipe_settings, model=model, interleave=1)
     data = {"corpus": "Etudes", "corpus_tokens": {"train": 123456, "validation": sum(tokens)}}
     times: dict[str, Any] = {"tokens": 61440, "seconds": 10.0, "best_step": 60, "tokens_per_s": 1000.0}
     log = tuple(LogLine(tokens=100 * i, seconds=i, nats=3 - i / 10, validation=3 - i / 10) for i in range(1, 7))

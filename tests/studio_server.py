@@ -24,7 +24,8 @@ NATS[codec.VELOCITY + 10 : codec.VELOCITY + 20] = -1
 class Tinkling:
     """An engine that draws from the same likelihoods for ever, and counts what it has read."""
 
-    name, data, legal = "tinkling", {"name": "nothing", "licence": "CC0"}, True
+    name, trained_on, legal = "tinkling", {"name": "nothing", "licence": "CC0"}, True
+    motifs = None
     threads, weight_bytes, memory_tokens, nbytes, position = 1, 0, 0, 1_000, 0
 
     def __init__(self, ends: float = -30.0, labels: tuple[str, ...] = ()) -> None:

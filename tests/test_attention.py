@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ritornello.horizons import Rule
 from ritornello.models import tiles
-from ritornello.models.attention import Attention, Sight, fastest, plain, tiled
+from ritornello.models.attention import Attention, AttentionSpan, fastest, plain, tiled
 
 FAR = 1_000_000
 HEAD_SIZE = 4
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 class Case:
     """A chunk of some lanes and their memories; the most keys of a tile."""
 
-    sight: Sight
+    span: AttentionSpan
     heads: int = 2
     tile_keys: int = 3
     seed: int = 0
@@ -37,8 +37,8 @@ class Case:
     def tensors(self, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         """q, k, v and the memories, laid out as the model's are; slots before the piece hold numbers too."""
         generator = torch.Generator().manual_seed(self.seed)
-        lanes = len(self.sight.position)
-        shapes = [(lanes, n, self.heads, HEAD_SIZE) for n in [self.sight.queries] * 3 + [self.sight.memories] * 2]
+        lanes = len(self.span.position)
+        shapes = [(lanes, n, self.heads, HEAD_SIZE) for n in [self.span.queries] * 3 + [self.span.memories] * 2]
         return [2 * torch.randn(shape, generator=generator, dtype=dtype).transpose(1, 2) for shape in shapes]
 
 
@@ -54,7 +54,7 @@ def cases(draw: st.DrawFn) -> Case:
     memories, horizon = draw(st.integers(0, 25)), draw(st.none() | st.integers(0, 25))
     rule: Rule = draw(st.sampled_from(("segment", "sliding")))
     return Case(
-        Sight(torch.tensor(position), queries, memories, horizon, s, rule),
+        AttentionSpan(torch.tensor(position), queries, memories, horizon, s, rule),
         heads=draw(st.integers(1, 2)),
         tile_keys=draw(st.sampled_from((1, 2, 3, 7, 64))),
         seed=draw(st.integers(0, 1 << 30)),
@@ -78,32 +78,32 @@ def forget_plans() -> None:
     tiles.chunk_parts.cache_clear()
 
 
-def sees(sight: Sight, query: int, key: int) -> bool:
+def sees(span: AttentionSpan, query: int, key: int) -> bool:
     """The sentences of "What a query sees"; a position before the piece is no key."""
-    start = (query // sight.segment_tokens) * sight.segment_tokens
-    if sight.horizon is None:
+    start = (query // span.segment_tokens) * span.segment_tokens
+    if span.horizon is None:
         first = 0
-    elif sight.rule == "segment":
-        first = start - sight.horizon
+    elif span.rule == "segment":
+        first = start - span.horizon
     else:
-        first = min(start, query - sight.horizon)
+        first = min(start, query - span.horizon)
     return max(0, first) <= key <= query
 
 
-def seen_by(sight: Sight, lane: int) -> Tensor:
+def seen_by(span: AttentionSpan, lane: int) -> Tensor:
     """(T, K) bool."""
-    position = int(sight.position[lane])
-    keys = range(position - sight.memories, position + sight.queries)
-    return torch.tensor([[sees(sight, position + i, key) for key in keys] for i in range(sight.queries)])
+    position = int(span.position[lane])
+    keys = range(position - span.memories, position + span.queries)
+    return torch.tensor([[sees(span, position + i, key) for key in keys] for i in range(span.queries)])
 
 
-def brute_force(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
+def brute_force(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, span: AttentionSpan) -> Tensor:
     """Lane by lane and query by query, over the keys that it sees and no others."""
     keys, values = torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
     lanes = []
     for lane in range(len(q)):
         found = []
-        for i, seen in enumerate(seen_by(sight, lane)):
+        for i, seen in enumerate(seen_by(span, lane)):
             scores = (keys[lane][:, seen] * q[lane, :, i, None]).sum(-1) / math.sqrt(q.shape[-1])
             shares = (scores - scores.amax(-1, keepdim=True).detach()).exp()
             found.append((shares[:, :, None] * values[lane][:, seen]).sum(1) / shares.sum(-1, keepdim=True))
@@ -112,13 +112,13 @@ def brute_force(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Ten
 
 
 def computed(
-    attend: Attention, tensors: list[Tensor], sight: Sight, towards: Tensor, *, attached: bool = False
+    attend: Attention, tensors: list[Tensor], span: AttentionSpan, towards: Tensor, *, attached: bool = False
 ) -> dict[str, Tensor]:
     """What the queries find, and in a direction of it the gradients of q, k, v, and of attached memories."""
     names = ("q", "k", "v", *(("memory_k", "memory_v") if attached else ()))
     given = [t.clone() for t in tensors]
     learning = [t.requires_grad_() for t in given[: len(names)]]
-    found = attend(*given, sight)
+    found = attend(*given, span)
     # A memory without slots may be left out altogether.
     gradients = torch.autograd.grad((found * towards).sum(), learning, allow_unused=True, materialize_grads=True)
     return {"found": found.detach(), **{f"gradient of {name}": g for name, g in zip(names, gradients)}}
@@ -143,19 +143,19 @@ def assert_near(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
 def test_attention_is_that_of_a_loop_over_visible_keys(case: Case, attached: bool) -> None:
     tensors = case.tensors()
     towards = towards_all(tensors[0])
-    expected = computed(brute_force, tensors, case.sight, towards, attached=attached)
+    expected = computed(brute_force, tensors, case.span, towards, attached=attached)
     with tiles_of(case.tile_keys):
-        assert_near(computed(tiled, tensors, case.sight, towards, attached=attached), expected, 1e-11)
-    assert_near(computed(plain, tensors, case.sight, towards, attached=attached), expected, 1e-11)
+        assert_near(computed(tiled, tensors, case.span, towards, attached=attached), expected, 1e-11)
+    assert_near(computed(plain, tensors, case.span, towards, attached=attached), expected, 1e-11)
 
 
 @pytest.mark.parametrize(("horizon", "rule"), [(None, "segment"), (1050, "segment"), (901, "sliding")])
 def test_tiles_of_full_size_stay_accurate_in_single_precision(horizon: int | None, rule: Rule) -> None:
-    case = Case(Sight(torch.tensor([450, 450 + 150 * 9, 3 * 150]), 100, 1100, horizon, 150, rule), heads=1)
+    case = Case(AttentionSpan(torch.tensor([450, 450 + 150 * 9, 3 * 150]), 100, 1100, horizon, 150, rule), heads=1)
     tensors = case.tensors(torch.float32)
     towards = towards_all(tensors[0])
-    expected = computed(brute_force, [t.double() for t in tensors], case.sight, towards.double())
-    assert_near(computed(tiled, tensors, case.sight, towards), expected, 2e-5)
+    expected = computed(brute_force, [t.double() for t in tensors], case.span, towards.double())
+    assert_near(computed(tiled, tensors, case.span, towards), expected, 2e-5)
 
 
 # What is not seen does not matter.
@@ -165,18 +165,18 @@ def test_tiles_of_full_size_stay_accurate_in_single_precision(horizon: int | Non
 @given(cases(), st.data())
 def test_garbage_that_a_query_does_not_see_changes_nothing_of_its_own(case: Case, data: st.DataObject) -> None:
     """Bitwise: what it finds, its gradient, and the gradients (none) of what it does not see."""
-    i = data.draw(st.integers(0, case.sight.queries - 1))
+    i = data.draw(st.integers(0, case.span.queries - 1))
     clean = case.tensors(torch.float32)
-    dirty = with_garbage(clean, case.sight, i)
+    dirty = with_garbage(clean, case.span, i)
     towards = torch.zeros_like(clean[0])
     towards[:, :, i] = towards_all(clean[0])[:, :, i]
     with tiles_of(case.tile_keys):
-        before, after = (computed(tiled, tensors, case.sight, towards, attached=True) for tensors in (clean, dirty))
+        before, after = (computed(tiled, tensors, case.span, towards, attached=True) for tensors in (clean, dirty))
     for name in ("found", "gradient of q"):
         assert torch.equal(after.pop(name)[:, :, i], before.pop(name)[:, :, i]), name
     for lane in range(len(towards)):
-        unseen = ~seen_by(case.sight, lane)[i]
-        of_memory, of_chunk = unseen[: case.sight.memories], unseen[case.sight.memories :]
+        unseen = ~seen_by(case.span, lane)[i]
+        of_memory, of_chunk = unseen[: case.span.memories], unseen[case.span.memories :]
         for name, gradient in after.items():
             assert torch.equal(gradient[lane], before[name][lane]), name
             assert not gradient[lane][:, of_memory if "memory" in name else of_chunk].any(), name
@@ -184,20 +184,20 @@ def test_garbage_that_a_query_does_not_see_changes_nothing_of_its_own(case: Case
 
 @pytest.mark.parametrize(("horizon", "rule"), [(0, "segment"), (5, "segment"), (5, "sliding"), (None, "sliding")])
 def test_garbage_that_a_query_does_not_see_changes_nothing(horizon: int | None, rule: Rule) -> None:
-    case = Case(Sight(torch.tensor([0, 8, FAR + 2]), 4, 9, horizon, 6, rule))
+    case = Case(AttentionSpan(torch.tensor([0, 8, FAR + 2]), 4, 9, horizon, 6, rule))
     clean = case.tensors(torch.float32)
     with torch.no_grad():
-        expected = plain(*clean, case.sight)
-        for i in range(case.sight.queries):
-            assert torch.equal(plain(*with_garbage(clean, case.sight, i), case.sight)[:, :, i], expected[:, :, i])
+        expected = plain(*clean, case.span)
+        for i in range(case.span.queries):
+            assert torch.equal(plain(*with_garbage(clean, case.span, i), case.span)[:, :, i], expected[:, :, i])
 
 
-def with_garbage(tensors: list[Tensor], sight: Sight, query: int) -> list[Tensor]:
+def with_garbage(tensors: list[Tensor], span: AttentionSpan, query: int) -> list[Tensor]:
     """Huge numbers of either sign in all keys and values that a query does not see."""
     dirty = [t.clone() for t in tensors]
-    for lane in range(len(sight.position)):
-        unseen = ~seen_by(sight, lane)[query]
-        of_memory, of_chunk = unseen[: sight.memories], unseen[sight.memories :]
+    for lane in range(len(span.position)):
+        unseen = ~seen_by(span, lane)[query]
+        of_memory, of_chunk = unseen[: span.memories], unseen[span.memories :]
         for tensor, columns in zip(dirty[1:], (of_chunk, of_chunk, of_memory, of_memory)):
             tensor[lane, :, columns] = tensor[lane, :, columns].sign() * GARBAGE
     return dirty
@@ -209,13 +209,13 @@ def test_tiles_do_not_even_read_slots_that_no_query_sees(case: Case) -> None:
     """Not a number in them changes nothing, bitwise; within a tile it would, as a value of weight zero."""
     clean = case.tensors()
     dirty = [t.clone() for t in clean]
-    for lane in range(len(case.sight.position)):
-        unseen = ~seen_by(case.sight, lane).any(0)[: case.sight.memories]
+    for lane in range(len(case.span.position)):
+        unseen = ~seen_by(case.span, lane).any(0)[: case.span.memories]
         for memory in dirty[3:]:
             memory[lane, :, unseen] = math.nan
     towards = towards_all(clean[0])
     with tiles_of(case.tile_keys):
-        before, after = (computed(tiled, tensors, case.sight, towards, attached=True) for tensors in (clean, dirty))
+        before, after = (computed(tiled, tensors, case.span, towards, attached=True) for tensors in (clean, dirty))
     for name, expected in before.items():
         assert torch.equal(after[name], expected), name
 
@@ -225,13 +225,13 @@ def test_tiles_do_not_even_read_slots_that_no_query_sees(case: Case) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
-def test_parts_hold_every_visible_score_once_and_end_where_sight_ends(case: Case) -> None:
-    sight, t, m = case.sight, case.sight.queries, case.sight.memories
+def test_parts_hold_every_visible_score_once_and_end_where_the_span_ends(case: Case) -> None:
+    span, t, m = case.span, case.span.queries, case.span.memories
     with tiles_of(case.tile_keys):
-        groups = sight.groups()
+        groups = span.groups()
         blocks, earlier = tiles.chunk_parts(t)
     assert [lane for group in groups for lane in range(group.lanes.start, group.lanes.stop)] == [
-        *range(len(sight.position))
+        *range(len(span.position))
     ]
     assert t % blocks == 0
     causal = [slice(start, start + t // blocks) for start in range(0, t, t // blocks)]
@@ -251,7 +251,7 @@ def test_parts_hold_every_visible_score_once_and_end_where_sight_ends(case: Case
                 assert seen.any(1).all(), "a query sees nothing of its part"
                 assert all(edge.any() for edge in (seen[:, 0], seen[:, -1])), "an edge unseen"
         for lane in range(group.lanes.start, group.lanes.stop):
-            assert torch.equal(held, seen_by(sight, lane).long())
+            assert torch.equal(held, seen_by(span, lane).long())
 
 
 class Products(TorchDispatchMode):
@@ -300,12 +300,12 @@ def test_only_tiles_that_are_seen_are_multiplied(
     positions: list[int], memories: int, horizon: int | None, rule: Rule, of_memory: int
 ) -> None:
     """Forward twice (scores, values); backward five times for the chunk, three times for detached memories."""
-    case = Case(Sight(torch.tensor(positions), 256, memories, horizon, 256, rule), heads=3)
+    case = Case(AttentionSpan(torch.tensor(positions), 256, memories, horizon, 256, rule), heads=3)
     q, k, v, *rest = case.tensors(torch.float32)
     chunk, numbers = CHUNK * len(positions), 3 * HEAD_SIZE
     with tiles_of(64):
         with Products() as forward:
-            found = tiled(*(t.requires_grad_() for t in (q, k, v)), *rest, case.sight)
+            found = tiled(*(t.requires_grad_() for t in (q, k, v)), *rest, case.span)
         assert forward.multiplications == 2 * (chunk + of_memory) * numbers
         with Products() as backward:
             found.sum().backward()
@@ -315,7 +315,7 @@ def test_only_tiles_that_are_seen_are_multiplied(
 
 def test_lanes_that_see_alike_are_computed_together() -> None:
     def together(*positions: int) -> list[tuple[int, int]]:
-        groups = Sight(torch.tensor(positions), 3, 9, 7, 8, "segment").groups()
+        groups = AttentionSpan(torch.tensor(positions), 3, 9, 7, 8, "segment").groups()
         return [(group.lanes.start, group.lanes.stop) for group in groups]
 
     assert together(8 * 2 + 1, 8 * 5 + 1, 8 * FAR + 1) == [(0, 3)]  # of 9 slots none lies before the piece
@@ -325,9 +325,9 @@ def test_lanes_that_see_alike_are_computed_together() -> None:
 
 def test_a_tile_holds_no_more_scores_than_the_cache_unless_it_would_be_too_narrow() -> None:
     def widest(heads: int, queries: int) -> int:
-        sight = Sight(torch.tensor([16 * 512]), queries, 1500, None, 512, "segment")
-        q, k, v, *memory = Case(sight, heads).tensors(torch.float32)
-        found = tiled(q.requires_grad_(), k, v, *memory, sight)
+        span = AttentionSpan(torch.tensor([16 * 512]), queries, 1500, None, 512, "segment")
+        q, k, v, *memory = Case(span, heads).tensors(torch.float32)
+        found = tiled(q.requires_grad_(), k, v, *memory, span)
         with Products() as backward:
             found.sum().backward()
         return backward.largest // (heads * queries)
@@ -341,19 +341,19 @@ def test_a_tile_holds_no_more_scores_than_the_cache_unless_it_would_be_too_narro
 def test_memories_of_another_precision_are_read_in_that_of_the_queries() -> None:
     """A state made under autocast may be read without it."""
     q, k, v, memory_k, memory_v = (torch.randn(1, 2, 4, 8) for _ in range(5))
-    sight = Sight(torch.tensor([4]), 4, 4, None, 4, "segment")
+    span = AttentionSpan(torch.tensor([4]), 4, 4, None, 4, "segment")
     rounded = memory_k.bfloat16(), memory_v.bfloat16()
-    found = tiled(q, k, v, *rounded, sight)
-    torch.testing.assert_close(found, plain(q, k, v, *rounded, sight))
+    found = tiled(q, k, v, *rounded, span)
+    torch.testing.assert_close(found, plain(q, k, v, *rounded, span))
 
 
 def test_a_gradient_for_one_memory_alone_is_not_dropped() -> None:
     q, k, v, memory_k, memory_v = (torch.randn(1, 2, 4, 8) for _ in range(5))
-    sight = Sight(torch.tensor([4]), 4, 4, None, 4, "segment")
+    span = AttentionSpan(torch.tensor([4]), 4, 4, None, 4, "segment")
     grads = []
     for attend in (tiled, plain):
         attached = memory_v.clone().requires_grad_()
-        attend(q, k, v, memory_k, attached, sight).square().sum().backward()
+        attend(q, k, v, memory_k, attached, span).square().sum().backward()
         grads.append(attached.grad)
     torch.testing.assert_close(*grads)
 

@@ -230,7 +230,7 @@ def test_schedules_are_measured_in_processes_of_their_own_and_compared(run: Run,
 
 
 @pytest.fixture
-def rows() -> dict[str, report.Row]:
+def rows() -> dict[str, report.MeasuredSchedule]:
     schedules = {name: HorizonSchedule.parse(name, layers=2) for name in ("2x4", "unlimited")}
     measured = {
         "2x4": measurement(1.0, 2.0, 9.0, peak_bytes=3_000_000),
@@ -239,12 +239,12 @@ def rows() -> dict[str, report.Row]:
     return report.compared(schedules, measured, SMALL)
 
 
-def test_ratios_are_to_full_memory(rows: dict[str, report.Row]) -> None:
+def test_ratios_are_to_full_memory(rows: dict[str, report.MeasuredSchedule]) -> None:
     assert [(row.speed_ratio, row.peak_ratio) for row in rows.values()] == [(2.0, 0.25), (1.0, 1.0)]
     assert [row.declared_state_bytes for row in rows.values()] == [2 * 4 * 2 * 32 * 4, 2 * 512 * 2 * 32 * 4]
 
 
-def test_the_share_of_matrix_speed_is_that_of_the_flops_there_must_be(rows: dict[str, report.Row]) -> None:
+def test_the_share_of_matrix_speed_is_that_of_the_flops_there_must_be(rows: dict[str, report.MeasuredSchedule]) -> None:
     # Width 32, MLP 88: 4 x 1,024 + 3 x 2,816 weights in each of two layers, 32 x 389 in the head; 6 FLOPs for each.
     weights = 6 * (2 * (4096 + 8448) + 12_448)
     # A query sees 8.5 keys of its segment of 16 in the mean, and four before: 128 FLOPs for each, forward; backward
@@ -264,7 +264,7 @@ def test_the_speed_of_products_is_that_of_the_fastest(monkeypatch: pytest.Monkey
 
 
 def test_the_picture_shows_speed_and_memory(
-    rows: dict[str, report.Row], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    rows: dict[str, report.MeasuredSchedule], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(report, "save", lambda figure, _: drawn.append(figure))
@@ -277,7 +277,7 @@ def test_the_picture_shows_speed_and_memory(
 
 
 def test_the_table_points_at_a_state_that_is_not_what_was_declared(
-    run: Run, rows: dict[str, report.Row], monkeypatch: pytest.MonkeyPatch
+    run: Run, rows: dict[str, report.MeasuredSchedule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = {name: replace(row.measured, state_bytes=row.declared_state_bytes) for name, row in rows.items()}
     measured["unlimited"] = replace(measured["unlimited"], state_bytes=3_000_000)
@@ -322,15 +322,15 @@ def test_the_device_and_the_reference_agree(run: Run, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_key_too_few_fails_it(run: Run, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    def short_sighted(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Any) -> Tensor:
-        horizon = sight.horizon - 1 if sight.horizon else sight.horizon
-        return plain(q, k, v, memory_k, memory_v, replace(sight, horizon=horizon))
+    def one_key_short(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, span: Any) -> Tensor:
+        horizon = span.horizon - 1 if span.horizon else span.horizon
+        return plain(q, k, v, memory_k, memory_v, replace(span, horizon=horizon))
 
     texts = ("uniform(0)", "uniform(30)", "uniform(30) sliding", "unlimited")
     schedules = {text: HorizonSchedule.parse(text, layers=3) for text in texts}
     monkeypatch.setattr(parity, "parity_schedules", lambda: schedules)
     assert run("--parity", "--precision", precision).code == 0
-    monkeypatch.setattr(DSMR, "_attention", lambda self, *_: self.attention or short_sighted)
+    monkeypatch.setattr(DSMR, "_attention", lambda self, *_: self.attention or one_key_short)
     outcome = run("--parity", "--precision", precision)
     assert outcome.code == 1
     assert "parity fails for 2 of 4" in outcome.err

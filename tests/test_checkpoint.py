@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ritornello import checkpoint as module
 from ritornello import codec
-from ritornello.checkpoint import MANIFEST, half_precision, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint, to_bfloat16
 from ritornello.errors import RitornelloError
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
@@ -29,14 +29,14 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 DATA = {"name": "made up", "licence": "CC0"}
 
 
-def save(folder: Path, model: DSMR, *, progress: Mapping[str, Any] = {}, tensors: Tensors | None = None) -> None:
+def save(folder: Path, model: DSMR, *, run: Mapping[str, Any] = {}, tensors: Tensors | None = None) -> None:
     family, config = model.config.family, model.config.to_json()
     save_checkpoint(
         folder,
         family=family,
         config=config,
-        data=DATA,
-        progress=progress,
+        trained_on=DATA,
+        run=run,
         tensors=tensors or {"weights": model.state_dict()},
     )
 
@@ -67,10 +67,10 @@ def weights_file(folder: Path) -> Path:
 
 def test_a_model_comes_back_to_the_bit(tmp_path: Path) -> None:
     model = random_model(1, dropout=0.25)
-    save(tmp_path / "here", model, progress={"step": 3, "best": 2.25, "legal": True})
+    save(tmp_path / "here", model, run={"step": 3, "best": 2.25, "legal": True})
     found = load_checkpoint(tmp_path / "here")
-    assert (found.family, found.data) == ("dsmr", DATA)
-    assert found.progress == {"step": 3, "best": 2.25, "legal": True}
+    assert (found.family, found.trained_on) == ("dsmr", DATA)
+    assert found.run == {"step": 3, "best": 2.25, "legal": True}
     twin = from_checkpoint(found)
     assert twin.config == model.config
     assert equal(twin.state_dict(), model.state_dict())
@@ -101,7 +101,7 @@ def test_tensors_of_every_kind_come_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_bfloat16_weights_load_into_a_float32_model(tmp_path: Path) -> None:
     model = random_model(2)
-    save(tmp_path / "half", model, tensors={"weights": half_precision(model.state_dict())})
+    save(tmp_path / "half", model, tensors={"weights": to_bfloat16(model.state_dict())})
     twin = from_checkpoint(load_checkpoint(tmp_path / "half"))
     for name, tensor in twin.state_dict().items():
         exact = model.state_dict()[name]
@@ -357,19 +357,19 @@ def both(seed: int) -> Tensors:
 
 def test_a_kill_at_any_moment_of_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
     old, new = random_model(1), random_model(2)
-    save(tmp_path / "old", old, progress={"step": 1}, tensors=both(1))
+    save(tmp_path / "old", old, run={"step": 1}, tensors=both(1))
     found, moment, finished = [], 0, False
     while not finished:
         folder = tmp_path / f"at-{moment}"
         shutil.copytree(tmp_path / "old", folder)
         with failing_at(moment, Killed(), among=("mkdir", "open", "write", "fsync", "replace", "unlink")):
             try:
-                save(folder, new, progress={"step": 2}, tensors=both(2))
+                save(folder, new, run={"step": 2}, tensors=both(2))
                 finished = True
             except Killed:
                 pass
         left = load_checkpoint(folder)
-        step = left.progress["step"]
+        step = left.run["step"]
         assert equal(left.tensors(), (old, new)[step - 1].state_dict())
         assert left.tensors("training")["counts"].tolist() == list(range(step))
         found.append(step)
@@ -392,12 +392,12 @@ def refusal(attempt: Callable[[], None]) -> str | None:
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EIO])
 def test_a_full_disk_at_any_moment_of_a_save_leaves_everything_as_it_was(tmp_path: Path, reason: int) -> None:
     folder, new = tmp_path / "here", random_model(2)
-    save(folder, random_model(1), progress={"step": 1}, tensors=both(1))
+    save(folder, random_model(1), run={"step": 1}, tensors=both(1))
     before = content_of(folder)
     for moment in range(100):
         failure = OSError(reason, os.strerror(reason))
         with failing_at(moment, failure, among=("mkdir", "open", "write", "fsync", "replace")):
-            message = refusal(lambda: save(folder, new, progress={"step": 2}, tensors=both(2)))
+            message = refusal(lambda: save(folder, new, run={"step": 2}, tensors=both(2)))
         if message is None:
             break
         assert str(folder) in message
@@ -405,7 +405,7 @@ def test_a_full_disk_at_any_moment_of_a_save_leaves_everything_as_it_was(tmp_pat
         assert "\n" not in message
         assert content_of(folder) == before
     assert moment == 13  # the folder, then open, write, fsync and replace of two groups of tensors and the manifest
-    assert load_checkpoint(folder).progress["step"] == 2
+    assert load_checkpoint(folder).run["step"] == 2
 
 
 def test_a_full_disk_at_the_first_save_leaves_nothing(tmp_path: Path) -> None:
@@ -438,3 +438,14 @@ def test_the_weights_are_on_the_disk_before_they_are_named(tmp_path: Path) -> No
     with failing_at(10**9, Killed(), among=("fsync", "replace")) as tried:
         save(tmp_path / "new", random_model(1), tensors=both(1))
     assert tried == ["fsync", "replace"] * 3
+
+
+def test_tensors_of_older_files_have_the_names_of_today(tmp_path: Path) -> None:
+    model = random_model(3)
+    old = {name.replace("qk_scale", "sharpness"): weight for name, weight in model.state_dict().items()}
+    states = {"optimiser/adamw/blocks.0.sharpness/exp_avg": torch.ones(2), "state/keys/0": torch.zeros(1)}
+    save(tmp_path, model, tensors={"weights": old, "training": states})
+    checkpoint = load_checkpoint(tmp_path)
+    assert equal(from_checkpoint(checkpoint).state_dict(), model.state_dict())
+    assert set(checkpoint.arrays()) == set(model.state_dict())
+    assert set(checkpoint.tensors("training")) == {"optimiser/adamw/blocks.0.qk_scale/exp_avg", "state/keys/0"}

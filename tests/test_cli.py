@@ -108,18 +108,18 @@ def test_songs_become_a_corpus_a_model_its_likelihood_and_a_new_piece(command, s
     trained = command("train", "--data", tmp_path / "corpus", "--out", tmp_path / "run", *options)
     assert trained.code == 0, trained
     best = load_checkpoint(tmp_path / "run")
-    assert (best.progress["step"], best.data) == (3, {"name": "corpus", "licence": "CC0"})
+    assert (best.run["step"], best.trained_on) == (3, {"name": "corpus", "licence": "CC0"})
     assert trained.figures == {
         "run": str(tmp_path / "run"),
         "kind": "legal",
-        "best_validation_nats_per_token": best.progress["best"],
+        "best_validation_nats_per_token": best.run["best"],
     }
 
     read = command("evaluate", tmp_path / "run", "--data", tmp_path / "corpus", "--json")
     assert read.code == 0, read
     assert read.figures["kind"] == "legal"
     assert read.figures["split"] == "validation"
-    assert read.figures["nats_per_token"] == pytest.approx(best.progress["best"], rel=0.01)  # it may be in bfloat16
+    assert read.figures["nats_per_token"] == pytest.approx(best.run["best"], rel=0.01)  # it may be in bfloat16
 
     played = command("generate", tmp_path / "new.mid", "--model", tmp_path / "run", "--minutes", "0.05", "--seed", "1")
     assert (played.code, played.out) == (0, ""), played

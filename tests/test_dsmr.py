@@ -23,7 +23,7 @@ from ritornello.models import build
 from ritornello.models.attention import plain, tiled
 from ritornello.models.blocks import remember
 from ritornello.models.config import read_config
-from ritornello.models.dsmr import DSMR, DSMRConfig, State
+from ritornello.models.dsmr import DSMR, DSMRConfig, DSMRState
 
 Array = NDArray[np.float64]
 TWO_SCALE = SCHEDULES["two_scale"]
@@ -82,7 +82,7 @@ def reference(model: DSMR, text: list[int], position: int) -> Array:
             found = []
             for head in range(heads):
                 scores = np.empty(len(seen))
-                query = paired(rms_normed(queries[i, head])) * own["sharpness"][head, 0, 0]
+                query = paired(rms_normed(queries[i, head])) * own["qk_scale"][head, 0, 0]
                 for n, j in enumerate(seen):
                     turned = query * np.conj(paired(rms_normed(keys[j, head]))) * np.exp(1j * (i - j) * rates)
                     scores[n] = turned.real.sum() / np.sqrt(size)
@@ -190,7 +190,7 @@ def test_forward_without_tokens_is_a_bug_of_the_caller() -> None:
 # Ways to attend, and the slots that they need.
 
 
-def in_chunks(model: DSMR, text: Tensor, *lengths: int) -> tuple[Tensor, list[State]]:
+def in_chunks(model: DSMR, text: Tensor, *lengths: int) -> tuple[Tensor, list[DSMRState]]:
     """Logits, and the states before the first chunk and after each."""
     states, parts = [model.initial_state(len(text))], []
     with torch.no_grad():
@@ -201,7 +201,7 @@ def in_chunks(model: DSMR, text: Tensor, *lengths: int) -> tuple[Tensor, list[St
     return torch.cat(parts, dim=1), states
 
 
-def slots_of(states: list[State], layer: int) -> list[int]:
+def slots_of(states: list[DSMRState], layer: int) -> list[int]:
     for state in states:
         assert state.keys[layer].shape == state.values[layer].shape
     return [state.keys[layer].shape[2] for state in states]
@@ -325,7 +325,7 @@ def test_a_model_that_sees_less_of_its_memory_is_one_of_shorter_horizons(schedul
     cut = HorizonSchedule(tuple(most if h is None else min(h, most) for h in schedule.horizons), schedule.rule)
     whole = logits_of(model, text)
     _, remembered = model(text, model.initial_state(2))
-    found, after = model(text, model.initial_state(2), sight_tokens=most)
+    found, after = model(text, model.initial_state(2), span_tokens=most)
     assert torch.allclose(found, logits_of(model.rescheduled(cut), text), rtol=0, atol=1e-12)
     assert torch.allclose(found, whole, rtol=0, atol=1e-9) == (most == 100)
     # It still keeps what it does not see.

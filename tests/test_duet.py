@@ -37,6 +37,8 @@ class Reading:
 
 
 class Lane:
+    motifs = None
+
     def __init__(self, engine: Reading, tokens: list[int]) -> None:
         self.engine, self.tokens = engine, tokens
 

@@ -158,7 +158,7 @@ def test_a_saved_model_plays_as_it_did(tmp_path):
     engine = load_engine(str(save_model(model, tmp_path / "model")), "torch")
     np.testing.assert_array_equal(engine.begin().read(tokens), TorchEngine(model).begin().read(tokens))
     assert engine.name == str(tmp_path / "model")
-    assert engine.data == {"name": "made up", "licence": "CC0"}
+    assert engine.trained_on == {"name": "made up", "licence": "CC0"}
 
 
 def test_an_unknown_engine_is_refused_naming_those_there_are(tmp_path):

@@ -33,7 +33,7 @@ from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation, Lanes
 from ritornello.feed.packing import TOKEN, PackedLanes
 from ritornello.horizons import HorizonSchedule, visible
-from ritornello.models.dsmr import DSMR, State
+from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.models.protocol import named_tensors
 from ritornello.training import fast, loop, readers
 from ritornello.training.fast import BLOCK, TOLERANCES, Fast, FastModel, Mask, errors, refusal, sent, unpacked
@@ -41,7 +41,7 @@ from ritornello.training.recipes import recipe_named
 
 CPU = torch.device("cpu")
 MODEL = tiny_config(qk_bias=True, motif_notes=50)
-PLAIN = replace(RECIPE, model=MODEL, groups=2)
+PLAIN = replace(RECIPE, model=MODEL, interleave=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,9 @@ def assert_same_batch(packed: Any, batch: Any) -> None:
             assert np.array_equal(found.numpy(), expected), name
 
 
-@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"by_title": True}, {"grammar": False}, {"piece_tokens": 40}])
+@pytest.mark.parametrize(
+    "options", [{}, {"interleave": 2}, {"balance_titles": True}, {"grammar": False}, {"piece_tokens": 40}]
+)
 @pytest.mark.parametrize("motif_notes", [0, 50])
 def test_packed_batches_are_the_plain_ones(corpus: Corpus, options: dict[str, Any], motif_notes: int) -> None:
     plain = lanes(corpus, motif_notes=motif_notes, **options)
@@ -87,7 +89,7 @@ def test_packed_batches_are_the_plain_ones(corpus: Corpus, options: dict[str, An
 
 
 def test_packed_batches_tell_labels(corpus: Corpus) -> None:
-    how = {"motif_notes": 50, "labels": steering.labels(("Bach",), ("made up",)), "told": 0.6}
+    how = {"motif_notes": 50, "labels": steering.labels(("Bach",), ("made up",)), "label_share": 0.6}
     plain, packed = lanes(corpus, **how), lanes(corpus, PackedLanes, workers=0, **how)
     told = 0
     for _ in range(30):
@@ -119,13 +121,13 @@ def test_processes_make_the_same_batches_ahead_and_go_on_from_a_saved_state(corp
 
 def test_lanes_of_several_processes_are_dealt_from_one_order(corpus: Corpus) -> None:
     """Two that hear of the lengths of what the other begins; each makes ahead what its own lanes take."""
-    whole = lanes(corpus, PackedLanes, workers=0, lanes=5, groups=2)
+    whole = lanes(corpus, PackedLanes, workers=0, lanes=5, interleave=2)
 
     def exchange(_: dict[int, int]) -> dict[int, int]:
         begun = [5 * expected.group + i for i in np.flatnonzero(expected.position == 0)]
         return {i: whole._lanes[i].length for i in begun}
 
-    parts, how = (slice(0, 2), slice(2, 5)), {"lanes": 5, "groups": 2, "workers": 1, "exchange": exchange}
+    parts, how = (slice(0, 2), slice(2, 5)), {"lanes": 5, "interleave": 2, "workers": 1, "exchange": exchange}
     shares = [lanes(corpus, PackedLanes, share=part, **how) for part in parts]
     for _ in range(30):
         expected = next(whole)
@@ -234,8 +236,8 @@ def assert_near(one: Path, other: Path, steps: int) -> None:
     "recipe",
     [
         PLAIN,
-        replace(PLAIN, told=0.6),
-        replace(PLAIN, legal=False, groups=1, model=tiny_config(schedule=HorizonSchedule((40, 0)))),
+        replace(PLAIN, label_share=0.6),
+        replace(PLAIN, legal=False, interleave=1, model=tiny_config(schedule=HorizonSchedule((40, 0)))),
         replace(PLAIN, model=tiny_config(schedule=HorizonSchedule((37, 16), "sliding"))),
     ],
     ids=["biases and hints, two groups", "labels", "free", "sliding"],
@@ -269,7 +271,7 @@ def test_a_run_goes_on_with_the_other_way(
     trained("run", first, {"fast": "plain", "plain": "fast"}[first])
     trained("whole", "plain", "plain")
     last, whole = (load_checkpoint(tmp_path / name / "last") for name in ("run", "whole"))
-    assert last.progress["feed"] == whole.progress["feed"]
+    assert last.run["feed"] == whole.run["feed"]
     assert {name: (t.shape, t.dtype) for name, t in last.tensors().items()} == {
         name: (t.shape, torch.float32) for name, t in whole.tensors().items()
     }
@@ -279,7 +281,7 @@ def test_a_run_goes_on_with_the_other_way(
 def test_memories_are_in_half_precision_and_have_whole_horizons_from_the_start(corpus: Corpus) -> None:
     """But what is saved is no more than what is filled."""
     model = DSMR(MODEL)
-    reader = Fast(model, corpus, replace(PLAIN, groups=1), 0, "bf16", workers=0, compiled=False)
+    reader = Fast(model, corpus, replace(PLAIN, interleave=1), 0, "bf16", workers=0, compiled=False)
     (first,) = reader._states
     assert {tensor.numel() for name, tensor in reader.tensors().items() if name != "position"} == {0}
     read = []
@@ -346,7 +348,7 @@ def test_lanes_that_end_and_begin_compile_nothing_anew(
     assert compiler.frame_count == 8
 
 
-def read_of_base(device: torch.device, precision: Any) -> tuple[DSMR, Tensor, State, State]:
+def read_of_base(device: torch.device, precision: Any) -> tuple[DSMR, Tensor, DSMRState, DSMRState]:
     """Nats of a segment of the recipe ``base`` on a device, and the states before and after it."""
     config = recipe_named("base").streaming
     model = DSMR(config).train()
@@ -445,7 +447,7 @@ BASE = recipe_named("base")
         (BASE.changed(schedule="uniform(100) sliding"), "bf16", None),
         (BASE.changed(schedule="unlimited"), "bf16", "a limit to every memory"),
         (BASE, "fp32", "for bfloat16"),
-        (replace(BASE, growing=0.5), "bf16", "grow"),
+        (replace(BASE, horizon_warmup_share=0.5), "bf16", "grow"),
         (recipe_named("tiny"), "bf16", "multiples of 128"),
         (recipe_named("perceivers_base"), "bf16", "a limit to every memory"),
     ],

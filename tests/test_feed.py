@@ -130,8 +130,10 @@ def test_longer_pieces_are_read_up_to_a_limit_and_others_to_their_ends(corpus: C
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_by_title_an_epoch_reads_one_performance_of_each_and_then_another(corpus: Corpus, shuffle: bool) -> None:
-    begun = readings(lanes_of(corpus, 3, by_title=True, shuffle=shuffle, epochs=12, seed=5))
+def test_with_balanced_titles_an_epoch_reads_one_performance_of_each_and_then_another(
+    corpus: Corpus, shuffle: bool
+) -> None:
+    begun = readings(lanes_of(corpus, 3, balance_titles=True, shuffle=shuffle, epochs=12, seed=5))
     pieces = [corpus.tokens(record).tolist() for record in corpus.pieces("train")]
     assert all(reading.targets == pieces[reading.piece] for reading in begun)
     epochs = [[reading.piece for reading in begun[n : n + 4]] for n in range(0, len(begun), 4)]
@@ -145,10 +147,10 @@ def test_by_title_an_epoch_reads_one_performance_of_each_and_then_another(corpus
     assert len(set(turns)) > 1, "each turn has an order of its own"
 
 
-def test_by_title_performances_of_two_composers_are_not_one_title(corpus: Corpus) -> None:
+def test_with_balanced_titles_performances_of_two_composers_are_not_one_title(corpus: Corpus) -> None:
     others = copy(corpus)
     others.records = [replace(record, composer=str(n)) for n, record in enumerate(corpus.records)]
-    assert len(readings(lanes_of(others, by_title=True, epochs=1))) == len(TITLES)
+    assert len(readings(lanes_of(others, balance_titles=True, epochs=1))) == len(TITLES)
 
 
 def with_sources(corpus: Corpus, *weights: float) -> Corpus:
@@ -159,12 +161,14 @@ def with_sources(corpus: Corpus, *weights: float) -> Corpus:
     return made
 
 
-@pytest.mark.parametrize("by_title", [True, False])
-def test_an_epoch_reads_each_piece_of_a_source_as_often_as_its_weight_says(corpus: Corpus, by_title: bool) -> None:
+@pytest.mark.parametrize("balance_titles", [True, False])
+def test_an_epoch_reads_each_piece_of_a_source_as_often_as_its_weight_says(
+    corpus: Corpus, balance_titles: bool
+) -> None:
     """Pieces 0, 2, 4, 6 of a source that is read twice, 1, 3, 5 of one that is read at every fourth epoch."""
-    order = Order(with_sources(corpus, 2, 0.25), "train", seed=3, by_title=by_title)
+    order = Order(with_sources(corpus, 2, 0.25), "train", seed=3, balance_titles=balance_titles)
     epochs = [order(epoch).tolist() for epoch in range(8)]
-    if by_title:  # titles a (0, 2, 5), b (1, 4), and those of 3 and of 6; each of the source of its first piece
+    if balance_titles:  # titles a (0, 2, 5), b (1, 4), and those of 3 and of 6; each of the source of its first piece
         counts = Counter(
             "b" if piece in (1, 4) else piece if piece in (3, 6) else "a" for epoch in epochs for piece in epoch
         )
@@ -274,11 +278,11 @@ def test_the_epoch_is_that_of_the_pieces_being_taken(corpus: Corpus) -> None:
 
 def test_groups_read_what_as_many_lanes_side_by_side_would(corpus: Corpus) -> None:
     """In turn: the first lanes' segments, then the next ones'; and each its own pieces."""
-    groups, options = 3, {"seed": 4, "grammar": True, "augmentation": Augmentation(semitones=3, stretch=0.1)}
+    interleave, options = 3, {"seed": 4, "grammar": True, "augmentation": Augmentation(semitones=3, stretch=0.1)}
     together = lanes_of(corpus, 6, **options)
-    in_turn = lanes_of(corpus, 2, groups=groups, **options)
+    in_turn = lanes_of(corpus, 2, interleave=interleave, **options)
     for expected in islice(together, 60):
-        batches = list(islice(in_turn, groups))
+        batches = list(islice(in_turn, interleave))
         assert [batch.group for batch in batches] == [0, 1, 2]
         fields = [np.concatenate([getattr(b, name) for b in batches]) for name in Batch._fields[:3]]
         assert all(np.array_equal(ours, theirs) for ours, theirs in zip(fields, expected[:3]))
@@ -301,8 +305,8 @@ def test_groups_read_what_as_many_lanes_side_by_side_would(corpus: Corpus) -> No
     shuffle=st.booleans(),
     grammar=st.booleans(),
     moved=st.booleans(),
-    groups=st.integers(1, 4),
-    by_title=st.booleans(),
+    interleave=st.integers(1, 4),
+    balance_titles=st.booleans(),
 )
 def test_a_restored_feed_goes_on_identically(
     corpus: Corpus,
@@ -313,12 +317,12 @@ def test_a_restored_feed_goes_on_identically(
     shuffle: bool,
     grammar: bool,
     moved: bool,
-    groups: int,
-    by_title: bool,
+    interleave: int,
+    balance_titles: bool,
 ) -> None:
     options = {
-        "by_title": by_title,
-        "groups": 1 if epochs else groups,
+        "balance_titles": balance_titles,
+        "interleave": 1 if epochs else interleave,
         "seed": seed,
         "epochs": epochs,
         "shuffle": shuffle,
@@ -481,15 +485,15 @@ def test_an_absurd_number_of_lanes_is_refused(corpus: Corpus, lanes: int) -> Non
         lanes_of(corpus, lanes)
 
 
-@pytest.mark.parametrize("groups", [0, 1025])
-def test_an_absurd_number_of_groups_is_refused(corpus: Corpus, groups: int) -> None:
-    with pytest.raises(RitornelloError, match=f"groups is {groups}"):
-        lanes_of(corpus, 2, groups=groups)
+@pytest.mark.parametrize("interleave", [0, 1025])
+def test_an_absurd_number_of_groups_is_refused(corpus: Corpus, interleave: int) -> None:
+    with pytest.raises(RitornelloError, match=f"interleave is {interleave}"):
+        lanes_of(corpus, 2, interleave=interleave)
 
 
 def test_a_finite_feed_takes_no_turns(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="endless"):
-        lanes_of(corpus, 2, groups=2, epochs=1)
+        lanes_of(corpus, 2, interleave=2, epochs=1)
 
 
 def test_a_split_without_pieces_is_refused(corpus: Corpus) -> None:

@@ -49,7 +49,7 @@ def test_an_unlimited_layer_counts_as_the_longest_piece() -> None:
 
 def test_groups_of_lanes_rest_with_their_memories() -> None:
     # Three groups: those of two rest, and of the third there is what was before a step and what is after it.
-    found = memories(992, 200, groups=3)
+    found = memories(992, 200, interleave=3)
     assert found.nbytes == (992 + 200) * (32 + 32) * 4 * 4 * (2 + 2)
     with pytest.raises(RitornelloError, match="12 lanes"):
         found.check_fit(found.nbytes - 1)
@@ -63,9 +63,9 @@ def test_where_memory_and_segment_are_joined_there_is_a_third_copy_and_half_prec
 
 
 def test_a_validation_reads_eight_lanes_while_all_groups_rest() -> None:
-    found = memories(None, 0, lanes=1, groups=3, validation_tokens=512)
+    found = memories(None, 0, lanes=1, interleave=3, validation_tokens=512)
     assert found.nbytes == (3 * 1008 + 2 * 8 * 512) * (32 + 32) * 4
-    assert memories(None, 0, lanes=8, groups=3, validation_tokens=16).nbytes == (3 + 1) * 8 * 1008 * (32 + 32) * 4
+    assert memories(None, 0, lanes=8, interleave=3, validation_tokens=16).nbytes == (3 + 1) * 8 * 1008 * (32 + 32) * 4
 
 
 @pytest.mark.parametrize("precision", get_args(Precision))

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, plain
-from ritornello.models.dsmr import DSMR, DSMRConfig, State
+from ritornello.models.dsmr import DSMR, DSMRConfig, DSMRState
 
 SEGMENT_TOKENS = 6
 WIDTH = 16
@@ -53,27 +53,27 @@ def awaken(model: DSMR, seed: int) -> DSMR:
         if weight.ndim == 2:
             fan_in = 1 if name.startswith("embedding") else weight.shape[1]
             weight.normal_(std=fan_in**-0.5, generator=rng)
-        elif name.endswith("sharpness"):
+        elif name.endswith("qk_scale"):
             weight.uniform_(0.5, 3, generator=rng)
         else:
             weight.uniform_(0.5, 1.5, generator=rng)
     return model.eval()
 
 
-def state_tensors(state: State) -> dict[str, Tensor]:
+def state_tensors(state: DSMRState) -> dict[str, Tensor]:
     layers = range(len(state.keys))
     keys = {f"keys.{i}": state.keys[i] for i in layers}
     values = {f"values.{i}": state.values[i] for i in layers}
     return {**keys, **values, "position": state.position}
 
 
-def state_from(tensors: Mapping[str, Tensor]) -> State:
+def state_from(tensors: Mapping[str, Tensor]) -> DSMRState:
     layers = range((len(tensors) - 1) // 2)
     keys, values = (tuple(tensors[f"{kind}.{i}"] for i in layers) for kind in ("keys", "values"))
-    return State(keys, values, tensors["position"])
+    return DSMRState(keys, values, tensors["position"])
 
 
-def resident_bytes(state: State) -> int:
+def resident_bytes(state: DSMRState) -> int:
     """What a state keeps alive: a view counts with all of the tensor that it looks into."""
     storages = [t.untyped_storage() for t in state.keys + state.values]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -89,7 +89,7 @@ def subject_of(
     kind: type[DSMR] = DSMR,
     attention: Attention | None = None,
     qk_bias: bool = False,
-) -> Subject[State]:
+) -> Subject[DSMRState]:
     """A tiny DSMR under ``schedule``, with everything that the law wants to know."""
     config = DSMRConfig(schedule, width=WIDTH, heads=2, mlp_width=24, segment_tokens=segment_tokens, qk_bias=qk_bias)
     with torch.random.fork_rng():
@@ -177,30 +177,30 @@ class ForgetsOneTokenEarly(DSMR):
 
 class TrimsBeforeAttending(DSMR):
     def _within_segment(
-        self, tokens: Tensor, state: State, detach: bool, sight_tokens: int | None
-    ) -> tuple[Tensor, State]:
+        self, tokens: Tensor, state: DSMRState, detach: bool, span_tokens: int | None
+    ) -> tuple[Tensor, DSMRState]:
         length, horizons = tokens.shape[1], self.config.schedule.horizons
         after = state.position + length
-        room = [max(0, self._slots(after, h, there=law.FAR) - length) for h in horizons]
+        room = [max(0, self._slots(after, h, available=law.FAR) - length) for h in horizons]
         keys, values = (
             tuple(t[:, :, t.shape[2] - min(t.shape[2], n) :] for t, n in zip(kind, room))
             for kind in (state.keys, state.values)
         )
-        return super()._within_segment(tokens, State(keys, values, state.position), detach, sight_tokens)
+        return super()._within_segment(tokens, DSMRState(keys, values, state.position), detach, span_tokens)
 
 
 class TrimsOneTokenTooFew(DSMR):
-    def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
-        return min(there, super()._slots(position, horizon, there=there) + 1)
+    def _slots(self, position: Tensor, horizon: int | None, *, available: int) -> int:
+        return min(available, super()._slots(position, horizon, available=available) + 1)
 
 
 class IgnoresRestarts(DSMR):
-    def restart(self, state: State, lanes: Tensor) -> State:
+    def restart(self, state: DSMRState, lanes: Tensor) -> DSMRState:
         return state
 
 
 class RestartsEveryLane(DSMR):
-    def restart(self, state: State, lanes: Tensor) -> State:
+    def restart(self, state: DSMRState, lanes: Tensor) -> DSMRState:
         return super().restart(state, torch.ones_like(lanes))
 
 
@@ -211,16 +211,16 @@ class MixesItsLanes(DSMR):
 
 
 class CountsInItsState(DSMR):
-    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: DSMRState, *, detach: bool = True) -> tuple[Tensor, DSMRState]:
         logits, after = super().forward(tokens, state, detach=detach)
         state.position.copy_(after.position)
         return logits, after._replace(position=state.position)
 
 
 class HidesItsState(DSMR):
-    hidden: State | None = None
+    hidden: DSMRState | None = None
 
-    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: DSMRState, *, detach: bool = True) -> tuple[Tensor, DSMRState]:
         remembered = state if self.hidden is None or not state.position.any() else self.hidden
         logits, after = super().forward(tokens, remembered, detach=detach)
         self.hidden = after
@@ -235,7 +235,7 @@ class RotatesInSinglePrecision(DSMR):
 
 
 class LetsGradientsThrough(DSMR):
-    def forward(self, tokens: Tensor, state: State, *, detach: bool = True) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: DSMRState, *, detach: bool = True) -> tuple[Tensor, DSMRState]:
         return super().forward(tokens, state, detach=False)
 
 

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, plain
-from ritornello.models.perceivers import Pairs, Perceiver, PerceiverConfig, State
+from ritornello.models.perceivers import Pairs, Perceiver, PerceiverConfig, PerceiverState
 from ritornello.models.protocol import nbytes
 
 WIDTH = 16
@@ -57,28 +57,28 @@ def generator() -> Generator:
     return torch.Generator().manual_seed(20_241_113)
 
 
-def state_tensors(state: State) -> dict[str, Tensor]:
+def state_tensors(state: PerceiverState) -> dict[str, Tensor]:
     pairs = {f"context.{i}": pair for i, pair in enumerate(state.context)}
     pairs |= {f"latents.{i}": pair for i, pair in enumerate(state.latents)}
     named = {f"{name}.{part}": t for name, pair in pairs.items() for part, t in zip(("keys", "values"), pair)}
     return {**named, "tokens": state.tokens, "position": state.position}
 
 
-def state_from(tensors: Mapping[str, Tensor]) -> State:
+def state_from(tensors: Mapping[str, Tensor]) -> PerceiverState:
     def pairs(kind: str) -> Pairs:
         count = sum(name.startswith(kind) for name in tensors) // 2
         return tuple((tensors[f"{kind}.{i}.keys"], tensors[f"{kind}.{i}.values"]) for i in range(count))
 
-    return State(tensors["tokens"], pairs("context"), pairs("latents"), tensors["position"])
+    return PerceiverState(tensors["tokens"], pairs("context"), pairs("latents"), tensors["position"])
 
 
-def resident_bytes(state: State) -> int:
+def resident_bytes(state: PerceiverState) -> int:
     """What a state keeps alive but the positions: a view counts with all of the tensor that it looks into."""
     storages = [t.untyped_storage() for name, t in state_tensors(state).items() if name != "position"]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def attached(model: Perceiver, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+def attached(model: Perceiver, tokens: Tensor, state: PerceiverState) -> tuple[Tensor, PerceiverState]:
     with mock.patch.object(Tensor, "detach", lambda tensor: tensor):
         return model(tokens, state)
 
@@ -90,7 +90,7 @@ def subject_of(
     tolerance: float = 1e-11,
     far_tolerance: float = 1e-8,
     attention: Attention | None = None,
-) -> Subject[State]:
+) -> Subject[PerceiverState]:
     """A tiny Perceiver with everything that the law wants to know, counted from what its windows show."""
     model = awake(config, dtype=dtype)
     model.attention = attention

@@ -167,8 +167,11 @@ def performed(number: int, path: Path, folder: Path) -> dict[str, Any]:
     masks = codec.legal_events(codec.contexts(tokens)).astype(np.uint8)
     hints = []
     for notes in (64, 2048):  # with the smaller nearly all is forgotten
-        told = codec.MotifMemory(notes).read(tokens)
-        hints.append({"notes": notes, "sha256": hashlib.sha256(told.astype("<i2").tobytes()).hexdigest()})
+        for called in ("never", "always", "known"):  # with every hundredth strike, back to the fiftieth before it
+            calls = {n: (n - 50, 0) for n in range(100, len(tokens), 100)} if called != "never" else {}
+            told = codec.MotifMemory(notes, may_call=called == "known").read(tokens, calls)
+            sha256 = hashlib.sha256(told.astype("<i2").tobytes()).hexdigest()
+            hints.append({"notes": notes, "called": called, "sha256": sha256})
     found = {"name": path.stem, "steps": steps, "notes": rows(codec.decode(tokens)), "hints": hints}
     return found | {"masks": hashlib.sha256(masks.tobytes()).hexdigest()}
 
@@ -223,7 +226,11 @@ def tiny(tmp_path):
     folders = []
     for name, rule in (("segment", "segment"), ("sliding", "sliding")):
         schedule = HorizonSchedule((96, 16, 96), rule=rule)
-        more = {"motif_notes": 128} if rule == "segment" else {"labels": steering.labels(("Bach", "Chopin"), ())}
+        more = (
+            {"motif_notes": 512, "recalls": True}
+            if rule == "segment"
+            else {"labels": steering.labels(("Bach", "Chopin"), ())}
+        )
         model = random_model(5, schedule=schedule, qk_bias=True, **more)
         model.load_state_dict(in_bytes(model.state_dict(), model.config.matrices))
         folders.append(save_model(model, tmp_path / name))
@@ -238,8 +245,8 @@ def bundled(tmp_path):
         tmp_path / "small",
         family=checkpoint.family,
         config=checkpoint.config,
-        data=checkpoint.data,
-        progress=checkpoint.progress,
+        trained_on=checkpoint.trained_on,
+        run=checkpoint.run,
         tensors={"weights": in_bytes(checkpoint.arrays(), config.matrices)},
     )
     return tmp_path / "small"
@@ -288,7 +295,7 @@ def nats(engine: exported.OnnxEngine, piece: Piece, from_s: float, to_s: float) 
 def played(model: Path, prompt: Piece) -> dict[str, Any]:
     """What Python plays after the prompt, with other settings after some seconds."""
     seed, first_s, until_s = 11, prompt.seconds + 20, prompt.seconds + 80
-    engine = exported.load(str(model), "fp32")
+    engine, calls = exported.load(str(model), "fp32"), 0
     told, changed = ({"composer=Bach": 0.75, "composer=Chopin": 0.25}, {"density=7": 1}) if engine.labels else ({}, {})
     take, rng, found = Performer(engine, told=told).begin(), np.random.default_rng(seed), []
     take.hear(codec.encode(prompt)[:-1])
@@ -296,12 +303,16 @@ def played(model: Path, prompt: Piece) -> dict[str, Any]:
     while not take.ended and take.seconds < until_s:
         early = take.seconds < first_s
         take.tell(told if early else changed)
-        event = take.play(Sampling(1.0, 0.9) if early else Sampling(0.6, 1.0, 0.05), rng)
+        motifs = take._session.motifs
+        before = motifs and motifs.called
+        event = take.play(Sampling(1.0, 0.9, returns=40) if early else Sampling(0.6, 1.0, 0.05, 40), rng)
+        calls += bool(motifs and motifs.called > before)
         found += [list(note) for note in event.finished if note.onset >= struck_s]
+    assert calls or motifs is None, "or the vector would not show that both engines call back the same"
     return {
         "seed": seed,
-        "sampling": {"temperature": 1, "topP": 0.9},
-        "changed": {"temperature": 0.6, "topP": 1, "minP": 0.05},
+        "sampling": {"temperature": 1, "topP": 0.9, "returns": 40},
+        "changed": {"temperature": 0.6, "topP": 1, "minP": 0.05, "returns": 40},
         "told": told,
         "toldLater": changed,
         "prompt": rows(prompt),
@@ -321,7 +332,7 @@ def test_a_model_plays_in_the_browser_s_engine_as_in_python_s(tmp_path, tiny):
     for vector, model in zip(models, tiny):
         vector["music"] = played(model, prompt)
     write_json(tmp_path / "models.json", models)
-    node("playing", tmp_path)
+    node("voices", tmp_path)
 
 
 def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, bundled, asap):
@@ -330,4 +341,4 @@ def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, 
     prompt = codec.decode(tokens[1:400])
     vector = exported_for(bundled, tmp_path, tokens, [10, 2380, *range(2381, 2400)], prompt)
     write_json(tmp_path / "models.json", [vector])
-    node("playing", tmp_path)
+    node("voices", tmp_path)

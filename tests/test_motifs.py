@@ -269,3 +269,67 @@ def asap_tokens(asap):
     names = ("Bach/Prelude/bwv_848", "Beethoven/Piano_Sonatas/18-2", "Schubert/Impromptu_op142/3")
     found = [sorted((asap / name).glob("*.mid")) for name in names]
     return [codec.encode(read_midi(files[0])).astype(np.int64) for files in found if files]
+
+
+# ---- what is called back ----
+
+THEME = (*MELODY, 74, 70, 63, 58, 66, 61, 59, 73, 75, 68, 57, 76, 77, 56, 55, 78, 79, 54, 80, 53, 81, 52)
+ELSEWHERE = tuple(30 + (7 * i * i) % 19 for i in range(20))  # nothing of the theme, below it
+
+
+def test_a_return_is_known_from_its_first_strike_on():
+    """Thirty strikes that come again after 25 s; a theme that is back after 10 s, or for ten strikes, is no return."""
+    theme, between = piece(THEME), piece(ELSEWHERE, start_s=10)
+    tokens = tokens_of(theme, between, piece(THEME, start_s=25))
+    assert codec.returns(tokens, notes=NOTES * 4) == {len(THEME) + len(ELSEWHERE): (0, 0)}
+    moved = tokens_of(theme, between, piece([p - 2 for p in THEME[3:]], start_s=25))
+    assert codec.returns(moved, notes=NOTES * 4) == {len(THEME) + len(ELSEWHERE): (3, -2)}
+    assert codec.returns(tokens_of(theme, piece(THEME, start_s=10)), notes=NOTES * 4) == {}
+    assert codec.returns(tokens_of(theme, between, piece(THEME[:10], start_s=25)), notes=NOTES * 4) == {}
+
+
+def test_what_is_called_back_is_told_from_its_first_strike_on():
+    """The call stands behind the last strike before the return: its time is not told, all that follows it is."""
+    tokens = tokens_of(piece(THEME), piece(ELSEWHERE, start_s=10), piece(THEME, start_s=25))
+    rows = hints(tokens, notes=NOTES * 4, calls=codec.returns(tokens, notes=NOTES * 4))
+    strikes = np.flatnonzero(tokens < codec.NOTE_OFF)
+    first = strikes[len(THEME) + len(ELSEWHERE)]
+    assert told(rows[first])["pitch"] == THEME[0]
+    assert told(rows[first])["second"] == THEME[1]
+    assert told(rows[first])["event"] is None
+    assert told(rows[first])["wait"] is None
+    later = strikes[len(THEME) + len(ELSEWHERE) + 1 :]
+    assert [told(rows[at])["pitch"] for at in later] == list(THEME[1:])
+    assert rows[first + 1 : strikes[-1] + 1, 0].tolist() == tokens[first + 1 : strikes[-1] + 1].tolist()
+    called = rows[:, 5] == motifs.CALLED
+    assert not called[: strikes[len(THEME) + len(ELSEWHERE) - 1] + 1].any()
+    assert [called[at] for at in later] == [n < codec.CALL_STRIKES for n in range(1, len(THEME))]
+
+
+def test_a_call_that_is_not_followed_is_given_up():
+    memory = MotifMemory(NOTES * 4, may_call=True)
+    memory.read(tokens_of(piece(THEME)))
+    memory.call(2)
+    assert memory.called == codec.CALL_STRIKES
+    assert told(memory.hint())["pitch"] == THEME[2]
+    memory.read(np.array([30, 31, 33, 36]))
+    assert memory.called == codec.CALL_STRIKES
+    memory.read(np.array([40]))
+    assert memory.called == 0
+    assert told(memory.hint())["pitch"] is None
+
+
+def test_what_is_called_is_told_as_followed_long_to_models_that_know_no_calls():
+    memory = MotifMemory(NOTES * 4)
+    memory.read(tokens_of(piece(THEME)))
+    memory.call(2, shift=1)
+    assert told(memory.hint())["followed"] == 16
+    assert told(memory.hint())["pitch"] == THEME[2] + 1
+
+
+@pytest.mark.parametrize("place", [-1, 30, 31])
+def test_only_what_is_remembered_can_be_called_back(place):
+    memory = MotifMemory(NOTES * 4)
+    memory.read(tokens_of(piece(THEME)))
+    with pytest.raises(ValueError, match="not remembered"):
+        memory.call(place)

@@ -271,6 +271,25 @@ def test_adamw_is_that_of_its_publication() -> None:
         assert np.abs(weight.detach().double().numpy() - expected[name]).max() < 1e-5, name
 
 
+def test_labels_have_a_rate_of_their_own() -> None:
+    """Adam's first step moves every weight by its rate, whatever the gradient is."""
+    model = random_model(1, labels=("composer=Bach",))
+    recipe = Recipe(name="of the tests", model=model.config, lanes=1, steps=1, other_lr=0.02, label_lr=0.5)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimisers = Optimisers(model, recipe)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimisers.step(1.0)
+    for name, rate in (("label_embedding.weight", 0.5), ("embedding.weight", 0.02), ("final_gain", 0.02)):
+        torch.testing.assert_close(before[name] - model.get_parameter(name), torch.full_like(before[name], rate))
+    again = Optimisers(model, recipe)
+    again.restore(optimisers.tensors())
+    assert again.tensors().keys() == optimisers.tensors().keys()
+    assert torch.equal(
+        again.tensors()["labels/label_embedding.weight/exp_avg"], torch.full_like(before["label_embedding.weight"], 0.1)
+    )
+
+
 def test_an_optimiser_that_does_not_exist_is_one_line() -> None:
     with pytest.raises(RitornelloError, match=r"weight_decay is 0\.01; with the optimiser adam it is 0"):
         Recipe(name="of the tests", model=random_model(1).config, lanes=1, steps=1, optimiser="adam")

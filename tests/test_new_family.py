@@ -107,7 +107,7 @@ def recipe() -> Recipe:
         name="gru",
         model=GRUConfig(motif_notes=32),
         lanes=2,
-        groups=2,
+        interleave=2,
         steps=12,
         warmup_steps=2,
         validate_every_steps=1,
@@ -194,7 +194,7 @@ def test_it_trains_and_a_resumed_run_is_an_uninterrupted_one(
     with monkeypatch.context() as patched:
         patched.setattr(display, "watch", stopped)
         assert command("train", *options, "--out", tmp_path / "resumed").code == 0
-    assert load_checkpoint(tmp_path / "resumed" / "last").progress["step"] == 5
+    assert load_checkpoint(tmp_path / "resumed" / "last").run["step"] == 5
     assert command("train", *options, "--out", tmp_path / "resumed", "--resume").code == 0
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
     begun = from_checkpoint(load_checkpoint(tmp_path / "whole" / "best"))
@@ -269,8 +269,8 @@ def test_its_bytes_are_told_and_what_it_cannot_do_is_one_line(
     )
     options = ("--data", corpus, "--out", tmp_path / "run", "--recipe", "gru")
     assert_refused(command("train", *options, "--schedule", "uniform(0)"), "gru", "without horizons")
-    with pytest.raises(RitornelloError, match=r"growing is 0\.5; for a model without horizons it is 0"):
-        replace(recipe(), growing=0.5)
+    with pytest.raises(RitornelloError, match=r"horizon_warmup_share is 0\.5; for a model without horizons it is 0"):
+        replace(recipe(), horizon_warmup_share=0.5)
 
 
 def test_its_speed_is_measured(

@@ -139,7 +139,7 @@ def test_a_scale_of_a_crop_hides_exactly_the_tokens_before_its_last(part: str, w
 class Recording:
     """A torch engine that keeps the logits of its session, and how many bytes it held."""
 
-    data: dict[str, str] = {}  # noqa: RUF012
+    trained_on: dict[str, str] = {}  # noqa: RUF012
     name = "recording"
 
     def __init__(self, model: Perceiver) -> None:

@@ -193,7 +193,7 @@ def test_a_stopped_run_goes_on_to_the_bit(corpus: Corpus, tmp_path: Path, segmen
     stops = (3, 7)
     train(corpus, tmp_path / "parts", recipe, seed=11, report=stopping_at(*stops), precision="fp32")
     for stop in stops:
-        assert load_checkpoint(tmp_path / "parts" / "last").progress["step"] == stop
+        assert load_checkpoint(tmp_path / "parts" / "last").run["step"] == stop
         train(corpus, tmp_path / "parts", recipe, resume=True, report=stopping_at(*stops))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
@@ -205,7 +205,7 @@ def test_pieces_shorter_than_the_latents_are_trained_on_and_evaluated(tmp_path: 
     recipe = dataclasses.replace(RECIPE, augmentation=Augmentation(), steps=60, validate_every_steps=60, legal=False)
     best = train(corpus, tmp_path / "run", recipe, seed=1, precision="fp32")
     assert best < 0.7 * math.log(codec.N_EVENTS)
-    assert load_checkpoint(tmp_path / "run" / "last").progress["tokens"] == 60 * sum(map(len, short))
+    assert load_checkpoint(tmp_path / "run" / "last").run["tokens"] == 60 * sum(map(len, short))
     model = from_checkpoint(load_checkpoint(tmp_path / "run" / "best"))
     assert evaluate(model, corpus, "validation", legal=False).figures()["tokens"] == sum(map(len, short))
 

@@ -73,7 +73,7 @@ def trained(ranks: int, *words: str) -> None:
 
 def reached(run: Path, step: int) -> bool:
     try:
-        return int(load_checkpoint(run / "last").progress["step"]) >= step
+        return int(load_checkpoint(run / "last").run["step"]) >= step
     except Exception:  # not there yet, or replaced just now
         return False
 
@@ -89,9 +89,7 @@ def wait_for(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 def close(one: Path, other: Path) -> None:
     """The same steps, tokens and data; losses and weights to rounding."""
     a, b = (load_checkpoint(run / "last") for run in (one, other))
-    assert [a.progress[name] for name in ("step", "tokens", "feed")] == [
-        b.progress[name] for name in ("step", "tokens", "feed")
-    ]
+    assert [a.run[name] for name in ("step", "tokens", "feed")] == [b.run[name] for name in ("step", "tokens", "feed")]
     assert [line[:2] for line in losses(one)] == [line[:2] for line in losses(other)]
     assert [line[2] for line in losses(one)] == pytest.approx([line[2] for line in losses(other)], abs=2e-4)
     expected = b.tensors()
@@ -118,9 +116,9 @@ def test_a_killed_rank_ends_the_run_within_a_minute_and_it_is_resumed_on_fewer(c
         os.kill(ranks[-1], signal.SIGKILL)
         assert process.wait(60) != 0
         assert time.monotonic() < began_s + 60
-    step = load_checkpoint(run / "last").progress["step"]
+    step = load_checkpoint(run / "last").run["step"]
     trained(2, *arguments(corpus, run, step + 3, "--resume"))
-    assert load_checkpoint(run / "last").progress["step"] == step + 3
+    assert load_checkpoint(run / "last").run["step"] == step + 3
 
 
 def test_an_interrupted_run_is_saved_and_resumed_alone(corpus: Corpus, tmp_path: Path) -> None:
@@ -129,10 +127,10 @@ def test_an_interrupted_run_is_saved_and_resumed_alone(corpus: Corpus, tmp_path:
         wait_for(run, 3, process)
         process.send_signal(signal.SIGINT)
         process.wait(60)
-    step = load_checkpoint(run / "last").progress["step"]
+    step = load_checkpoint(run / "last").run["step"]
     recipe = recipe_named("tiny").with_settings(SETTINGS)
     train(corpus, run, recipe, steps=step + 2, resume=True)
-    assert load_checkpoint(run / "last").progress["step"] == step + 2
+    assert load_checkpoint(run / "last").run["step"] == step + 2
 
 
 def children(process: int) -> list[int]:
@@ -159,7 +157,7 @@ def test_the_shares_of_all_ranks_are_the_batches_of_one(corpus: Corpus, ranks: i
             **options,
         }
         if segmentation is None:
-            return Lanes(corpus, "train", segment_tokens=16, groups=2, **always)
+            return Lanes(corpus, "train", segment_tokens=16, interleave=2, **always)
         return Crops(corpus, "train", context_tokens=64, latents=16, segmentation=segmentation, **always)
 
     answers: list[dict[int, int]] = []

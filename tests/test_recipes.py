@@ -140,19 +140,31 @@ def test_a_run_tells_its_recipe(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
     written = json.loads(json.dumps(recipe_named(name).settings()))
     monkeypatch.setattr(
-        "ritornello.training.recipes.load_checkpoint", lambda _: SimpleNamespace(progress={"recipe": written})
+        "ritornello.training.recipes.load_checkpoint", lambda _: SimpleNamespace(run={"recipe": written})
     )
     assert recipe_of(Path("run")) == recipe_named(name)
+
+
+def test_a_run_under_older_names_of_settings_is_the_same_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(recipe_named("small"), horizon_warmup_share=0.25, label_share=0.5)
+    names = {"interleave": "groups", "balance_titles": "by_title", "horizon_warmup_share": "growing"}
+    names["label_share"] = "told"
+    written = {names.get(name, name): value for name, value in json.loads(json.dumps(recipe.settings())).items()}
+    assert {"groups", "by_title", "growing", "told"} < set(written)
+    monkeypatch.setattr(
+        "ritornello.training.recipes.load_checkpoint", lambda _: SimpleNamespace(run={"recipe": written})
+    )
+    assert recipe_of(Path("run")) == recipe
 
 
 def test_a_run_with_settings_is_resumed_as_it_was_and_not_otherwise(command: Run, corpus: Path, tmp_path: Path) -> None:
     run, always = tmp_path / "run", ("--data", corpus, "--out", tmp_path / "run", "--device", "cpu")
     begun = ("--recipe", "tiny", "--set", "model.width=32", "--set", "lanes=2", "--steps", 1)
     assert command("train", *always, *begun).code == 0
-    written = load_checkpoint(run / "last").progress["recipe"]
+    written = load_checkpoint(run / "last").run["recipe"]
     assert (written["name"], written["lanes"], written["model"]["width"]) == ("tiny", 2, 32)
     assert command("train", *always, "--resume", "--steps", 2).code == 0
-    assert load_checkpoint(run / "last").progress["step"] == 2
+    assert load_checkpoint(run / "last").run["step"] == 2
     assert_refused(command("train", *always, "--resume", "--set", "lanes=3"), "lanes = 2, not 3")
     assert_refused(
         command("train", *always, "--resume", "--recipe", "tiny", "--set", "lanes=2"), "model.width = 32, not 64"

@@ -500,7 +500,7 @@ def test_weights_of_a_type_that_is_none_of_weights_are_named(tmp_path):
     model = tiny_model()
     family, config = model.config.family, model.config.to_json()
     weights = model.state_dict() | {"final_gain": torch.ones(WIDTH, dtype=torch.int64)}
-    save_checkpoint(tmp_path, family=family, config=config, data={}, progress={}, tensors={"weights": weights})
+    save_checkpoint(tmp_path, family=family, config=config, trained_on={}, run={}, tensors={"weights": weights})
     assert "final_gain is of the type I64" in refused(str(tmp_path), "onnx")
 
 

@@ -82,7 +82,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def test_lanes_tell_half_of_the_labels_of_some_segments_and_always_the_source(corpus: Corpus) -> None:
-    lanes = Lanes(corpus, "train", lanes=4, segment_tokens=16, motif_notes=32, labels=LABELS, told=0.6)
+    lanes = Lanes(corpus, "train", lanes=4, segment_tokens=16, motif_notes=32, labels=LABELS, label_share=0.6)
     counts, of_source, told_nothing = np.zeros(steering.COLUMNS), [], 0
     for batch in islice(lanes, 200):
         assert batch.inputs.shape == (4, 16, 1 + codec.HINT_COLUMNS + steering.COLUMNS)
@@ -110,7 +110,7 @@ def test_lanes_tell_half_of_the_labels_of_some_segments_and_always_the_source(co
 
 def test_a_resumed_feed_tells_the_same(corpus: Corpus) -> None:
     def lanes() -> Lanes:
-        return Lanes(corpus, "train", lanes=3, segment_tokens=16, labels=LABELS, told=0.8, seed=4)
+        return Lanes(corpus, "train", lanes=3, segment_tokens=16, labels=LABELS, label_share=0.8, seed=4)
 
     first, again = lanes(), lanes()
     for _ in range(7):
@@ -123,14 +123,21 @@ def test_a_resumed_feed_tells_the_same(corpus: Corpus) -> None:
 @torch.no_grad()
 def test_new_inputs_move_nothing_until_they_are_trained() -> None:
     model = random_model(3)
-    grown = with_inputs(model, motif_notes=16, labels=LABELS)
+    grown = with_inputs(model, motif_notes=16, recalls=False, labels=LABELS)
     assert grown.config == replace(model.config, motif_notes=16, labels=LABELS)
     tokens = torch.randint(codec.N_EVENTS, (2, 40))
     more = torch.ones(2, 40, codec.HINT_COLUMNS + steering.COLUMNS, dtype=torch.int64)
     rows = torch.cat([tokens[..., None], more], -1)
     logits, _ = grown(rows, grown.initial_state(2))
     torch.testing.assert_close(logits, model(tokens, model.initial_state(2))[0])
-    assert with_inputs(grown, motif_notes=99, labels=("composer=Ravel",)).config == grown.config
+    others = {"motif_notes": 99, "labels": ("composer=Ravel",)}
+    assert with_inputs(grown, recalls=False, **others).config == grown.config
+    # Of a model that has a motif memory, a passage that is called back is at first told as one followed long.
+    recalling = with_inputs(random_model(3, motif_notes=16), motif_notes=16, recalls=True, labels=())
+    assert recalling.config == replace(model.config, motif_notes=16, recalls=True)
+    vectors = recalling.hint_embedding.weight
+    assert torch.equal(vectors[:-1], random_model(3, motif_notes=16).hint_embedding.weight)
+    assert torch.equal(vectors[codec.motifs.CALLED], vectors[codec.motifs.FOLLOWED + 16])
 
 
 @torch.no_grad()
@@ -146,7 +153,7 @@ def test_a_label_is_a_vector_added_to_the_tokens() -> None:
 
 
 def test_training_learns_labels_and_evaluation_tells_none(corpus: Corpus, tmp_path: Path) -> None:
-    recipe = replace(recipe_named("tiny"), steps=6, lanes=2, warmup_steps=0, told=1.0, checkpoint_every_s=1e9)
+    recipe = replace(recipe_named("tiny"), steps=6, lanes=2, warmup_steps=0, label_share=1.0, checkpoint_every_s=1e9)
     init = save_model(random_model(8), tmp_path / "init")
     train(corpus, tmp_path / "run", replace(recipe, model=random_model(8).config), init=init)
     trained = load_checkpoint(tmp_path / "run" / "last")

@@ -96,7 +96,7 @@ def test_a_stopped_run_that_goes_on_gives_the_figures_of_one_that_was_not(
             else:
                 with pytest.raises(StoppedError):
                     run(corpus, tmp_path / name, mini)
-        last = load_checkpoint(tmp_path / name / "training/two-scale-seed-0/last").progress["step"]
+        last = load_checkpoint(tmp_path / name / "training/two-scale-seed-0/last").run["step"]
         assert last == (4 if name == "asked" else 0)
         resumed = run(corpus, tmp_path / name, mini)
         assert whole is not None
@@ -178,8 +178,8 @@ def test_speed_leaves_validations_out() -> None:
 def test_of_two_rows_the_memories_grow() -> None:
     rows = rows_of()
     for name in ("full memory", "two-scale"):
-        assert rows[f"{name}, growing"] == replace(rows[name], growing=0.5)
-    assert {recipe.growing for name, recipe in rows.items() if not name.endswith("growing")} == {0}
+        assert rows[f"{name}, growing"] == replace(rows[name], horizon_warmup_share=0.5)
+    assert {recipe.horizon_warmup_share for name, recipe in rows.items() if not name.endswith("growing")} == {0}
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_of_two_rows_the_memories_grow() -> None:
 )
 def test_studies_read_every_performance_whatever_recipe_they_are_made_from(study: str, recipe: str) -> None:
     rows = rows_of(study, recipe=recipe)
-    assert {name for name, row in rows.items() if row.by_title} <= {"every title as often"}
-    assert len({row.by_title for row in rows.values()}) == (2 if study == "training" else 1)
+    assert {name for name, row in rows.items() if row.balance_titles} <= {"every title as often"}
+    assert len({row.balance_titles for row in rows.values()}) == (2 if study == "training" else 1)
 
 
 def test_every_row_has_a_colour_of_its_own() -> None:
@@ -208,7 +208,7 @@ STUDIES = (
         of_memory=False,
         baseline="fast",
         heading="Rates",
-        columns=(report.ROW, report.behind("behind", "nats/token behind fast")),
+        columns=(report.ROW, report.nats_above("behind", "nats/token behind fast")),
     ),
 )
 """
@@ -269,7 +269,7 @@ def test_a_study_saves_when_it_is_stopped_and_when_it_is_killed(corpus: Corpus, 
         return log.read_text().count("\n") if log.exists() else 0
 
     def saved_step() -> int:
-        return int(load_checkpoint(folder / "last").progress["step"])
+        return int(load_checkpoint(folder / "last").run["step"])
 
     with study_process(corpus, tmp_path, *options) as process:
         until(lambda: lines() > 2)
@@ -307,7 +307,7 @@ def test_what_goes_wrong_in_one_of_two_stops_the_other_and_is_told(corpus: Corpu
         _, said = process.communicate(timeout=300)
     assert process.returncode == 2, said
     assert "uniform-seed-0: cannot be made" in said
-    assert load_checkpoint(tmp_path / "training/two-scale-seed-0/last").progress["step"] < 100_000
+    assert load_checkpoint(tmp_path / "training/two-scale-seed-0/last").run["step"] < 100_000
 
 
 def test_what_is_done_is_not_done_again(corpus: Corpus, mini: Conditions, tmp_path: Path) -> None:
@@ -400,12 +400,12 @@ def test_a_setting_that_is_newer_than_a_study_was_as_its_default(
     corpus: Corpus, mini: Conditions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = json.loads(json.dumps(to_json(mini)))
-    del before["recipe_settings"]["groups"], before["recipe_settings"]["model"]["qk_bias"]
+    del before["recipe_settings"]["interleave"], before["recipe_settings"]["model"]["qk_bias"]
     write_whole(tmp_path / SETTINGS, json.dumps(before))
-    recipe = replace(recipes.recipe_named("mini"), groups=2)
+    recipe = replace(recipes.recipe_named("mini"), interleave=2)
     monkeypatch.setitem(recipes.RECIPES, "mini", lambda: recipe)
     now = conditions(corpus=corpus, recipe="mini", steps=12, budget_tokens=32, pieces=2)
-    with pytest.raises(RitornelloError, match=r"recipe_settings\.groups = 1, not 2"):
+    with pytest.raises(RitornelloError, match=r"recipe_settings\.interleave = 1, not 2"):
         run_study(corpus, tmp_path, now, device="cpu", rows=["uniform"], seeds=1)
 
 

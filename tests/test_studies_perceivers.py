@@ -103,7 +103,7 @@ def test_rows_differ_in_one_thing_each() -> None:
     assert isinstance(multi.model, PerceiverConfig)
     assert (segmented.model.scales, multi.model.scales) == ((None,), (None, multi.model.latents))
     assert replace(segmented.model, scales=(None, 256), layers=segmented.model.layers - 1) == multi.model
-    assert replace(multi, name="study", model=two_scale.model, groups=two_scale.groups) == two_scale
+    assert replace(multi, name="study", model=two_scale.model, interleave=two_scale.interleave) == two_scale
 
 
 def test_rows_are_of_one_size_and_predict_as_many_tokens() -> None:
@@ -297,10 +297,10 @@ def test_differences_are_of_the_same_pieces_and_seeds() -> None:
     one, other = Row("multi-scale", ours), Row("Perceiver AR", theirs)
     # Seed 0 alone is common: 10 less of each 100 tokens of Air, 40 less of the Gigue.
     assert one.interval("beginnings", other) == (pytest.approx(-0.2), pytest.approx(-0.4), pytest.approx(-0.1))
-    assert one.behind_by_seed("beginnings", other) == [pytest.approx(-0.2)]
+    assert one.nats_above_by_seed("beginnings", other) == [pytest.approx(-0.2)]
     assert Row("multi-scale", ours[1:]).interval("beginnings", other) is None
     both = Row("Perceiver AR", [theirs[0], result("Perceiver AR", 1)])
-    assert one.behind_by_seed("beginnings", both) == [pytest.approx(-0.2), pytest.approx((3 - 1200) / 300)]
+    assert one.nats_above_by_seed("beginnings", both) == [pytest.approx(-0.2), pytest.approx((3 - 1200) / 300)]
 
 
 def test_blocks_are_of_the_pieces_that_reach_them() -> None:

@@ -50,9 +50,9 @@ def test_the_error_of_a_difference_is_that_of_paired_pieces() -> None:
     runs = [result("full memory"), result("two-scale", nats=(210.0, 660.0))]
     full, two = row_named(runs, "full memory"), row_named(runs, "two-scale")
     # Differences 10 and 60 nats, 70 in 400 tokens; residuals 10 - 17.5 and 60 - 52.5; sqrt(2 / 1 x 112.5) / 400.
-    assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
-    assert full.behind(two) == (pytest.approx(-0.175), pytest.approx(0.0375))
-    assert full.behind(full) is None
+    assert two.nats_above(full) == (pytest.approx(0.175), pytest.approx(0.0375))
+    assert full.nats_above(two) == (pytest.approx(-0.175), pytest.approx(0.0375))
+    assert full.nats_above(full) is None
 
 
 def test_differences_are_paired_by_seed_and_averaged_before_pieces_are_compared() -> None:
@@ -64,8 +64,8 @@ def test_differences_are_paired_by_seed_and_averaged_before_pieces_are_compared(
         result("two-scale", 0, nats=(210.0, 600.0)),  # 10 and 0 more: 10 and 60 in the mean
     ]
     full, two = row_named(runs, "full memory"), row_named(runs, "two-scale")
-    assert two.behind(full) == (pytest.approx(0.175), pytest.approx(0.0375))
-    assert Row("two-scale", two.runs[:1]).behind(Row("full memory", full.runs[1:])) is None
+    assert two.nats_above(full) == (pytest.approx(0.175), pytest.approx(0.0375))
+    assert Row("two-scale", two.runs[:1]).nats_above(Row("full memory", full.runs[1:])) is None
 
 
 def test_the_standard_error_is_the_jackknife_s_where_pieces_are_of_one_length() -> None:
@@ -76,7 +76,7 @@ def test_the_standard_error_is_the_jackknife_s_where_pieces_are_of_one_length() 
     two, full = (Row("a row", [replace(result("two-scale"), by_piece=of_run)]) for of_run in pieces)
     left_out = [(np.delete(ours - theirs, i) / 50).mean() for i in range(12)]
     error = math.sqrt(11 / 12 * np.sum((left_out - np.mean(left_out)) ** 2))
-    assert two.behind(full) == (pytest.approx(np.mean(ours - theirs) / 50), pytest.approx(error))
+    assert two.nats_above(full) == (pytest.approx(np.mean(ours - theirs) / 50), pytest.approx(error))
 
 
 def test_ratios_are_to_full_memory_beside_the_paper_s() -> None:
@@ -151,8 +151,8 @@ def test_the_report_says_what_was_equal_and_what_was_not() -> None:
 
 
 def test_groups_and_memories_that_grow_are_said() -> None:
-    plain = result("full memory", recipe={"groups": 3})
-    text = markdown([plain, result("full memory, growing", recipe={"growing": 0.25})])
+    plain = result("full memory", recipe={"interleave": 3})
+    text = markdown([plain, result("full memory, growing", recipe={"horizon_warmup_share": 0.25})])
     assert "(3 groups of 4 lanes that take turns)" in text
     assert "in the first 25% of training no layer sees more of its memory" in text
     assert "Growing" not in markdown([plain])
@@ -181,18 +181,18 @@ def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
 
 def test_a_record_is_read_as_it_was_written_and_older_ones_as_they_were(tmp_path: Path) -> None:
     repeats = (Recall(gap_tokens=0, gains=(0.5, 1.5)),)
-    run = replace(result("two-scale", 1, recipe={"groups": 3}), repeats=repeats)
+    run = replace(result("two-scale", 1, recipe={"interleave": 3}), repeats=repeats)
     run.write(tmp_path)
     assert read_records(tmp_path, "dsmr") == [run]
     old = to_json(run)
     del old["settings"]["study"], old["recipe"], old["model"], old["playing"], old["cuts"], old["repeats"]
-    del old["settings"]["recipe_settings"]["family"], old["settings"]["recipe_settings"]["by_title"]
+    del old["settings"]["recipe_settings"]["family"], old["settings"]["recipe_settings"]["balance_titles"]
     for piece in old["by_piece"]:
         del piece["blocks"], piece["composition"]
     old["schedule"] = "1024, 3x256"
     record_path(tmp_path, "two-scale", 1).write_text(json.dumps(old))
     (read,) = read_records(tmp_path, "dsmr")
-    assert read.recipe.groups == 3
+    assert read.recipe.interleave == 3
     assert (read.model, read.evaluation, read.training) == (run.model, run.evaluation, run.training)
     assert (read.playing, read.cuts, read.repeats) == (None, (), ())
     del old["evaluation"]

@@ -41,7 +41,7 @@ def changes(recipe: Recipe, other: Recipe) -> set[str]:
 
 def test_every_row_changes_one_thing() -> None:
     unchanged, *others = rows().values()
-    streams, shapes = {"lanes", "groups", "segment_tokens"}, {"schedule", "width", "heads", "mlp_width"}
+    streams, shapes = {"lanes", "interleave", "segment_tokens"}, {"schedule", "width", "heads", "mlp_width"}
     for recipe in others:
         found = changes(recipe, unchanged)
         adam = {"optimiser", "matrix_lr", "weight_decay"}
@@ -111,7 +111,7 @@ def test_a_run_is_read_under_the_grammar_whatever_it_was_trained_under(trained: 
     found = {row: json.loads(record_path(trained, row, 0).read_text()) for row in RUN}
     assert {result["evaluation"]["kind"] for result in found.values()} == {"legal"}
     assert [result["recipe"]["legal"] for result in found.values()] == [True, False, True]
-    free = load_checkpoint(training_path(trained, RUN[1], 0) / "best").progress
+    free = load_checkpoint(training_path(trained, RUN[1], 0) / "best").run
     assert free["legal"] is False
     assert free["best"] > 0.5 + found[RUN[1]]["evaluation"]["nats_per_token"]  # of all events, and few are legal
 
@@ -124,12 +124,12 @@ def test_what_unchanged_is_comes_from_its_run(trained: Path) -> None:
     runs = read_records(trained, "training")
     line = next(line for line in markdown(runs).splitlines() if line.startswith("- Unchanged"))
     changed = line.split(" with ")[1].split(". ")[0]
-    assert changed == "groups = 4, lanes = 4, segment_tokens = 16"  # of the recipe's 1, 2 and 32
+    assert changed == "interleave = 4, lanes = 4, segment_tokens = 16"  # of the recipe's 1, 2 and 32
     assert "- Unchanged" not in markdown([run for run in runs if run.row != UNCHANGED])
 
 
 def test_fewer_steps_are_not_an_interrupted_run(trained: Path) -> None:
-    last = load_checkpoint(training_path(trained, RUN[2], 0) / "last").progress
+    last = load_checkpoint(training_path(trained, RUN[2], 0) / "last").run
     assert last["step"] == 8 * (2 * 32) // (8 * 16)
 
 
@@ -139,12 +139,12 @@ def test_a_run_tells_nothing_of_memory_that_no_one_asked_for(trained: Path) -> N
 
 
 def test_crops_take_no_turns_and_remember_nothing_that_could_grow() -> None:
-    with pytest.raises(RitornelloError, match="groups is 2; for a model that is trained on crops it is 1"):
-        replace(recipes.perceivers_tiny(), groups=2)
-    with pytest.raises(RitornelloError, match=r"growing is 0\.5"):
-        replace(recipes.perceivers_tiny(), growing=0.5)
-    with pytest.raises(RitornelloError, match="by_title is True"):
-        replace(recipes.perceivers_tiny(), by_title=True)
+    with pytest.raises(RitornelloError, match="interleave is 2; for a model that is trained on crops it is 1"):
+        replace(recipes.perceivers_tiny(), interleave=2)
+    with pytest.raises(RitornelloError, match=r"horizon_warmup_share is 0\.5"):
+        replace(recipes.perceivers_tiny(), horizon_warmup_share=0.5)
+    with pytest.raises(RitornelloError, match="balance_titles is True"):
+        replace(recipes.perceivers_tiny(), balance_titles=True)
 
 
 # The report.

@@ -13,6 +13,7 @@ from scripted import Scripted, shift
 from tiny import save_model
 
 from ritornello import codec
+from ritornello.codec import MotifMemory
 from ritornello.engines import load_engine
 from ritornello.errors import RitornelloError
 from ritornello.performing import Performer, Take
@@ -30,6 +31,12 @@ def performers(tmp_path_factory):
 @pytest.fixture(params=ENGINES)
 def performer(performers, request) -> Performer:
     return performers[request.param]
+
+
+@pytest.fixture(params=ENGINES)
+def recalling(tmp_path, request) -> Performer:
+    folder = save_model(tiny_model("40, 5", **{**EXTRAS, "motif_notes": 64, "recalls": True}), tmp_path / "model")
+    return Performer(load_engine(str(folder), request.param, threads=1))
 
 
 def play(take: Take, events: int, seed: int, sampling: Sampling | None = None) -> list:
@@ -161,3 +168,86 @@ def test_a_piece_that_has_ended_is_over():
     assert take.ended
     with pytest.raises(ValueError, match="has ended"):
         take.play(Sampling(), np.random.default_rng(0))
+
+
+# ---- passages that are called back ----
+
+
+class Breathing:
+    """An engine that strikes a key every 0.1 s, ten times, and then rests for a second, for ever; it remembers."""
+
+    labels = ()
+
+    def __init__(self, *, may_call: bool = True) -> None:
+        self.motifs = MotifMemory(4096, may_call=may_call)
+        self.place = -1
+
+    def begin(self) -> Breathing:
+        return self
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        self.motifs.read(tokens)
+        logits = np.zeros(codec.N_EVENTS, np.float32)
+        phrase, step = divmod(self.place, 32)
+        key = int(np.random.default_rng(phrase + 1).permutation(88)[step // 3]) + 21
+        event = shift(100) if step == 30 else (key, shift(10), codec.NOTE_OFF + key)[step % 3]
+        logits[event if self.place >= 0 else codec.VELOCITY + 15] = 1000
+        self.place += 1 + (step == 30)
+        return logits
+
+
+def calls_of(sampling: Sampling, events: int, seed: int = 0, *, may_call: bool = True) -> list[tuple[float, float]]:
+    """When passages were called back, and from when they are."""
+    take, rng, found = Performer(Breathing(may_call=may_call)).begin(), np.random.default_rng(seed), []
+    motifs = take._session.motifs
+    for _ in range(events):
+        before = motifs.called
+        take.play(sampling, rng)
+        if motifs.called > before:
+            first, onsets = motifs.onsets()
+            found.append((take.seconds, onsets[motifs._next - first] / 100))
+    return found
+
+
+def test_phrases_begin_again_as_often_as_is_asked_for():
+    """A phrase of ten strikes lasts two seconds: 400 are 800 s, of which the first 20 s have nothing to go back to.
+
+    A call is out after five strikes that are not the passage's, so that each phrase may have one. With 3 a minute
+    that is a chance of 0.095 at each of 390 ends: 37, with a deviation of 5.8.
+    """
+    calls = calls_of(Sampling(returns=3), 400 * 31)
+    assert 37 - 4 * 5.8 < len(calls) < 37 + 4 * 5.8
+    for now_s, from_s in calls:
+        assert now_s - from_s >= codec.RETURN_S
+        assert abs(from_s / 2 - round(from_s / 2)) < 1e-9, "where a phrase begins"
+        assert abs(now_s / 2 - round(now_s / 2)) < 1e-9, "and called where one has ended"
+    assert len({from_s for _, from_s in calls}) > 10
+    assert calls != calls_of(Sampling(returns=3), 400 * 31, seed=1)
+
+
+def test_nothing_is_called_back_where_nobody_asks_or_the_model_does_not_know_how():
+    assert not calls_of(Sampling(returns=0), 100 * 31)
+    assert not calls_of(Sampling(returns=60), 100 * 31, may_call=False)
+    assert not calls_of(Sampling(returns=60), 10 * 31), "nothing is old enough"
+    assert calls_of(Sampling(returns=60), 20 * 31)
+
+
+def test_a_passage_can_be_called_back_by_its_time(recalling):
+    take = recalling.begin()
+    take.hear(prompt())
+    fork, step = take.fork(), int(100 * take.seconds)
+    onsets = take._session.motifs.onsets()[1]
+    fork.recall(onsets[12] / 100)
+    assert fork._session.motifs._next == np.searchsorted(onsets, onsets[12])
+    assert fork._session.motifs.called == codec.CALL_STRIKES
+    assert take._session.motifs.called == 0
+    assert play(recalling.resume(stored(fork.save())), 40, seed=2) == play(fork, 40, seed=2)
+    with pytest.raises(RitornelloError, match=f"nothing was played from {step + 1} s on"):
+        take.recall(step + 1)
+
+
+def test_a_model_that_knows_no_calls_says_so(performer):
+    take = performer.begin()
+    take.hear(prompt())
+    with pytest.raises(RitornelloError, match="cannot be called back"):
+        take.recall(0)

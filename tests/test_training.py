@@ -36,7 +36,7 @@ from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Lanes
 from ritornello.models import build, from_checkpoint
 from ritornello.models.config import ModelConfig
-from ritornello.models.dsmr import DSMR, State
+from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.notes import Piece
 from ritornello.training import loop, precision
 from ritornello.training.loop import Report, train
@@ -61,19 +61,19 @@ def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> P
 # ---- what it reads ----
 
 
-@pytest.mark.parametrize("by_title", [True, False])
-def test_a_recipe_says_whether_titles_or_performances_are_read_as_often(corpus: Corpus, by_title: bool) -> None:
+@pytest.mark.parametrize("balance_titles", [True, False])
+def test_a_recipe_says_whether_titles_or_performances_are_read_as_often(corpus: Corpus, balance_titles: bool) -> None:
     """The first piece is the only one of its title: of six pieces every second, or one of the first five."""
     played = copy(corpus)
     played.records = [replace(record, title="first" if n == 0 else "rest") for n, record in enumerate(corpus.records)]
-    recipe = replace(RECIPE, lanes=6, by_title=by_title)
+    recipe = replace(RECIPE, lanes=6, balance_titles=balance_titles)
     taken = next(reader_of(random_model(0), played, recipe, seed=3).feed).piece.tolist()
-    assert taken.count(0) == 3 if by_title else taken[:5].count(0) == 1
+    assert taken.count(0) == 3 if balance_titles else taken[:5].count(0) == 1
 
 
 @pytest.mark.parametrize("model", [recipe_named(name).model for name in ("tiny", "perceivers_tiny")])
 def test_a_recipe_says_how_far_pieces_are_read(corpus: Corpus, model: ModelConfig) -> None:
-    recipe = replace(RECIPE, model=model, growing=0.0, groups=1, by_title=False, piece_tokens=40)
+    recipe = replace(RECIPE, model=model, horizon_warmup_share=0.0, interleave=1, balance_titles=False, piece_tokens=40)
     reader = reader_of(build(model), corpus, recipe, seed=3)
     batches = [next(reader.feed) for _ in range(8)]
     assert max((batch.targets != codec.PAD).sum(1).max() for batch in batches) == 40
@@ -105,7 +105,7 @@ def gradients_of_a_plain_loop(
     model: DSMR, feed: Lanes, steps: int, *, legal: bool, clip_norm: float, forgets: bool = False
 ) -> list[list[Tensor]]:
     """The same by hand: every lane alone, its own state, its own grammar, padding never read."""
-    states: dict[tuple[int, int], State] = {}
+    states: dict[tuple[int, int], DSMRState] = {}
     grammars: dict[tuple[int, int], codec.Grammar] = {}
     found = []
     for batch in itertools.islice(feed, steps):
@@ -147,18 +147,18 @@ STILL = replace(
 
 
 @pytest.mark.parametrize(
-    ("legal", "clip_norm", "groups"), [(True, 1e6, 1), (False, 1e6, 1), (True, 1.0, 1), (True, 1e6, 3)]
+    ("legal", "clip_norm", "interleave"), [(True, 1e6, 1), (False, 1e6, 1), (True, 1.0, 1), (True, 1e6, 3)]
 )
 def test_the_gradient_is_that_of_a_plain_loop(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legal: bool, clip_norm: float, groups: int
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legal: bool, clip_norm: float, interleave: int
 ) -> None:
     model = random_model(4)
     init = save_model(model, tmp_path / "init")
-    recipe = replace(STILL, legal=legal, clip_norm=clip_norm, groups=groups, steps=8 * groups)
+    recipe = replace(STILL, legal=legal, clip_norm=clip_norm, interleave=interleave, steps=8 * interleave)
     found = gradients_of_training(corpus, tmp_path / "run", recipe, monkeypatch, init=init, seed=7)
 
     def plain(**options: Any) -> list[list[Tensor]]:
-        sizes = {"lanes": 3, "groups": groups, "segment_tokens": SEGMENT_TOKENS}
+        sizes = {"lanes": 3, "interleave": interleave, "segment_tokens": SEGMENT_TOKENS}
         feed = Lanes(corpus, "train", **sizes, seed=7, augmentation=recipe.augmentation)
         return gradients_of_a_plain_loop(model, feed, recipe.steps, legal=legal, clip_norm=clip_norm, **options)
 
@@ -182,9 +182,9 @@ def test_a_lane_goes_on_with_its_own_memory(corpus: Corpus, tmp_path: Path, monk
     train(corpus, tmp_path / "own", recipe, init=init)
     real = DSMR.restart
 
-    def swapped(self: DSMR, state: State, lanes: Tensor) -> State:
+    def swapped(self: DSMR, state: DSMRState, lanes: Tensor) -> DSMRState:
         moved = [tuple(t.roll(1, 0) for t in tensors) for tensors in (state.keys, state.values)]
-        return real(self, State(moved[0], moved[1], state.position), lanes)
+        return real(self, DSMRState(moved[0], moved[1], state.position), lanes)
 
     monkeypatch.setattr(DSMR, "restart", swapped)
     train(corpus, tmp_path / "swapped", recipe, init=init)
@@ -238,9 +238,9 @@ def test_best_stays_where_validation_was_lowest(
     monkeypatch.setattr(Reader, "validate", lambda *_: next(figures))
     run, recipe = tmp_path / "run", replace(RECIPE, steps=6)
     steps = []
-    train(corpus, run, recipe, report=lambda _: steps.append(load_checkpoint(run).progress["step"]))
+    train(corpus, run, recipe, report=lambda _: steps.append(load_checkpoint(run).run["step"]))
     assert steps == [1, 2, 2, 4, 4, 4]
-    assert load_checkpoint(run).progress["best"] == load_checkpoint(run / "last").progress["best"] == 1.75
+    assert load_checkpoint(run).run["best"] == load_checkpoint(run / "last").run["best"] == 1.75
     assert train(corpus, run, recipe, resume=True) == 1.75
 
 
@@ -248,11 +248,11 @@ def test_the_best_checkpoint_can_be_read_again(corpus: Corpus, uninterrupted: Pa
     validations = {step: nats for step, kind, nats in losses(uninterrupted) if kind == "validation"}
     best = load_checkpoint(uninterrupted)
     assert best.folder == uninterrupted / "best"
-    assert best.progress["best"] == min(validations.values())
-    assert best.progress["step"] == min(validations, key=lambda step: validations[step])
+    assert best.run["best"] == min(validations.values())
+    assert best.run["step"] == min(validations, key=lambda step: validations[step])
     result = evaluate(from_checkpoint(best), corpus, "validation", legal=True)
-    assert result.nats_per_token == pytest.approx(best.progress["best"], abs=0.02)  # trained in half precision, perhaps
-    assert best.data == {"name": "made up", "licence": "CC0"}
+    assert result.nats_per_token == pytest.approx(best.run["best"], abs=0.02)  # trained in half precision, perhaps
+    assert best.trained_on == {"name": "made up", "licence": "CC0"}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
     train(corpus, tmp_path / "run", replace(STILL, steps=4), init=init, report=stopping_at(2))
     train(corpus, tmp_path / "run", replace(STILL, steps=4), resume=True)
     for name in ("last", "best"):
-        data = load_checkpoint(tmp_path / "run" / name).data
+        data = load_checkpoint(tmp_path / "run" / name).trained_on
         assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0"}
 
 
@@ -347,7 +347,7 @@ def test_init_starts_from_the_given_weights_and_sizes(corpus: Corpus, tmp_path: 
         assert equal(last.tensors(), model.state_dict())
         assert last.config == model.config.to_json()
         train(corpus, tmp_path / "run", recipe, resume=True)
-    assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 4
+    assert load_checkpoint(tmp_path / "run" / "last").run["step"] == 4
 
 
 def test_a_fine_tuned_run_goes_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_stopped_run_of_hours_goes_on_with_what_is_left(
 ) -> None:
     clock = Clock(monkeypatch)
     train(corpus, tmp_path / "run", HOURLY, hours=0.1, report=stopping_at(1))
-    assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 1
+    assert load_checkpoint(tmp_path / "run" / "last").run["step"] == 1
     clock.now_s += 1e6
     train(corpus, tmp_path / "run", HOURLY, resume=True)
     assert 320 < clock.now_s - 1000 - 1e6 <= 360
@@ -465,9 +465,9 @@ def test_hours_and_steps_together_end_with_what_comes_first(
 ) -> None:
     Clock(monkeypatch)
     train(corpus, tmp_path / "few", HOURLY, hours=1.0, steps=5)
-    assert load_checkpoint(tmp_path / "few" / "last").progress["step"] == 5
+    assert load_checkpoint(tmp_path / "few" / "last").run["step"] == 5
     train(corpus, tmp_path / "many", HOURLY, hours=150 / 3600, steps=10_000)
-    assert 5 < load_checkpoint(tmp_path / "many" / "last").progress["step"] < 15
+    assert 5 < load_checkpoint(tmp_path / "many" / "last").run["step"] < 15
 
 
 # ---- refusals ----
@@ -581,13 +581,13 @@ def test_emulated_half_precision_does_not_count(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_resumed_run_keeps_its_precision(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of matrix products and of memories, those of groups that have not had their turn included."""
-    recipe = replace(recipe_named("tiny"), groups=4)
+    recipe = replace(recipe_named("tiny"), interleave=4)
     train(corpus, tmp_path, recipe, steps=2, precision="bf16")
     monkeypatch.setattr(loop, "faster_precision", lambda *_, **__: "fp32")
     for steps in (3, 6):
         train(corpus, tmp_path, recipe, steps=steps, resume=True)
         last = load_checkpoint(tmp_path / "last")
-        assert last.progress["precision"] == "bf16"
+        assert last.run["precision"] == "bf16"
         tensors = last.tensors("training")
         memories = [tensor for name, tensor in tensors.items() if name.startswith(("state/keys", "state/values"))]
         assert len(memories) == 4 * 2 * 3

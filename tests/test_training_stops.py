@@ -66,22 +66,22 @@ def test_a_run_stopped_anywhere_goes_on_to_the_bit(
     run = tmp_path / "run"
     train(corpus, run, RECIPE, seed=11, report=stopping_at(*stops))
     for stop in stops:
-        assert load_checkpoint(run / "last").progress["step"] == stop
+        assert load_checkpoint(run / "last").run["step"] == stop
         train(corpus, run, RECIPE, resume=True, report=stopping_at(*stops))
     assert_same_run(run, uninterrupted)
 
 
 @pytest.mark.parametrize("extras", [{}, {"qk_bias": True, "motif_notes": 32}], ids=["plain", "biases and hints"])
 def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path, extras: dict[str, Any]) -> None:
-    recipe = replace(RECIPE, groups=3, growing=0.7, model=replace(RECIPE.streaming, **extras))
+    recipe = replace(RECIPE, interleave=3, horizon_warmup_share=0.7, model=replace(RECIPE.streaming, **extras))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(corpus, whole, recipe, seed=11)
     train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
     for _ in range(2):
         train(corpus, stopped, recipe, resume=True, report=stopping_at(13))
     assert_same_run(whole, stopped)
-    with one_line(whole, "groups = 3, not 1"):
-        train(corpus, whole, replace(recipe, groups=1), resume=True)
+    with one_line(whole, "interleave = 3, not 1"):
+        train(corpus, whole, replace(recipe, interleave=1), resume=True)
 
 
 def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, tmp_path: Path) -> None:
@@ -89,24 +89,24 @@ def test_a_setting_that_is_newer_than_a_run_was_as_its_default(corpus: Corpus, t
     train(corpus, run, RECIPE, steps=1)
     manifest = run / "last" / MANIFEST
     written = json.loads(manifest.read_text())
-    del written["progress"]["recipe"]["groups"], written["progress"]["recipe"]["model"]["motif_notes"]
+    del written["progress"]["recipe"]["interleave"], written["progress"]["recipe"]["model"]["motif_notes"]
     manifest.write_text(json.dumps(written))
-    with one_line(run, "groups = 1, not 2"):
-        train(corpus, run, replace(RECIPE, groups=2), resume=True)
+    with one_line(run, "interleave = 1, not 2"):
+        train(corpus, run, replace(RECIPE, interleave=2), resume=True)
     with one_line(run, "model.motif_notes = 0, not 9"):
         train(corpus, run, replace(RECIPE, model=replace(RECIPE.streaming, motif_notes=9)), resume=True)
     train(corpus, run, RECIPE, steps=2, resume=True)
-    assert load_checkpoint(run / "last").progress["step"] == 2
+    assert load_checkpoint(run / "last").run["step"] == 2
 
 
-def sights_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+def spans_of_training(corpus: Corpus, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """How much of its memory the model saw, step by step."""
     seen: list[int | None] = []
     real = DSMR.forward
 
     def forward(self: DSMR, *arguments: Any, **options: Any) -> Any:
         if self.training:
-            seen.append(options.get("sight_tokens"))
+            seen.append(options.get("span_tokens"))
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(DSMR, "forward", forward)
@@ -118,19 +118,21 @@ def test_what_layers_see_doubles_until_it_is_all(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Horizons of 64 and 16, segments of 16: one segment, two, and all, in as many steps of the first half."""
-    recipe = replace(RECIPE, steps=20, growing=0.5, validate_every_steps=7)
-    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
+    recipe = replace(RECIPE, steps=20, horizon_warmup_share=0.5, validate_every_steps=7)
+    found = spans_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
     assert found == [16] * 5 + [32] * 5 + [None] * 10
     short = replace(recipe, model=tiny_config(schedule=HorizonSchedule((16, 0))))
-    assert set(sights_of_training(corpus, tmp_path / "short", short, monkeypatch)) == {None}
+    assert set(spans_of_training(corpus, tmp_path / "short", short, monkeypatch)) == {None}
 
 
 def test_without_a_limit_what_layers_see_grows_to_the_longest_piece(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(RECIPE, model=tiny_config(schedule=HorizonSchedule((None, 16))), steps=20, growing=1.0)
+    recipe = replace(
+        RECIPE, model=tiny_config(schedule=HorizonSchedule((None, 16))), steps=20, horizon_warmup_share=1.0
+    )
     longest = max(record.tokens for record in corpus.pieces("train"))
-    found = sights_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
+    found = spans_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
     assert found == sorted(found, key=lambda seen: seen or 10**9)
     assert found[0] == 16
     assert found[-1] is not None
@@ -167,7 +169,7 @@ def test_a_signal_in_the_middle_of_a_step_lets_it_finish(
 
     monkeypatch.setattr(Reader, "nats", interrupted)
     train(corpus, run, RECIPE, seed=11)
-    assert load_checkpoint(run / "last").progress["step"] == 7
+    assert load_checkpoint(run / "last").run["step"] == 7
     train(corpus, run, RECIPE, resume=True)
     assert_same_run(run, uninterrupted)
 
@@ -181,7 +183,7 @@ def test_a_second_signal_stops_at_once(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(corpus, tmp_path / "run", RECIPE, report=twice)
     assert signal.getsignal(signal.SIGINT) is before
-    assert load_checkpoint(tmp_path / "run" / "last").progress["step"] == 0
+    assert load_checkpoint(tmp_path / "run" / "last").run["step"] == 0
 
 
 def test_a_finished_run_resumed_stays_as_it_is(corpus: Corpus, tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_a_resumed_run_can_be_made_longer(corpus: Corpus, tmp_path: Path) -> Non
     run = tmp_path / "run"
     train(corpus, run, RECIPE, steps=3)
     train(corpus, run, RECIPE, steps=5, resume=True)
-    assert load_checkpoint(run / "last").progress["step"] == 5
+    assert load_checkpoint(run / "last").run["step"] == 5
 
 
 def test_a_log_that_a_kill_cut_short_is_mended(corpus: Corpus, uninterrupted: Path, tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ def test_a_run_killed_at_random_moments_goes_on_to_the_bit(
         last = load_checkpoint(run / "last")
         last.tensors()
         last.tensors("training")
-        reached.append(last.progress["step"])
+        reached.append(last.run["step"])
     assert reached == sorted(reached), "a resumed run began again"
     monkeypatch.setattr(os, "fsync", lambda _: None)  # the runs below are not killed
     train(corpus, run, KILLED, resume=True)
@@ -348,7 +350,7 @@ def test_a_failed_write_stops_the_run_in_one_line_and_loses_nothing(
     with full_disk(50_000), one_line(run, "cannot be written"):
         train(corpus, run, RECIPE, resume=True)
     assert not list(run.rglob("*.part"))
-    assert load_checkpoint(run / "last").progress["step"] == 8
+    assert load_checkpoint(run / "last").run["step"] == 8
     train(corpus, run, RECIPE, resume=True)
     assert_same_run(run, uninterrupted)
 
@@ -371,7 +373,7 @@ def test_a_disk_full_at_a_later_save_leaves_the_one_before(
         train(corpus, run, replace(RECIPE, checkpoint_every_s=0))
     assert not list(run.rglob("*.part"))
     last = load_checkpoint(run / "last")
-    assert last.progress["step"] > 0
+    assert last.run["step"] > 0
     last.tensors()
     last.tensors("training")
     assert len(list((run / "last").iterdir())) == 3

@@ -82,8 +82,8 @@ def save_model(model: Model[Any], folder: Path) -> Path:
         folder,
         family=family,
         config=config,
-        data={"name": "made up", "licence": "CC0"},
-        progress={"legal": True},
+        trained_on={"name": "made up", "licence": "CC0"},
+        run={"legal": True},
         tensors={"weights": model.state_dict()},
     )
     return folder

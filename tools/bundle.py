@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ritornello.checkpoint import BUNDLED, bundled_models, half_precision, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import BUNDLED, bundled_models, load_checkpoint, save_checkpoint, to_bfloat16
 from ritornello.engines.exported import write_graphs
 
 KEPT = ("step", "tokens", "seconds", "best", "legal", "precision", "recipe", "seed", "hours", "steps")
@@ -33,9 +33,9 @@ def main() -> None:
         folder,
         family=checkpoint.family,
         config=checkpoint.config,
-        data=checkpoint.data,
-        progress={key: checkpoint.progress[key] for key in KEPT},
-        tensors={"weights": half_precision(checkpoint.tensors())},
+        trained_on=checkpoint.trained_on,
+        run={key: checkpoint.run[key] for key in KEPT},
+        tensors={"weights": to_bfloat16(checkpoint.tensors())},
     )
     write_graphs(folder)
     written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

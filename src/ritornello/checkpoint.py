@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,14 @@ FORMAT = 1
 MANIFEST = "checkpoint.json"
 WIDENED = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what becomes float32, as numpy names it
 BUNDLED = Path(__file__).parent / "bundled"
+RENAMED = {
+    "sharpness": "qk_scale",
+    "groups": "interleave",
+    "by_title": "balance_titles",
+    "growing": "horizon_warmup_share",
+    "told": "label_share",
+}
+"""parts of tensors' names and settings of recipes, as older files have them and as they are called now"""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,10 @@ class Checkpoint:
     folder: Path
     family: str
     config: dict[str, Any]
-    data: dict[str, Any]
-    """what the weights were trained on: name, licence"""
-    progress: dict[str, Any]
-    """figures and counters of the run: steps, tokens, seconds, nats/token, recipe, feed state"""
+    trained_on: dict[str, Any]
+    """name and licence of the data; ``data`` in the file"""
+    run: dict[str, Any]
+    """of the training: steps, tokens, seconds, nats/token, recipe, feed state; ``progress`` in the file"""
     files: dict[str, dict[str, Any]] = field(repr=False)
 
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
@@ -50,14 +59,14 @@ class Checkpoint:
 
         content = self._content(name)
         try:
-            return load(content)
+            return {renamed(key): tensor for key, tensor in load(content).items()}
         except SafetensorError as error:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
 
     def arrays(self, name: str = "weights") -> Mapping[str, NDArray[np.float32]]:
         """The same as float32 arrays, without torch, each widened when it is asked for. Raises as `tensors` does."""
         try:
-            return _Widened(dict(deserialize(self._content(name))))
+            return _Widened({renamed(key): tensor for key, tensor in deserialize(self._content(name))})
         except SafetensorError as error:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
 
@@ -90,8 +99,8 @@ def save_checkpoint(
     *,
     family: str,
     config: Mapping[str, Any],
-    data: Mapping[str, Any],
-    progress: Mapping[str, Any],
+    trained_on: Mapping[str, Any],
+    run: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Writes a checkpoint; an earlier one in the folder is replaced only when the new one is complete.
@@ -100,8 +109,8 @@ def save_checkpoint(
         folder: made if missing.
         family: the model's family, see `ritornello.models.build`.
         config: the model's config as JSON-able values.
-        data: name and licence of what it was trained on.
-        progress: JSON-able figures.
+        trained_on: name and licence of the data.
+        run: JSON-able figures and settings of the training.
         tensors: one safetensors file per name; ``weights`` among them.
 
     Raises:
@@ -129,8 +138,8 @@ def save_checkpoint(
             "vocabulary": codec.FINGERPRINT,
             "family": family,
             "config": config,
-            "data": data,
-            "progress": progress,
+            "data": trained_on,
+            "progress": run,
             "files": files,
         }
         with whole_file(folder / MANIFEST, sync=True) as file:
@@ -141,9 +150,9 @@ def save_checkpoint(
         if is_new:
             folder.rmdir()
         raise
-    kept = {entry["file"] for entry in files.values()}
+    current = {entry["file"] for entry in files.values()}
     for path in folder.glob("*.safetensors*"):
-        if path.name not in kept:
+        if path.name not in current:
             with suppress(OSError):  # the checkpoint is complete; the next save sweeps again
                 path.unlink(missing_ok=True)
 
@@ -154,8 +163,8 @@ def checked_manifest(path: Path, remedy: str) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise RitornelloError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update ritornello")
     if manifest["vocabulary"] != codec.FINGERPRINT:
-        found = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
-        raise RitornelloError(f"{path}: made with another vocabulary, {found}; {remedy}")
+        difference = f"{manifest['vocabulary']} not {codec.FINGERPRINT}"
+        raise RitornelloError(f"{path}: made with another vocabulary, {difference}; {remedy}")
     return manifest
 
 
@@ -173,8 +182,8 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
             folder=folder,
             family=str(manifest["family"]),
             config=dict(manifest["config"]),
-            data=dict(manifest["data"]),
-            progress=dict(manifest["progress"]),
+            trained_on=dict(manifest["data"]),
+            run=dict(manifest["progress"]),
             files={
                 name: {"file": str(entry["file"]), "bytes": int(entry["bytes"]), "sha256": entry["sha256"]}
                 for name, entry in dict(manifest["files"]).items()
@@ -186,12 +195,17 @@ def load_checkpoint(model: str | Path) -> Checkpoint:
         raise RitornelloError(f"{path}: not a checkpoint's manifest, or cut short; copy the checkpoint again") from None
 
 
+def renamed(name: str) -> str:
+    """A tensor's name or a setting's as it is called now, see `RENAMED`."""
+    return re.sub(r"[^./]+", lambda part: RENAMED.get(part[0], part[0]), name)
+
+
 def bundled_models() -> list[str]:
     """Names of the models inside the package."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
 
 
-def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_bfloat16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights rounded to bfloat16, as they are shipped."""
     return {name: tensor.bfloat16() for name, tensor in weights.items()}
 

@@ -116,7 +116,7 @@ class Duet:
         self._strikes: deque[float] = deque(maxlen=PACE_STRIKES)
         self._last_s = 0.0  # when something last happened that the heard take knows of
         self._has_turn = True  # the person has struck a key since the model played last
-        self._ahead: Take | None = None  # the model's, while it plays
+        self._prefetched: Take | None = None  # the model's, while it plays
         self._awaited = False  # its first key
         self._ahead_s = AHEAD_S
         self._plan: deque[_Planned] = deque()  # its events that have not been sent
@@ -128,7 +128,7 @@ class Duet:
     @property
     def playing(self) -> bool:
         """Whether it is the model's turn."""
-        return self._ahead is not None
+        return self._prefetched is not None
 
     @property
     def reserve_s(self) -> float:
@@ -213,12 +213,12 @@ class Duet:
         """Does what is due, and a little of what can be done ahead; returns how long nothing is due then."""
         if self._began_s is None:
             return IDLE_S
-        if self._ahead is None:
+        if self._prefetched is None:
             return self._listen(time_s)
         while self._plan and self._plan[0].at_s <= time_s + self._lead_s:
             self._play(self._plan.popleft(), time_s)
         self._sound(time_s)
-        if self._moment_s(self._ahead.seconds) - time_s < self._ahead_s + self._lead_s:
+        if self._moment_s(self._prefetched.seconds) - time_s < self._ahead_s + self._lead_s:
             self._play_on()
             return 0.0
         if self._hear_own():
@@ -229,13 +229,13 @@ class Duet:
 
     def interrupt(self, time_s: float) -> None:
         """Ends the model's turn: its keys are let go, and what it had planned is forgotten."""
-        if self._ahead is None:
+        if self._prefetched is None:
             return
         self._sound(time_s)
         for pitch in sorted(self._sounding):
             self._send(pitch, 0, time_s)
             self._note(self._sounding.pop(pitch), time_s, pitch, by_model=True)
-        self._ahead = None
+        self._prefetched = None
         self._plan.clear()
         self._coming.clear()
         self._down.clear()
@@ -282,16 +282,16 @@ class Duet:
         if told != self._told:
             self._heard.tell(told[0], guidance=told[1])
             self._told = told
-        self._ahead = self._heard.fork()
+        self._prefetched = self._heard.fork()
         self._awaited = True
         self._play_on()
 
     def _play_on(self) -> None:
         """One event more into the plan."""
-        assert self._ahead is not None
-        event = self._ahead.play(self._performer.sampling, self._rng, may_end=False)
+        assert self._prefetched is not None
+        event = self._prefetched.play(self._performer.sampling, self._rng, may_end=False)
         pitch, velocity = (event.key.pitch, event.key.velocity) if event.key else (-1, 0)
-        self._plan.append(_Planned(self._moment_s(self._ahead.seconds), event.token, pitch, velocity))
+        self._plan.append(_Planned(self._moment_s(self._prefetched.seconds), event.token, pitch, velocity))
 
     def _play(self, event: _Planned, time_s: float) -> None:
         """Sends a key for its time, or for now where that is over."""

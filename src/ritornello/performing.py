@@ -24,6 +24,8 @@ from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
 
 MAX_MINUTES = 24 * 60.0
+BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.25, 0.95, 256
+"""a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
 MAX_GUIDANCE = 10.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
@@ -107,6 +109,7 @@ class Take:
         self._unread = [codec.START]  # drawn and not yet read: what follows the end is never asked for
         self._logits = np.zeros(0, np.float32)
         self._key_step = 0  # of the last strike or release
+        self._breath_step = 0  # where a phrase ended last
         self._silent_until = 0  # the step before which nothing more happens: where a prompt was cut
         self._has_notes = False
 
@@ -147,6 +150,9 @@ class Take:
 
         Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`: whatever draws safely would wait for ever, since
         at any moment waiting on is likelier than any one key.
+
+        A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
+        the beginning of a phrase, any that is `codec.RETURN_S` old. Two more numbers of ``rng`` decide that.
         """
         if self.ended:
             raise ValueError("this take has ended; begin another")
@@ -155,6 +161,8 @@ class Take:
         velocity = self._decoder.velocity
         finished = self._take(token)
         if token >= codec.SHIFT:
+            if token < codec.VELOCITY and sampling.returns:
+                self._lead_back(token - codec.SHIFT + 1, sampling.returns, rng)
             return Event(token, None, finished)
         return Event(
             token, KeyEvent(self.seconds, token % N_PITCHES, velocity if token < codec.NOTE_OFF else 0), finished
@@ -180,6 +188,21 @@ class Take:
         self._guidance = guidance
         self._session.tell(weights)
 
+    def recall(self, from_s: float) -> None:
+        """Calls back what was played from ``from_s`` on: it is what the music is to go on with.
+
+        Raises:
+            RitornelloError: for a model that cannot be called back, or where nothing is remembered.
+        """
+        motifs = self._session.motifs
+        if motifs is None or not motifs.may_call:
+            raise RitornelloError("this model cannot be called back to a passage; take one that was trained for it")
+        first, onsets = motifs.onsets()
+        place = int(np.searchsorted(onsets, _steps(from_s)))
+        if place >= len(onsets):
+            raise RitornelloError(f"nothing was played from {from_s:g} s on that could be called back")
+        self._call(first + place)
+
     def finish(self) -> list[codec.Note]:
         """Ends it here: the notes that still sound, closed now."""
         return self._decoder.finish()
@@ -204,7 +227,7 @@ class Take:
                 "decoder": self._decoder.to_array(),
                 "unread": np.array(self._unread, np.int64),
                 "logits": self._logits.copy(),
-                "moment": np.array([self._key_step, self._silent_until, self._has_notes]),
+                "moment": np.array([self._key_step, self._breath_step, self._silent_until, self._has_notes]),
             }
         )
 
@@ -218,7 +241,7 @@ class Take:
         take._grammar = codec.Grammar.from_array(saved["grammar"])
         take._decoder = codec.StreamDecoder.from_array(saved["decoder"])
         take._unread, take._logits = saved["unread"].tolist(), saved["logits"].copy()
-        take._key_step, take._silent_until, has_notes = saved["moment"].tolist()
+        take._key_step, take._breath_step, take._silent_until, has_notes = saved["moment"].tolist()
         take._has_notes = bool(has_notes)
         return take
 
@@ -230,6 +253,29 @@ class Take:
             self._has_notes |= token < codec.NOTE_OFF
             self._key_step = self._decoder.step
         return finished
+
+    def _lead_back(self, steps: int, per_minute: float, rng: np.random.Generator) -> None:
+        """Calls a passage back if a phrase has ended within the last ``steps`` and it is time."""
+        motifs, now = self._session.motifs, self._decoder.step
+        if motifs is None or not motifs.may_call or now - motifs.last_onset < BREATH_S * STEPS_PER_S:
+            return
+        first, onsets = motifs.onsets()
+        waits = np.diff(onsets)
+        last = np.sort(waits[waits > 0][-BREATH_ONSETS:])
+        breath = max(BREATH_S * STEPS_PER_S, last[int(BREATH_QUANTILE * (len(last) - 1))] if len(last) else 0)
+        if not now - steps < motifs.last_onset + breath <= now:
+            return
+        since_s, self._breath_step = (now - self._breath_step) / STEPS_PER_S, now
+        if motifs.called or motifs.followed >= codec.CALL_STRIKES:
+            return
+        begins = first + np.flatnonzero(np.r_[True, waits >= breath] & (onsets <= now - codec.RETURN_S * STEPS_PER_S))
+        if len(begins) and rng.random() < -np.expm1(-per_minute * since_s / 60):
+            self._call(int(begins[int(rng.random() * len(begins))]))
+
+    def _call(self, place: int) -> None:
+        for session in (self._session, self._untold):
+            if session is not None and session.motifs is not None:
+                session.motifs.call(place)
 
     def _read(self) -> None:
         if self._unread:

@@ -78,7 +78,7 @@ def repeat_test(
 
     records = _longest(corpus, split, most_pieces, more_than=HEARD_TOKENS + min(gaps_tokens))
     texts = [corpus.tokens(record).astype(np.int64) for record in records]
-    was_training, found = model.training, []
+    was_training, recalls = model.training, []
     model.eval()
     try:
         with torch.no_grad():
@@ -95,12 +95,12 @@ def repeat_test(
                 spliced = [np.concatenate([text[:border], events]) for text, (events, _) in zip(texts, returns)]
                 again, _ = _read(model, state, spliced, border, legal)
                 gains = tuple(_gain(first[lane, LEAD_TOKENS:], again[lane], returns[lane][1]) for lane in fits)
-                found.append(Recall(gap, gains))
+                recalls.append(Recall(gap, gains))
                 if progress is not None:
-                    progress(len(found), len(gaps_tokens))
+                    progress(len(recalls), len(gaps_tokens))
     finally:
         model.train(was_training)
-    return found
+    return recalls
 
 
 def draw_repeats(recalls: list[Recall], path: Path) -> None:
@@ -109,10 +109,10 @@ def draw_repeats(recalls: list[Recall], path: Path) -> None:
 
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
-    found = [recall.figures() for recall in recalls]
-    gaps = [row["gap_tokens"] for row in found]
-    axes.fill_between(gaps, [row["low"] for row in found], [row["high"] for row in found], color=COLOURS[1], alpha=0.2)
-    axes.plot(gaps, [row["gain"] for row in found], "o-", color=COLOURS[1])
+    rows = [recall.figures() for recall in recalls]
+    gaps = [row["gap_tokens"] for row in rows]
+    axes.fill_between(gaps, [row["low"] for row in rows], [row["high"] for row in rows], color=COLOURS[1], alpha=0.2)
+    axes.plot(gaps, [row["gain"] for row in rows], "o-", color=COLOURS[1])
     gap_axis(axes)
     save(figure, path)
 

@@ -28,9 +28,12 @@ class Sampling:
     """only the likeliest events that together reach this probability; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
+    returns: float = 1.0
+    """how often a minute, where a phrase ends, a passage is called back that was played before (see `Take.play`); 0
+    leaves it to the model alone. The default is about as often as pianists' pieces return to something"""
 
     def __post_init__(self) -> None:
-        for name, high in (("temperature", 100), ("min_p", 1)):
+        for name, high in (("temperature", 100), ("min_p", 1), ("returns", 60)):
             value = getattr(self, name)
             if not 0 <= value <= high:
                 raise RitornelloError(f"{name} is {value}; it must lie between 0 and {high}")

@@ -22,7 +22,7 @@ for (const [i, vector] of json('performances.json').entries()) {
     assert.equal(steps.at(-1), vector.steps);
 
     const decoder = new StreamDecoder(), grammar = new Grammar();
-    const memories = vector.hints.map(({notes}) => new MotifMemory(notes));
+    const memories = vector.hints.map(({notes, called}) => new MotifMemory(notes, called === 'known'));
     const masks = createHash('sha256'), told = memories.map(() => createHash('sha256'));
     const decoded = [];
     for (const token of tokens) {
@@ -31,6 +31,7 @@ for (const [i, vector] of json('performances.json').entries()) {
       decoded.push(...decoder.feed(token));
       memories.forEach((memory, n) => {
         memory.advance(token);
+        if (vector.hints[n].called !== 'never' && token < 128 && memory.count % 100 === 0) memory.call(memory.count - 50);
         told[n].update(new Uint8Array(Int16Array.from(memory.hint()).buffer));
       });
     }

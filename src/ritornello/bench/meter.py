@@ -76,11 +76,11 @@ def in_fresh_process(arguments: list[str]) -> dict[str, Any]:
     return found
 
 
-def answer(figures: Callable[[], Mapping[str, Any]]) -> None:
+def answer(measure: Callable[[], Mapping[str, Any]]) -> None:
     """Prints figures, or the user's error in their place, for `in_fresh_process` to read."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        found = dict(figures())
+        found = dict(measure())
     except RitornelloError as error:
         found = {"error": str(error)}
     except Exception as error:

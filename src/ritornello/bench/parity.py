@@ -62,14 +62,14 @@ def compare(schedule: HorizonSchedule, device: torch.device, *, precision: Preci
     for parameter in reference.parameters():
         if not parameter.any():  # zero at initialisation: it would hide what attention finds
             torch.nn.init.normal_(parameter, std=0.1)
-    other = copy.deepcopy(reference).to(device)
+    on_device = copy.deepcopy(reference).to(device)
     reference.attention = plain
     tokens = torch.randint(0, codec.N_EVENTS, (LANES, SEGMENTS * SEGMENT_TOKENS))
     weights = torch.randn(LANES, SEGMENTS * SEGMENT_TOKENS, codec.N_EVENTS)
     with _whole_float32():
         expected = _read(reference, tokens, weights, "fp32")
-        found = _read(other, tokens.to(device), weights.to(device), precision)
-    return Parity(*(_relative_error(one, two) for one, two in zip(expected, found)))
+        results = _read(on_device, tokens.to(device), weights.to(device), precision)
+    return Parity(*(_relative_error(reference_value, value) for reference_value, value in zip(expected, results)))
 
 
 def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,28 @@ def draw_generation(measured: Mapping[str, Measurement], path: Path) -> None:
     """
     figure = new_figure(9.5, 1.4 + 0.5 * len(measured))
     speed, delay = figure.subplots(1, 2, sharey=True)
-    rows, names, found = range(len(measured)), list(measured), list(measured.values())
-    bars = speed.barh(rows, [one.tokens_per_s for one in found], height=0.6, color=COLOURS[1])
+    rows, names, measurements = range(len(measured)), list(measured), list(measured.values())
+    bars = speed.barh(rows, [measurement.tokens_per_s for measurement in measurements], height=0.6, color=COLOURS[1])
     speed.bar_label(
-        bars, [f"{one.tokens_per_s:,.0f}  ({one.real_time_factor:.1f} x real time)" for one in found], padding=4
+        bars,
+        [
+            f"{measurement.tokens_per_s:,.0f}  ({measurement.real_time_factor:.1f} x real time)"
+            for measurement in measurements
+        ],
+        padding=4,
     )
-    speed.set_xlim(0, 1.7 * max(one.tokens_per_s for one in found))
+    speed.set_xlim(0, 1.7 * max(measurement.tokens_per_s for measurement in measurements))
     speed.set_title("played, tokens/s")
-    delay.hlines(rows, [one.p50_ms for one in found], [one.p99_ms for one in found], color=COLOURS[1], linewidth=5)
-    delay.plot([one.p50_ms for one in found], rows, "o", color=INK)
-    delay.plot([one.p99_ms for one in found], rows, "|", color=INK, markersize=14)
-    delay.set_xlim(0, 1.25 * max(one.p99_ms for one in found))
+    delay.hlines(
+        rows,
+        [measurement.p50_ms for measurement in measurements],
+        [measurement.p99_ms for measurement in measurements],
+        color=COLOURS[1],
+        linewidth=5,
+    )
+    delay.plot([measurement.p50_ms for measurement in measurements], rows, "o", color=INK)
+    delay.plot([measurement.p99_ms for measurement in measurements], rows, "|", color=INK, markersize=14)
+    delay.set_xlim(0, 1.25 * max(measurement.p99_ms for measurement in measurements))
     delay.set_title("ms a token: median (o), 99th percentile (|)")
     speed.set_yticks(rows, names)
     speed.invert_yaxis()

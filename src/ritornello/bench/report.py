@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredSchedule:
     """One schedule, measured, beside the one that all are compared with."""
 
     schedule: HorizonSchedule
@@ -60,24 +60,24 @@ class Row:
 
 def compared(
     schedules: dict[str, HorizonSchedule], measured: Mapping[str, Measurement], setting: Setting
-) -> dict[str, Row]:
+) -> dict[str, MeasuredSchedule]:
     """The schedules by name, each with its ratios to `reference_of` them."""
     reference = measured[reference_of(schedules)]
     rows = {}
     for name, schedule in schedules.items():
-        one = measured[name]
-        rows[name] = Row(
+        measurement = measured[name]
+        rows[name] = MeasuredSchedule(
             schedule,
-            one,
-            declared_state_bytes(schedule, setting, one.steps[-1].position_tokens),
-            speed_ratio=one.tokens_per_s / reference.tokens_per_s,
-            peak_ratio=one.peak_bytes / reference.peak_bytes,
+            measurement,
+            declared_state_bytes(schedule, setting, measurement.steps[-1].position_tokens),
+            speed_ratio=measurement.tokens_per_s / reference.tokens_per_s,
+            peak_ratio=measurement.peak_bytes / reference.peak_bytes,
             flops_per_token=config_of(schedule, setting).training_flops_per_token(setting.piece_tokens),
         )
     return rows
 
 
-def draw(rows: Mapping[str, Row], path: Path, *, reference: str) -> None:
+def draw(rows: Mapping[str, MeasuredSchedule], path: Path, *, reference: str) -> None:
     """Draws speed and peak memory as bars, with the ratios to the reference.
 
     Raises:

@@ -27,7 +27,7 @@ from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
 
 if TYPE_CHECKING:
-    from ritornello.bench.report import Row
+    from ritornello.bench.report import MeasuredSchedule
 
 bench_app = typer.Typer(help="Measures this machine.")
 app.add_typer(bench_app, name="bench")
@@ -186,7 +186,7 @@ def generate(
         console.print(f"{png}: drawn")
 
 
-def _table(rows: dict[str, Row]) -> Table:
+def _table(rows: dict[str, MeasuredSchedule]) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("schedule, lowest first", overflow="fold")
     for heading in ("tokens/s", "from to", "ratio", "of matrix", "peak", "ratio", "state", "declared"):

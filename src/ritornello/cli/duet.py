@@ -28,6 +28,7 @@ from ritornello.cli.playing import (
     MinP,
     Model,
     Register,
+    Returns,
     Seed,
     SourceName,
     Temperature,
@@ -79,6 +80,7 @@ def duet(
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
     min_p: MinP = Sampling.min_p,
+    returns: Returns = Sampling.returns,
     composer: Composer = None,
     density: Density = None,
     loudness: Loudness = None,
@@ -106,7 +108,7 @@ def duet(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
-    sampling = Sampling(temperature, top_p, min_p)
+    sampling = Sampling(temperature, top_p, min_p, returns)
     performer = load(model, engine=engine, sampling=sampling, told=told, guidance=guidance, threads=threads)
     inbox: SimpleQueue[Any] = SimpleQueue()
     ports = live.Ports(source, target, inbox.put)

@@ -116,10 +116,10 @@ def _of_model(model: str) -> dict[str, Any]:
         **{key: value for key, value in checkpoint.config.items() if key != "dropout"},
         "parameters": sum(array.size for array in checkpoint.arrays().values()),
         "file_bytes": sum(entry["bytes"] for entry in checkpoint.files.values()),
-        "trained_on": checkpoint.data.get("name", ""),
-        "licence_of_the_weights": checkpoint.data.get("licence", ""),
-        "trained_tokens": checkpoint.progress.get("tokens"),
-        "likelihood": "legal" if checkpoint.progress.get("legal") else "free",
+        "trained_on": checkpoint.trained_on.get("name", ""),
+        "licence_of_the_weights": checkpoint.trained_on.get("licence", ""),
+        "trained_tokens": checkpoint.run.get("tokens"),
+        "likelihood": "legal" if checkpoint.run.get("legal") else "free",
     }
     try:
         if (state_bytes := read_config(checkpoint.family, checkpoint.config).state_bytes) is not None:

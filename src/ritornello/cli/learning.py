@@ -142,7 +142,7 @@ def evaluate(
             raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
     network.to(device_named(device))
-    legal = bool(checkpoint.progress.get("legal", False)) if free is None else not free
+    legal = bool(checkpoint.run.get("legal", False)) if free is None else not free
     with count_bar() as progress:
         result = read_pieces(
             network,

@@ -31,6 +31,9 @@ Temperature = Annotated[
 ]
 TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")]
 MinP = Annotated[float, typer.Option(help="Only events at least this share as likely as the likeliest.")]
+Returns = Annotated[
+    float, typer.Option(help="How often a minute a passage from before is called back; 0: as the model likes.")
+]
 Composer = Annotated[str | None, typer.Option(help="In whose manner, or a blend: chopin:0.7,debussy:0.3.")]
 Density = Annotated[int | None, typer.Option(help="Of notes, 1 (sparse) to 7.")]
 Loudness = Annotated[int | None, typer.Option(help="1 (soft) to 7.")]
@@ -60,6 +63,7 @@ def generate(
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
     min_p: MinP = Sampling.min_p,
+    returns: Returns = Sampling.returns,
     composer: Composer = None,
     density: Density = None,
     loudness: Loudness = None,
@@ -82,13 +86,14 @@ def generate(
     files = Files(out, png, svg, wav)
     soundfont = files.checked(soundfont, minutes * 60, as_json)
     told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
-    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p), told, guidance)
+    sampling = Sampling(temperature, top_p, min_p, returns)
+    performer = _performer(minutes, model, engine, threads, sampling, told, guidance)
     with music_bar(minutes * 60) as progress, stopping() as stop:
         performance = performer.generate(
             seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress, stop=stop
         )
     title = f"Ritornello {model}, seed {seed}"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
+    _write(performance, title, files, soundfont, seed, performer.engine.trained_on, as_json, stop())
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")
@@ -104,6 +109,7 @@ def continue_piece(
     temperature: Temperature = Sampling.temperature,
     top_p: TopP = Sampling.top_p,
     min_p: MinP = Sampling.min_p,
+    returns: Returns = Sampling.returns,
     composer: Composer = None,
     density: Density = None,
     loudness: Loudness = None,
@@ -128,7 +134,8 @@ def continue_piece(
     prompt_s = piece.seconds if prompt_seconds is None else min(prompt_seconds, piece.seconds)
     soundfont = files.checked(soundfont, prompt_s + minutes * 60, as_json)
     told = steering.asked(composer, source_name, density=density, loudness=loudness, register=register)
-    performer = _performer(minutes, model, engine, threads, Sampling(temperature, top_p, min_p), told, guidance)
+    sampling = Sampling(temperature, top_p, min_p, returns)
+    performer = _performer(minutes, model, engine, threads, sampling, told, guidance)
     with music_bar(minutes * 60) as progress, stopping() as stop:
         try:
             performance = performer.continue_piece(
@@ -145,7 +152,7 @@ def continue_piece(
     if only_new:
         performance = replace(performance, piece=performance.continuation(), prompt_s=0.0)
     title = f"{piece.title or source.stem}, continued by Ritornello"
-    _write(performance, title, files, soundfont, seed, performer.engine.data, as_json, stop())
+    _write(performance, title, files, soundfont, seed, performer.engine.trained_on, as_json, stop())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,18 @@ they finish), ``grammar`` (which event may come next), ``motifs`` (what followed
 
 from ritornello.codec.encoding import decode, encode, seconds_of, steps_of
 from ritornello.codec.grammar import Context, Grammar, contexts, legal_events
-from ritornello.codec.motifs import HINT_COLUMNS, N_HINTS, NOTHING, MotifMemory, hints, with_hints
+from ritornello.codec.motifs import (
+    CALL_STRIKES,
+    FOLLOWED_LONG,
+    HINT_COLUMNS,
+    N_HINTS,
+    NOTHING,
+    RETURN_S,
+    MotifMemory,
+    hints,
+    returns,
+    with_hints,
+)
 from ritornello.codec.streaming import Note, StreamDecoder, StreamEncoder
 from ritornello.codec.vocabulary import (
     END,
@@ -24,8 +35,10 @@ from ritornello.codec.vocabulary import (
 )
 
 __all__ = [
+    "CALL_STRIKES",
     "END",
     "FINGERPRINT",
+    "FOLLOWED_LONG",
     "HINT_COLUMNS",
     "NOTE_OFF",
     "NOTE_ON",
@@ -33,6 +46,7 @@ __all__ = [
     "N_EVENTS",
     "N_HINTS",
     "PAD",
+    "RETURN_S",
     "SHIFT",
     "START",
     "STEP_S",
@@ -50,6 +64,7 @@ __all__ = [
     "encode",
     "hints",
     "legal_events",
+    "returns",
     "seconds_of",
     "steps_of",
     "with_hints",

@@ -159,8 +159,8 @@ class Grammar:
 
 def _last(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(T,) at row i the 1-based index of the last flag among the first i; 0 where there is none."""
-    found = np.maximum.accumulate(np.where(flags, np.arange(1, len(flags) + 1), 0))
-    return np.r_[0, found][: len(flags)]
+    index = np.maximum.accumulate(np.where(flags, np.arange(1, len(flags) + 1), 0))
+    return np.r_[0, index][: len(flags)]
 
 
 def _sounding(

@@ -9,11 +9,16 @@ many strikes have been followed, and how long ago they were played.
 It is a pure function of the tokens so far, like the grammar, in memory that is allocated once: strikes in a ring and a
 table of where intervals stood last, the oldest forgotten. Finding an earlier place by a hash of what stands there is
 how compressors do it (J. Ziv, A. Lempel, "A universal algorithm for sequential data compression", 1977).
+
+A passage may also be called back: the pointer is set to it by hand, and its first `CALL_STRIKES` strikes are told under
+an id that says so. In training those are returns whose beginnings are known beforehand (`returns`), so that a model
+learns to go on from anything with what it is called to.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +30,9 @@ LOOK_AHEAD = 4  # old strikes among which a new one is looked for
 LATE_STEPS = 5  # an old strike so much earlier than one that was followed is taken to be left out
 MAX_MISSES = 4  # strikes in a row that are not found, and the pointer is lost
 MAX_MATCH = 24  # intervals that are compared to see which of two places fits better
+CALL_STRIKES = 24  # of a passage that is called back are told as such
+RETURN_S = 20.0  # so old is what a return goes back to, at least
+GAP = 2 * (MAX_MISSES + LOOK_AHEAD)  # strikes that the two sides of a return may be left out of
 
 # Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
 EVENT = 0  # the event that the old passage goes on with now: N_EVENTS ids, END for nothing
@@ -34,17 +42,20 @@ LOUDNESS = WAIT + v.MAX_SHIFT_STEPS + 2  # its velocity bin
 SECOND = LOUDNESS + v.N_VELOCITY_BINS + 1  # pitch of the strike after it
 FOLLOWED = SECOND + v.N_PITCHES + 1  # strikes followed; halved twice by each that was not found
 MAX_FOLLOWED = 16
-AGE = FOLLOWED + MAX_FOLLOWED + 1  # of the old passage: under 0.5 s, 1 s, 2 s, and so on to 128 s, 256 s, and more
+FOLLOWED_LONG = FOLLOWED + MAX_FOLLOWED
+AGE = FOLLOWED_LONG + 1  # of the old passage: under 0.5 s, 1 s, 2 s, and so on to 128 s, 256 s, and more
 N_AGES, AGE_STEPS = 11, 50
 N_HINTS = AGE + N_AGES + 1
+CALLED = N_HINTS  # in the place of strikes followed: one more id, of models that can be called back
 HINT_COLUMNS = 7
 
 NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED, N_HINTS - 1)
 _NEVER = 1 << 30
+_NO_CALLS: Mapping[int, tuple[int, int]] = {}
 _NONE = (_NEVER, -1)
 _NUMBERS = (
     *("count", "now", "velocity", "last", "struck", "released"),
-    *("next", "used", "followed", "missed", "shift", "old", "new"),
+    *("next", "used", "followed", "missed", "shift", "old", "new", "latest", "called", "may_call"),
 )
 
 
@@ -58,9 +69,10 @@ class MotifMemory:
 
     Args:
         notes: strikes that are remembered; three numbers of four bytes each.
+        may_call: whether `CALLED` is told of passages that are called back. Without it they are told as followed long.
     """
 
-    def __init__(self, notes: int) -> None:
+    def __init__(self, notes: int, *, may_call: bool = False) -> None:
         self.notes = notes
         self._onsets = array("i", bytes(4 * notes))  # of a strike, in steps
         self._strikes = array("I", bytes(4 * notes))  # its duration in steps << 12 | velocity bin << 7 | pitch
@@ -77,6 +89,9 @@ class MotifMemory:
         self._followed = self._missed = 0
         self._shift = 0  # semitones from the old passage to this
         self._old = self._new = 0  # when the strike that was followed last was struck then and now
+        self._latest = -1  # the old strike that the last one followed; -1 for none
+        self._called = 0  # strikes that are still to be told as called back
+        self._may_call = int(may_call)
 
     @property
     def nbytes(self) -> int:
@@ -109,11 +124,54 @@ class MotifMemory:
             ring[:] = array(ring.typecode, part.tobytes())
         return memory
 
-    def read(self, tokens: ArrayLike) -> NDArray[np.int16]:
-        """Takes tokens (T,) and gives the hint after each, (T, HINT_COLUMNS)."""
+    @property
+    def followed(self) -> int:
+        """Strikes of an old passage that have been followed to now; 0 where none is."""
+        return self._followed if self._next >= 0 else 0
+
+    @property
+    def called(self) -> int:
+        """Strikes of a passage that was called back which are still to come."""
+        return self._called
+
+    @property
+    def may_call(self) -> bool:
+        """Whether it tells that a passage was called back."""
+        return bool(self._may_call)
+
+    @property
+    def last_onset(self) -> int:
+        """The step of the last strike; of the piece's start while there is none."""
+        return self._onsets[(self._count - 1) % self.notes] if self._count else 0
+
+    def onsets(self) -> tuple[int, NDArray[np.int64]]:
+        """The number of the oldest strike that is remembered, and the steps in which it and all later ones were."""
+        first = max(0, self._count - self.notes + 1)
+        places = np.arange(first, self._count) % self.notes
+        return first, np.frombuffer(self._onsets, np.int32)[places].astype(np.int64)
+
+    def call(self, place: int, shift: int = 0) -> None:
+        """Sets the pointer to a strike by its number, ``shift`` semitones from how it was played.
+
+        Raises:
+            ValueError: for a strike that is not remembered.
+        """
+        if not max(0, self._count - self.notes + 1) <= place < self._count:
+            raise ValueError(f"strike {place} is not remembered")
+        self._next, self._used, self._followed, self._missed = place, 0, 0, 0
+        self._shift, self._called = shift, CALL_STRIKES
+        self._due.clear()
+
+    def read(self, tokens: ArrayLike, calls: Mapping[int, tuple[int, int]] = _NO_CALLS) -> NDArray[np.int16]:
+        """Takes tokens (T,) and gives the hint after each, (T, HINT_COLUMNS).
+
+        With ``calls``, a place and a shift are called behind as many strikes as their key says.
+        """
         found = []
         for token in np.asarray(tokens).tolist():
             self.advance(token)
+            if token < v.NOTE_OFF and self._count in calls:
+                self.call(*calls[self._count])
             found.append(self.hint())
         return np.array(found, np.int16).reshape(-1, HINT_COLUMNS)
 
@@ -135,17 +193,19 @@ class MotifMemory:
     def hint(self) -> tuple[int, ...]:
         """What the old passage goes on with: an id for every column."""
         pitch, second, wait, loudness = self._upcoming()
-        event = EVENT + self._event(pitch, wait, loudness)
+        begins = self._called == CALL_STRIKES  # and when that is to be is not known
+        event = EVENT + (self._event(-1, _NEVER, 0) if begins else self._event(pitch, wait, loudness))
         if pitch < 0:
             return event, *NOTHING[1:]
         age = (self._now - self._onsets[self._next % self.notes]) // AGE_STEPS
+        followed = FOLLOWED_LONG if self._called else FOLLOWED + min(self._followed, MAX_FOLLOWED)
         return (
             event,
             PITCH + pitch,
-            WAIT + min(wait, v.MAX_SHIFT_STEPS),
+            NOTHING[2] if begins else WAIT + min(wait, v.MAX_SHIFT_STEPS),
             LOUDNESS + loudness,
             SECOND + second,
-            FOLLOWED + min(self._followed, MAX_FOLLOWED),
+            CALLED if self._called and self._may_call else followed,
             AGE + min(age.bit_length(), N_AGES - 1),
         )
 
@@ -158,11 +218,14 @@ class MotifMemory:
         self._struck = pitch
         old = self._find(pitch)
         place = self._place(n)
+        if self._called:
+            place = -1
         if place >= 0 and (self._next < 0 or (place + 1 != self._next and self._match(place, n) > self._followed)):
             old = place
             self._next, self._used, self._missed = place + 1, 0, 0
             self._followed, self._shift = self._match(place, n), pitch - self._pitch(place)
         self._due.pop(pitch, None)
+        self._latest = old
         if old >= 0:
             self._old, self._new = self._onsets[old % self.notes], self._now
             duration = self._strikes[old % self.notes] >> 12
@@ -180,7 +243,7 @@ class MotifMemory:
     def _find(self, pitch: int) -> int:
         """The old strike that a new one follows, and the pointer moved on; -1 for none."""
         if self._next >= 0 and self._next <= self._count - self.notes:
-            self._next = -1  # forgotten
+            self._next, self._called = -1, 0  # forgotten
         if self._next < 0:
             return -1
         for d in range(min(LOOK_AHEAD, self._count - 1 - self._next)):
@@ -188,6 +251,7 @@ class MotifMemory:
             if not self._used >> d & 1 and self._pitch(old) + self._shift == pitch:
                 self._used |= 1 << d
                 self._followed, self._missed = self._followed + 1, 0
+                self._called = max(0, self._called - 1)
                 left_out = self._onsets[old % self.notes] - LATE_STEPS
                 while self._used & 1 or (self._used and self._onsets[self._next % self.notes] < left_out):
                     self._used >>= 1
@@ -195,7 +259,7 @@ class MotifMemory:
                 return old
         self._followed, self._missed = self._followed >> 2, self._missed + 1
         if self._missed > MAX_MISSES:
-            self._next = -1
+            self._next, self._called = -1, 0
         return -1
 
     def _place(self, n: int) -> int:
@@ -265,16 +329,49 @@ class MotifMemory:
         return max(step - self._now, int(barred))
 
 
-def hints(tokens: ArrayLike, *, notes: int) -> NDArray[np.int16]:
-    """The hints of a stream read from its start, (T, HINT_COLUMNS): as in `contexts`, row i has seen ``tokens[:i]``."""
+def hints(tokens: ArrayLike, *, notes: int, calls: Mapping[int, tuple[int, int]] | None = None) -> NDArray[np.int16]:
+    """The hints of a stream read from its start, (T, HINT_COLUMNS): as in `contexts`, row i has seen ``tokens[:i]``.
+
+    With ``calls``, places of it are called back: see `MotifMemory.read` and `returns`.
+    """
     tokens = np.asarray(tokens)
-    return MotifMemory(notes).read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens)
+    memory = MotifMemory(notes, may_call=calls is not None)
+    return memory.read(np.concatenate([[v.START], tokens[:-1]]) if len(tokens) else tokens, calls or _NO_CALLS)
+
+
+def returns(tokens: ArrayLike, *, notes: int) -> dict[int, tuple[int, int]]:
+    """Where a piece (T,) goes back to what was played `RETURN_S` before, or more, for `CALL_STRIKES` strikes at least.
+
+    By the number of strikes before each return: that of the old passage's first strike, and the semitones from there.
+    """
+    memory = MotifMemory(notes)
+    onset: list[int] = []  # of every strike
+    passages: list[list[int]] = []  # the first strike and the old one that it is like, shift, strikes; the last and its
+    for token in np.asarray(tokens).tolist():
+        memory.advance(token)
+        if token >= v.NOTE_OFF:
+            continue
+        n, old, shift = len(onset), memory._latest, memory._shift
+        onset.append(memory._now)
+        if old < 0:
+            continue
+        last = passages[-1] if passages else None
+        if last and last[2] == shift and n - last[4] <= GAP and abs(old - last[5]) <= GAP:
+            last[3:] = last[3] + 1, n, old
+        else:
+            before = memory._match(old, n)
+            passages.append([n - before, old - before, shift, before + 1, n, old])
+    return {
+        n: (old, shift)
+        for n, old, shift, strikes, _, _ in passages
+        if strikes >= CALL_STRIKES and onset[n] - onset[old] >= RETURN_S * v.STEPS_PER_S and n > 0
+    }
 
 
 def with_hints(
     tokens: NDArray[np.integer], hints: NDArray[np.integer] | None, labels: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
     """Tokens (..., T) as rows of ids (..., T, 1 + columns): each, the hints after it and the labels told with it."""
-    told = [more.astype(np.int64) for more in (hints, labels) if more is not None]
+    columns = [more.astype(np.int64) for more in (hints, labels) if more is not None]
     rows = tokens.astype(np.int64)
-    return np.concatenate([rows[..., None], *told], axis=-1) if told else rows
+    return np.concatenate([rows[..., None], *columns], axis=-1) if columns else rows

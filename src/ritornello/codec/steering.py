@@ -58,15 +58,15 @@ def following(tokens: ArrayLike) -> NDArray[np.int64]:
     last = np.searchsorted(before[struck], before + round(AHEAD_S * v.STEPS_PER_S))
     count = np.maximum(last - first, 0)
     seconds = np.minimum((after[-1] if len(after) else 0) - before, AHEAD_S * v.STEPS_PER_S) / v.STEPS_PER_S
-    found = np.zeros((len(tokens), len(EDGES)), np.int64)
+    steps = np.zeros((len(tokens), len(EDGES)), np.int64)
     means = [count / np.maximum(seconds, LEAST_S)]
     for values in (velocity, tokens[struck]):
         sums = np.r_[0, np.cumsum(values)]
         means.append((sums[np.maximum(last, first)] - sums[first]) / np.maximum(count, 1))
     for column, (edges, values) in enumerate(zip(EDGES.values(), means)):
-        told = (seconds >= LEAST_S) & ((count > 0) | (column == 0))
-        found[:, column] = np.where(told, 1 + np.searchsorted(edges, values, side="right"), 0)
-    return found
+        known = (seconds >= LEAST_S) & ((count > 0) | (column == 0))
+        steps[:, column] = np.where(known, 1 + np.searchsorted(edges, values, side="right"), 0)
+    return steps
 
 
 def asked(composers: str | None = None, source: str | None = None, **steps: int | None) -> dict[str, float]:
@@ -80,7 +80,7 @@ def asked(composers: str | None = None, source: str | None = None, **steps: int 
     Raises:
         RitornelloError: for shares and steps that are none.
     """
-    found = {f"source={source}": 1.0} if source else {}
+    wanted = {f"source={source}": 1.0} if source else {}
     shares: dict[str, float] = {}
     for part in composers.split(",") if composers else ():
         name, colon, share = part.partition(":")
@@ -90,12 +90,12 @@ def asked(composers: str | None = None, source: str | None = None, **steps: int 
             raise RitornelloError(f"the share {share!r} of {name} is no number; write such as chopin:0.7") from None
     if any(not 0 < share < np.inf for share in shares.values()):
         raise RitornelloError(f"the shares in {composers!r} must be above 0")
-    found |= {f"composer={name}": share / sum(shares.values()) for name, share in shares.items()}
+    wanted |= {f"composer={name}": share / sum(shares.values()) for name, share in shares.items()}
     for name, step in steps.items():
         if step is not None and not 1 <= step <= STEPS:
             raise RitornelloError(f"{name} is {step}; it must lie between 1 and {STEPS}")
-        found |= {f"{name}={step}": 1.0} if step is not None else {}
-    return found
+        wanted |= {f"{name}={step}": 1.0} if step is not None else {}
+    return wanted
 
 
 def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.floa
         RitornelloError: for a label that the model does not know, with what it knows.
     """
     places = {label.casefold(): place for place, label in enumerate(labels)}
-    found = np.zeros(len(labels), np.float32)
+    result = np.zeros(len(labels), np.float32)
     for label, weight in told.items():
         if label.casefold() not in places:
             kind, _, value = label.partition("=")
@@ -116,5 +116,5 @@ def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.floa
             meant = next((name for name in known if near and name.casefold() == near[0]), None)
             hint = f"do you mean {meant}? " if meant else ""
             raise RitornelloError(f"this model does not know the {kind} {value!r}; {hint}it knows {', '.join(known)}")
-        found[places[label.casefold()]] = weight
-    return found
+        result[places[label.casefold()]] = weight
+    return result

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ritornello.errors import RitornelloError
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 WAITING_ITEMS = 16  # for each process: taken from ``items`` ahead of the one whose result comes next
 
@@ -28,8 +28,8 @@ class Failure:
 
 
 def map_files(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
-) -> Iterator[tuple[int, Result | Failure]]:
+    function: Callable[[Item], Returned], items: Iterable[Item], *, workers: int | None = None
+) -> Iterator[tuple[int, Returned | Failure]]:
     """Yields (index, result) for every item, in order; items are taken as they are needed, so they may be a stream.
 
     Args:
@@ -75,7 +75,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _outcome(function: Callable[[Item], Result], item: Item) -> Result | Failure:
+def _outcome(function: Callable[[Item], Returned], item: Item) -> Returned | Failure:
     try:
         return function(item)
     except RitornelloError as error:

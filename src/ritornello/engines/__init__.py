@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ritornello.errors import RitornelloError
 
 if TYPE_CHECKING:
+    from ritornello.codec import MotifMemory
     from ritornello.models.config import ModelConfig
 
 ENGINES = ("onnx", "onnx-fp32", "torch")
@@ -23,6 +24,9 @@ Saved = dict[str, NDArray[np.generic]]
 
 class Session(Protocol):
     """One performance in the making: it reads tokens and says what may follow."""
+
+    motifs: MotifMemory | None
+    """its motif memory, where the model has one; a passage may be called back from it between two tokens"""
 
     @property
     def position(self) -> int:
@@ -53,8 +57,8 @@ class Engine(Protocol):
 
     name: str
     """of the model, for titles and messages"""
-    data: dict[str, str]
-    """name and licence of what the model was trained on"""
+    trained_on: dict[str, str]
+    """name and licence of the data"""
     legal: bool
     """whether it was trained under the grammar"""
 
@@ -64,11 +68,11 @@ class Engine(Protocol):
 
     @property
     def threads(self) -> int:
-        """That it computes with."""
+        """How many threads it computes with."""
 
     @property
     def weight_bytes(self) -> int:
-        """Of its matrices, which each token reads once."""
+        """Bytes of its matrices, which each token reads once."""
 
     @property
     def memory_tokens(self) -> int:

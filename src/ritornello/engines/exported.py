@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.checkpoint import FORMAT, Checkpoint, checked_content, checked_manifest, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
-from ritornello.engines.sizes import PRECISIONS, WEIGHTS_FILE, Precision, exportable, weight_bytes
+from ritornello.engines.sizes import WEIGHT_PRECISIONS, WEIGHTS_FILE, WeightPrecision, exportable, weight_bytes
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_folder, write_whole
@@ -33,7 +33,7 @@ AGAIN = "export the model again"
 Initialisers = Mapping[str, NDArray[np.generic]]
 
 
-def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEngine:
+def load(model: str, precision: WeightPrecision, threads: int | None = None) -> OnnxEngine:
     """An exported folder, a bundled model or a checkpoint folder, ready to play.
 
     Raises:
@@ -41,19 +41,19 @@ def load(model: str, precision: Precision, threads: int | None = None) -> OnnxEn
     """
     if (Path(model) / MANIFEST).is_file():
         return _open_export(Path(model), precision, threads)
-    checkpoint, config, given = _prepared(model, precision)
+    checkpoint, config, weights = _prepared(model, precision)
 
     def graph(tokens: int, threads: int) -> Any:
         beside = checkpoint.folder / precision / GRAPHS[tokens]
-        content = beside.read_bytes() if beside.is_file() else _built(config, tokens, precision, given, {})
-        return open_graph(content, config, tokens, precision=precision, given=given, threads=threads)
+        content = beside.read_bytes() if beside.is_file() else _built(config, tokens, precision, weights, {})
+        return open_graph(content, config, tokens, precision=precision, weights=weights, threads=threads)
 
-    named: dict[str, Any] = {"name": str(model), "data": checkpoint.data}
-    legal = bool(checkpoint.progress.get("legal"))
+    named: dict[str, Any] = {"name": str(model), "trained_on": checkpoint.trained_on}
+    legal = bool(checkpoint.run.get("legal"))
     return OnnxEngine(config, graph, precision=precision, threads=threads, legal=legal, **named)
 
 
-def write_export(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
+def write_export(model: str, folder: Path, precision: WeightPrecision) -> dict[str, Any]:
     """Exports a bundled model or a checkpoint; gives what was written into ``export.json``.
 
     Raises:
@@ -64,7 +64,7 @@ def write_export(model: str, folder: Path, precision: Precision) -> dict[str, An
         return _exported(model, new, precision)
 
 
-def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
+def _exported(model: str, folder: Path, precision: WeightPrecision) -> dict[str, Any]:
     from safetensors.numpy import save
 
     checkpoint, config, weights = _prepared(model, precision)
@@ -82,8 +82,8 @@ def _exported(model: str, folder: Path, precision: Precision) -> dict[str, Any]:
         "precision": precision,
         "chunk_tokens": CHUNK_TOKENS,
         "state_bytes": config.state_bytes,
-        "data": checkpoint.data,
-        "legal": bool(checkpoint.progress.get("legal")),
+        "data": checkpoint.trained_on,
+        "legal": bool(checkpoint.run.get("legal")),
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
@@ -109,8 +109,8 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     packed = gzip.compress(save({name: np.ascontiguousarray(value) for name, value in stored.items()}), mtime=0)
     about = {
         "name": Path(model).name,
-        "data": checkpoint.data.get("name", ""),
-        "licence": checkpoint.data.get("licence", ""),
+        "data": checkpoint.trained_on.get("name", ""),
+        "licence": checkpoint.trained_on.get("licence", ""),
         "parameters": sum(array.size for array in checkpoint.arrays().values()),
         "memoryBytes": weight_bytes(config, "fp32"),
         "stateBytes": config.state_bytes,
@@ -126,6 +126,7 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
             "heads": config.heads,
             "headSize": config.head_size,
             "motifNotes": config.motif_notes,
+            "recalls": config.recalls,
         },
         "graphs": GRAPHS,
         "weights": {"file": f"{WEIGHTS_FILE}.gz", "name": WEIGHTS_FILE, "bytes": len(content), "places": spans},
@@ -137,7 +138,7 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 def write_graphs(folder: Path) -> None:
     """Puts the graphs of a checkpoint of fixed weights beside it, so that playing it does not need to build them."""
-    for precision in PRECISIONS:
+    for precision in WEIGHT_PRECISIONS:
         _, config, weights = _prepared(str(folder), precision)
         for tokens, name in GRAPHS.items():
             write_whole(folder / precision / name, _built(config, tokens, precision, weights, {}))
@@ -158,7 +159,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _prepared(model: str, precision: Precision) -> tuple[Checkpoint, DSMRConfig, Initialisers]:
+def _prepared(model: str, precision: WeightPrecision) -> tuple[Checkpoint, DSMRConfig, Initialisers]:
     checkpoint = load_checkpoint(model)
     try:
         config = exportable(checkpoint.family, checkpoint.config)
@@ -167,7 +168,7 @@ def _prepared(model: str, precision: Precision) -> tuple[Checkpoint, DSMRConfig,
         raise RitornelloError(f"{model}: {error}") from None
 
 
-def _open_export(folder: Path, precision: Precision, threads: int | None) -> OnnxEngine:
+def _open_export(folder: Path, precision: WeightPrecision, threads: int | None) -> OnnxEngine:
     manifest = read_manifest(folder)
     if manifest["precision"] != precision:
         raise RitornelloError(
@@ -182,14 +183,24 @@ def _open_export(folder: Path, precision: Precision, threads: int | None) -> Onn
         checked_content(folder / name, manifest["files"][name], AGAIN)
 
     def graph(tokens: int, threads: int) -> Any:
-        return open_graph(str(folder / GRAPHS[tokens]), config, tokens, precision=precision, given={}, threads=threads)
+        return open_graph(
+            str(folder / GRAPHS[tokens]), config, tokens, precision=precision, weights={}, threads=threads
+        )
 
-    named: Mapping[str, Any] = {"name": str(folder), "data": manifest["data"], "legal": bool(manifest.get("legal"))}
+    named: Mapping[str, Any] = {
+        "name": str(folder),
+        "trained_on": manifest["data"],
+        "legal": bool(manifest.get("legal")),
+    }
     return OnnxEngine(config, graph, precision=precision, threads=threads, **named)
 
 
 def _built(
-    config: DSMRConfig, tokens: int, precision: Precision, weights: Initialisers, spans: Mapping[str, tuple[int, int]]
+    config: DSMRConfig,
+    tokens: int,
+    precision: WeightPrecision,
+    weights: Initialisers,
+    spans: Mapping[str, tuple[int, int]],
 ) -> bytes:
     try:
         build_graph = at_place(FAMILIES[config.family].exporter or "")

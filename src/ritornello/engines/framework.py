@@ -21,11 +21,11 @@ class TorchEngine:
     """See `ritornello.engines.Engine`. The model is put to evaluation and otherwise left as it is."""
 
     def __init__(
-        self, model: Model[Any], *, name: str = "", data: dict[str, str] | None = None, legal: bool = False
+        self, model: Model[Any], *, name: str = "", trained_on: dict[str, str] | None = None, legal: bool = False
     ) -> None:
         self.model = model.eval()
         self.name = name
-        self.data = data or {}
+        self.trained_on = trained_on or {}
         self.legal = legal
 
     @property
@@ -51,16 +51,15 @@ class TorchEngine:
         checkpoint = load_checkpoint(model)
         if threads is not None:
             torch.set_num_threads(threads)
-        legal = bool(checkpoint.progress.get("legal", False))
-        return cls(from_checkpoint(checkpoint), name=str(model), data=checkpoint.data, legal=legal)
+        legal = bool(checkpoint.run.get("legal", False))
+        return cls(from_checkpoint(checkpoint), name=str(model), trained_on=checkpoint.trained_on, legal=legal)
 
     def begin(self, position: int = 0) -> TorchSession:
         state = self.model.initial_state(1)
         tensors = named_tensors(state)
         if "position" in tensors:
             state = with_tensors(state, tensors | {"position": torch.full_like(tensors["position"], position)})
-        notes = self.model.config.motif_notes
-        return TorchSession(self.model, state, position, codec.MotifMemory(notes) if notes else None)
+        return TorchSession(self.model, state, position, self.model.config.motif_memory())
 
     def resume(self, saved: Mapping[str, NDArray[Any]]) -> TorchSession:
         check_identity(saved, identity("torch", self.model.config))
@@ -78,7 +77,7 @@ class TorchSession:
     """One lane of a model; see `ritornello.engines.Session`. Its state is a value, so that forks share it."""
 
     def __init__(self, model: Model[Any], state: Any, position: int, motifs: codec.MotifMemory | None) -> None:
-        self._model, self._state, self._position, self._motifs = model, state, position, motifs
+        self._model, self._state, self._position, self.motifs = model, state, position, motifs
         self._told = np.zeros(len(model.config.labels), np.float32)
 
     @property
@@ -87,7 +86,7 @@ class TorchSession:
 
     @property
     def nbytes(self) -> int:
-        held = nbytes(self._state) + (self._motifs.nbytes if self._motifs else 0)
+        held = nbytes(self._state) + (self.motifs.nbytes if self.motifs else 0)
         return self._model.config.state_bytes or held
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -97,28 +96,28 @@ class TorchSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if not len(tokens):
             raise ValueError("a session reads at least one token")
-        hints = self._motifs.read(tokens) if self._motifs else None
+        hints = self.motifs.read(tokens) if self.motifs else None
         labels, instead = None, {}
         if self._told.any():  # all that is told is one vector, read as if it were the first label's
             table = self._model.state_dict()["label_embedding.weight"]
-            told = torch.from_numpy(self._told).to(table) @ table[1:]
-            labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": told.expand(2, -1)}
+            vector = torch.from_numpy(self._told).to(table) @ table[1:]
+            labels, instead = np.ones((len(tokens), 1), np.int64), {"label_embedding.weight": vector.expand(2, -1)}
         rows = torch.from_numpy(codec.with_hints(tokens, hints, labels))[None].to(self._model.device)
         logits, self._state = functional_call(self._model, instead, (rows, self._state))
         self._position += len(tokens)
-        found: NDArray[np.float32] = logits[0].cpu().numpy()
-        return found
+        values: NDArray[np.float32] = logits[0].cpu().numpy()
+        return values
 
     def tell(self, labels: NDArray[np.floating]) -> None:
         self._told = np.array(labels, np.float32)
 
     def fork(self) -> TorchSession:
-        twin = TorchSession(self._model, self._state, self._position, self._motifs and self._motifs.copy())
+        twin = TorchSession(self._model, self._state, self._position, self.motifs and self.motifs.copy())
         twin.tell(self._told)
         return twin
 
     def save(self) -> Saved:
-        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         state = {f"state/{name}": tensor.cpu().numpy().copy() for name, tensor in named_tensors(self._state).items()}
         mine = {"identity": identity("torch", self._model.config), "position": np.array(self._position)}
         mine["labels"] = self._told.copy()

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ritornello.engines.sizes import WEIGHTS_FILE, Precision, block_of, input_shapes, output_shapes
+from ritornello.engines.sizes import WEIGHTS_FILE, WeightPrecision, block_of, input_shapes, output_shapes
 from ritornello.models.config import DSMRConfig
 
 OPSET, IR_VERSION = 23, 10
@@ -32,7 +32,7 @@ def build_graph(
     config: DSMRConfig,
     *,
     tokens: int,
-    precision: Precision,
+    precision: WeightPrecision,
     initialisers: Mapping[str, NDArray[np.generic]],
     spans: Spans | None = None,
 ) -> bytes:
@@ -41,7 +41,7 @@ def build_graph(
 
 
 class _Graph:
-    def __init__(self, config: DSMRConfig, tokens: int, precision: Precision) -> None:
+    def __init__(self, config: DSMRConfig, tokens: int, precision: WeightPrecision) -> None:
         self.config, self.tokens, self.precision = config, tokens, precision
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, NDArray[np.generic]] = {}
@@ -51,8 +51,8 @@ class _Graph:
         x = self.node("Gather", "embedding", "tokens")
         if config.motif_notes:
             columns = self.constant("columns", np.array([1], np.int64))
-            told = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
-            x = self.node("Add", x, told)
+            hinted = self.node("ReduceSum", self.node("Gather", "hint_embedding", "hints"), columns, keepdims=0)
+            x = self.node("Add", x, hinted)
         if config.labels:
             x = self.node("Add", x, self.node("MatMul", "labels", "label_embedding"))
         new_keys, new_values = [], []
@@ -88,9 +88,9 @@ class _Graph:
         qk = self.by_heads(qk, 2 * heads)
         if config.qk_bias:
             qk = self.node("Add", qk, f"{name}.qk_bias")
-        turned = self.node("RotaryEmbedding", self.norm(qk, "ones"), "cos", "sin")
-        q, k = self.split(turned, (heads, heads), axis=1)
-        q = self.node("Mul", q, f"{name}.sharpness")
+        rotated = self.node("RotaryEmbedding", self.norm(qk, "ones"), "cos", "sin")
+        q, k = self.split(rotated, (heads, heads), axis=1)
+        q = self.node("Mul", q, f"{name}.qk_scale")
         v = self.by_heads(v, heads)
         k = self.node("Transpose", k, perm=[0, 1, 3, 2])
         remembered = self.node("Add", self.node("MatMul", q, f"keys.{layer}"), f"seen.{horizon}")
@@ -100,9 +100,9 @@ class _Graph:
             own = self.node("Add", own, self.constant("causal", causal))
         shares = self.node("Softmax", self.node("Concat", remembered, own, axis=3), axis=3)
         of_memory, of_own = self.split(shares, (config.room(horizon), length), axis=3)
-        found = self.node("Add", self.node("MatMul", of_memory, f"values.{layer}"), self.node("MatMul", of_own, v))
-        found = self.node("Transpose", found, perm=[0, 2, 1, 3])
-        x = self.node("Add", x, self.matrix(self.reshaped(found, length, config.width), f"{name}.out"))
+        attended = self.node("Add", self.node("MatMul", of_memory, f"values.{layer}"), self.node("MatMul", of_own, v))
+        attended = self.node("Transpose", attended, perm=[0, 2, 1, 3])
+        x = self.node("Add", x, self.matrix(self.reshaped(attended, length, config.width), f"{name}.out"))
         wide = self.matrix(self.norm(x, f"{name}.mlp_gain"), f"{name}.gate_up")
         gate, up = self.split(wide, (config.mlp_width, config.mlp_width), axis=1)
         silu = self.node("Mul", gate, self.node("Sigmoid", gate))

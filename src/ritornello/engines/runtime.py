@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.engines import Saved, check_identity, identity
 from ritornello.engines.rings import Rings
-from ritornello.engines.sizes import Precision, input_shapes, output_shapes, weight_bytes
+from ritornello.engines.sizes import WeightPrecision, input_shapes, output_shapes, weight_bytes
 from ritornello.errors import RitornelloError
 from ritornello.models.config import DSMRConfig
 
@@ -36,16 +36,16 @@ class OnnxEngine:
         config: DSMRConfig,
         graph: Graph,
         *,
-        precision: Precision,
+        precision: WeightPrecision,
         name: str = "",
-        data: dict[str, str] | None = None,
+        trained_on: dict[str, str] | None = None,
         legal: bool = False,
         threads: int | None = None,
     ) -> None:
         self.config = config
         self.precision = precision
         self.name = name
-        self.data = data or {}
+        self.trained_on = trained_on or {}
         self.legal = legal
         self.threads = threads or default_threads()
         self._graph = graph
@@ -83,12 +83,12 @@ class OnnxSession:
     def __init__(self, engine: OnnxEngine, position: int = 0, saved: Mapping[str, NDArray[Any]] | None = None) -> None:
         self._engine, self._position = engine, position
         self._rings = Rings(engine.config)
-        self._motifs = codec.MotifMemory(engine.config.motif_notes) if engine.config.motif_notes else None
+        self.motifs = engine.config.motif_memory()
         self._told = np.zeros(len(engine.config.labels), np.float32)
         if saved is not None:
             self._told = saved["labels"].copy()
             self._rings.load(saved)
-            self._motifs = self._motifs and codec.MotifMemory.from_array(saved["motifs"])
+            self.motifs = self.motifs and codec.MotifMemory.from_array(saved["motifs"])
         self._step = _Bound(engine.graph(1), engine.config, self._rings, 1)
         self._chunk: _Bound | None = None
 
@@ -98,7 +98,7 @@ class OnnxSession:
 
     @property
     def nbytes(self) -> int:
-        return self._rings.nbytes + (self._motifs.nbytes if self._motifs else 0)
+        return self._rings.nbytes + (self.motifs.nbytes if self.motifs else 0)
 
     def read(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if len(tokens) == 1:
@@ -108,7 +108,7 @@ class OnnxSession:
     def score(self, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
         if not len(tokens):
             raise ValueError("a session reads at least one token")
-        found = []
+        parts = []
         while len(tokens):
             segment_tokens = self._engine.config.segment_tokens
             length = min(len(tokens), segment_tokens - self._position % segment_tokens, CHUNK_TOKENS)
@@ -119,9 +119,9 @@ class OnnxSession:
                     self._engine.graph(CHUNK_TOKENS), self._engine.config, self._rings, CHUNK_TOKENS
                 )
                 bound = self._chunk
-            found.append(self._run(bound, tokens[:length]).copy())
+            parts.append(self._run(bound, tokens[:length]).copy())
             tokens = tokens[length:]
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
     def tell(self, labels: NDArray[np.floating]) -> None:
         self._told = np.array(labels, np.float32)
@@ -130,12 +130,12 @@ class OnnxSession:
         return self._engine.resume(self.save())
 
     def save(self) -> Saved:
-        motifs = {"motifs": self._motifs.to_array()} if self._motifs else {}
+        motifs = {"motifs": self.motifs.to_array()} if self.motifs else {}
         mine = {"identity": identity("onnx", self._engine.config), "position": np.array(self._position)}
         return {**mine, "labels": self._told.copy(), **self._rings.save(), **motifs}
 
     def _run(self, bound: _Bound, tokens: NDArray[np.integer]) -> NDArray[np.float32]:
-        hints = self._motifs.read(tokens) if self._motifs else None
+        hints = self.motifs.read(tokens) if self.motifs else None
         logits = bound.run(self._position, tokens, hints, self._told)
         self._position += len(tokens)
         return logits
@@ -166,15 +166,15 @@ class _Bound:
         position: int,
         tokens: NDArray[np.integer],
         hints: NDArray[np.integer] | None,
-        told: NDArray[np.float32],
+        labels: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """The logits (T, V), valid until the next run. Rows of a chunk beyond the tokens given are of no meaning."""
         inputs, length = self._inputs, len(tokens)
         inputs["tokens"][:length] = tokens
         if hints is not None:
             inputs["hints"][:length] = hints
-        if len(told):
-            inputs["labels"][0] = told
+        if len(labels):
+            inputs["labels"][0] = labels
         angles = np.arange(position, position + inputs["cos"].shape[1])[:, None] * self._rates
         np.cos(angles, out=inputs["cos"][0], casting="same_kind")
         np.sin(angles, out=inputs["sin"][0], casting="same_kind")
@@ -192,8 +192,8 @@ def open_graph(
     config: DSMRConfig,
     tokens: int,
     *,
-    precision: Precision,
-    given: Mapping[str, NDArray[np.generic]],
+    precision: WeightPrecision,
+    weights: Mapping[str, NDArray[np.generic]],
     threads: int,
 ) -> Any:
     """An onnxruntime session of a graph.
@@ -203,7 +203,7 @@ def open_graph(
         config: what its shapes must be.
         tokens: how many it must read at once.
         precision: of its matrices.
-        given: its weights by name, where they are not in a file. They are used where they are, not copied.
+        weights: its weights by name, where they are not in a file. They are used where they are, not copied.
         threads: to compute with.
 
     Raises:
@@ -216,9 +216,9 @@ def open_graph(
     options.log_severity_level = FATAL
     if precision == "fp32":  # one token's product reads a matrix once: packed, it would be there twice and no faster
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if given:
-        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in given.values()]
-        options.add_external_initializers(list(given), values)
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no other base class

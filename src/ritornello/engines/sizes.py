@@ -9,8 +9,8 @@ from ritornello.codec import HINT_COLUMNS, N_EVENTS
 from ritornello.errors import RitornelloError
 from ritornello.models.config import DSMRConfig, read_config
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+WeightPrecision = Literal["fp32", "int8"]
+WEIGHT_PRECISIONS: tuple[WeightPrecision, ...] = get_args(WeightPrecision)
 WEIGHTS_FILE = "weights.safetensors"  # beside the graphs of an export, which name it
 BLOCKS = (128, 64, 32, 16)  # of weights that share a scale, along the inputs of a matrix
 
@@ -48,7 +48,7 @@ def output_shapes(config: DSMRConfig, tokens: int) -> Shapes:
     return {"logits": (tokens, N_EVENTS), "new_keys": (n, h, d, tokens), "new_values": (n, h, tokens, d)}
 
 
-def weight_bytes(config: DSMRConfig, precision: Precision) -> int:
+def weight_bytes(config: DSMRConfig, precision: WeightPrecision) -> int:
     """Of all matrices: four bytes a weight, or one and a share of its block's scale."""
     shapes = config.matrices.values()
     if precision == "fp32":

@@ -7,47 +7,49 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.codec import N_HINTS, VOCABULARY_SIZE
-from ritornello.engines.sizes import Precision, block_of
+from ritornello.codec import VOCABULARY_SIZE
+from ritornello.engines.sizes import WeightPrecision, block_of
 from ritornello.errors import RitornelloError
 from ritornello.models.config import DSMRConfig
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
-def initialisers(weights: Arrays, config: DSMRConfig, precision: Precision) -> dict[str, NDArray[np.generic]]:
+def initialisers(weights: Arrays, config: DSMRConfig, precision: WeightPrecision) -> dict[str, NDArray[np.generic]]:
     """All that a graph is given at its start, by name.
 
-    The embedding is normalised already, and a head's sharpness holds the scale D ** -0.5 of scores too.
+    The embedding is normalised already, and a head's qk_scale holds the scale D ** -0.5 of scores too.
 
     Raises:
         RitornelloError: if a weight is missing or has another shape than ``config`` says.
     """
     layers = range(config.schedule.layers)
     embedding = _taken(weights, "embedding.weight", (VOCABULARY_SIZE, config.width))
-    found: dict[str, NDArray[np.generic]] = {
+    values: dict[str, NDArray[np.generic]] = {
         "embedding": embedding / np.sqrt(np.mean(embedding**2, axis=1, keepdims=True) + 1e-6),
         "final_gain": _taken(weights, "final_gain", (config.width,)),
     }
     if config.motif_notes:
-        found["hint_embedding"] = _taken(weights, "hint_embedding.weight", (N_HINTS, config.width))
+        values["hint_embedding"] = _taken(weights, "hint_embedding.weight", (config.hint_ids, config.width))
     if config.labels:
-        found["label_embedding"] = _taken(weights, "label_embedding.weight", (1 + len(config.labels), config.width))[1:]
+        values["label_embedding"] = _taken(weights, "label_embedding.weight", (1 + len(config.labels), config.width))[
+            1:
+        ]
     for layer in layers:
         if config.qk_bias:
             bias = _taken(weights, f"blocks.{layer}.qk_bias", (2, config.heads, 1, config.head_size))
-            found[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * config.heads, 1, config.head_size)
+            values[f"blocks.{layer}.qk_bias"] = bias.reshape(1, 2 * config.heads, 1, config.head_size)
         for gain in ("attention_gain", "mlp_gain"):
-            found[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (config.width,))
-        sharpness = _taken(weights, f"blocks.{layer}.sharpness", (config.heads, 1, 1))
-        found[f"blocks.{layer}.sharpness"] = sharpness * np.float32(config.head_size**-0.5)
+            values[f"blocks.{layer}.{gain}"] = _taken(weights, f"blocks.{layer}.{gain}", (config.width,))
+        qk_scale = _taken(weights, f"blocks.{layer}.qk_scale", (config.heads, 1, 1))
+        values[f"blocks.{layer}.qk_scale"] = qk_scale * np.float32(config.head_size**-0.5)
     for name, (inputs, outputs) in config.matrices.items():
         matrix = _taken(weights, f"{name}.weight", (outputs, inputs))
         if precision == "fp32":
-            found[name] = np.ascontiguousarray(matrix.T)
+            values[name] = np.ascontiguousarray(matrix.T)
         else:
-            found[f"{name}.int8"], found[f"{name}.scale"] = quantised(matrix)
-    return found
+            values[f"{name}.int8"], values[f"{name}.scale"] = quantised(matrix)
+    return values
 
 
 def quantised(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

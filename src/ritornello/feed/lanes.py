@@ -48,7 +48,7 @@ class Order:
     half in the next epoch; of 2, all of them twice.
 
     Args:
-        corpus, split, seed, shuffle, by_title, pieces: see `Lanes`.
+        corpus, split, seed, shuffle, balance_titles, pieces: see `Lanes`.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Order:
         *,
         seed: int,
         shuffle: bool = True,
-        by_title: bool = False,
+        balance_titles: bool = False,
         pieces: list[int] | None = None,
     ) -> None:
         self.records: Sequence[PieceRecord] = corpus.pieces(split)
         self._seed, self._shuffle = seed, shuffle
         self._indices = np.arange(len(self.records)) if pieces is None else np.asarray(pieces)
         self._tokens = np.fromiter((record.tokens for record in self.records), np.int64, len(self.records))
-        self._titles = self._performances_by_title() if by_title else None
+        self._titles = self._performances_by_title() if balance_titles else None
         weights = [float(source["weight"]) for source in corpus.sources] if shuffle else [1.0]
         self._shares = [(1.0, np.arange(len(self._titles or self._indices)))]
         if len(weights) > 1 or weights[0] != 1:
@@ -121,27 +121,28 @@ class Order:
 class Lanes:
     """An endless (or, with ``epochs``, finite) stream of batches over one split.
 
-    Each epoch visits every piece once (or, ``by_title``, every title once); a lane that finishes a piece takes the next
-    of the order with its next segment, so no lane waits for another. Only the last segment of a piece is padded.
+    Each epoch visits every piece once (or, ``balance_titles``, every title once); a lane that finishes a piece takes
+    the next of the order with its next segment, so no lane waits for another. Only a piece's last segment is padded.
 
     Args:
         corpus: the packed corpus.
         split: train, validation or test.
         lanes: B.
         segment_tokens: S.
-        groups: of B lanes each, which take turns: neighbouring batches come from other pieces. More than one only in
-            an endless stream.
+        interleave: how many groups of B lanes take turns: neighbouring batches come from other pieces. More than one
+            only in an endless stream.
         seed: of order and augmentation.
         shuffle: a fresh order each epoch; else longest pieces first, which keeps all lanes busy in a finite stream.
-        by_title: an epoch reads one performance of each title, the next epoch another, so that what many have played
-            is not heard more often. A piece without a title is one of its own.
+        balance_titles: an epoch reads one performance of each title, the next epoch another, so that what many have
+            played is not heard more often. A piece without a title is one of its own.
         piece_tokens: how far pieces are read, at most; None for to their ends.
         epochs: how often every piece is read; None for ever.
         augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
+        called: share of a piece's returns that are called back (`codec.returns`): told from their first strike on.
         labels: that inputs tell (see `codec.steering`), by name; none for inputs without.
-        told: share of segments that are told anything; each label of these is told in half of them. A source is
+        label_share: share of segments that carry any label; each label of these is told in half of them. A source is
             always told: without its label a model is to play as the others do.
         pieces: only these indices of the split; None for all.
         share: those of the B lanes that batches hold, where other processes have the others; None for all.
@@ -155,48 +156,50 @@ class Lanes:
         *,
         lanes: int,
         segment_tokens: int,
-        groups: int = 1,
+        interleave: int = 1,
         seed: int = 0,
         shuffle: bool = True,
-        by_title: bool = False,
+        balance_titles: bool = False,
         piece_tokens: int | None = None,
         epochs: int | None = None,
         augmentation: Augmentation | None = None,
         grammar: bool = False,
         motif_notes: int = 0,
+        called: float = 0.0,
         labels: tuple[str, ...] = (),
-        told: float = 0.0,
+        label_share: float = 0.0,
         pieces: list[int] | None = None,
         share: slice | None = None,
         exchange: Callable[[dict[int, int]], dict[int, int]] = dict,
     ) -> None:
         if not 1 <= lanes <= 65536:
             raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
-        if not 1 <= groups <= 1024:
-            raise RitornelloError(f"groups is {groups}; it must lie between 1 and 1024")
-        if groups > 1 and epochs is not None:
+        if not 1 <= interleave <= 1024:
+            raise RitornelloError(f"interleave is {interleave}; it must lie between 1 and 1024")
+        if interleave > 1 and epochs is not None:
             raise ValueError("groups take turns in an endless stream only")
         self.corpus = corpus
-        self._order_of = Order(corpus, split, seed=seed, shuffle=shuffle, by_title=by_title, pieces=pieces)
+        self._order_of = Order(corpus, split, seed=seed, shuffle=shuffle, balance_titles=balance_titles, pieces=pieces)
         self.records = self._order_of.records
         self.segment_tokens = segment_tokens
         self._seed, self._epochs = seed, epochs
         self._augmentation, self._grammar, self._motif_notes = augmentation, grammar, motif_notes
-        self._labels, self._told = {name: number for number, name in enumerate(labels, 1)}, told
+        self._called = called
+        self._labels, self._label_share = {name: number for number, name in enumerate(labels, 1)}, label_share
         self._piece_tokens = piece_tokens
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
-        self._lanes: list[_Lane | None] = [None] * (lanes * groups)
-        self._groups, self._group = groups, 0
-        own = np.arange(lanes * groups).reshape(groups, lanes)[:, share or slice(None)]
+        self._lanes: list[_Lane | None] = [None] * (lanes * interleave)
+        self._interleave, self._group = interleave, 0
+        own = np.arange(lanes * interleave).reshape(interleave, lanes)[:, share or slice(None)]
         self._own, self._exchange = frozenset(own.flat), exchange
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        group, size = self._group, len(self._lanes) // self._groups
-        self._group = (group + 1) % self._groups
+        group, size = self._group, len(self._lanes) // self._interleave
+        self._group = (group + 1) % self._interleave
         turn = range(group * size, (group + 1) * size)
         over = [i for i in turn if (lane := self._lanes[i]) is None or lane.position >= lane.length]
         for i in over:
@@ -257,24 +260,33 @@ class Lanes:
             tokens = self._augmentation(tokens, np.random.default_rng([self._seed, epoch, piece]))
         tokens = tokens[: self._piece_tokens]
         context = codec.contexts(tokens) if self._grammar else None
-        hints = codec.hints(tokens, notes=self._motif_notes) if self._motif_notes else None
+        hints = None
+        if self._motif_notes:
+            hints = codec.hints(tokens, notes=self._motif_notes, calls=self._calls(epoch, piece, tokens))
         labels = self._labels_of(epoch, piece, tokens) if self._labels else None
         return _Lane(epoch, piece, position, len(tokens), tokens, context, hints, labels)
+
+    def _calls(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> dict[int, tuple[int, int]] | None:
+        if not self._called:
+            return None
+        rng = np.random.default_rng([self._seed, epoch, piece, 2])
+        returns = codec.returns(tokens, notes=self._motif_notes)
+        return {strike: place for strike, place in returns.items() if rng.random() < self._called}
 
     def _labels_of(self, epoch: int, piece: int, tokens: NDArray[np.uint16]) -> NDArray[np.int64]:
         """(T, COLUMNS) what is told with each token; 0 for nothing, or where there is no such label."""
         record = self.records[piece]
         of_piece = (f"composer={record.composer}", f"source={self.corpus.sources[record.source]['name']}")
-        found = np.zeros((len(tokens), steering.COLUMNS), np.int64)
-        found[:, :2] = [self._labels.get(name, 0) for name in of_piece]
+        numbers = np.zeros((len(tokens), steering.COLUMNS), np.int64)
+        numbers[:, :2] = [self._labels.get(name, 0) for name in of_piece]
         steps = steering.following(tokens)
         firsts = np.array([self._labels[f"{name}=1"] for name in steering.EDGES])
-        found[:, 2:] = np.where(steps > 0, firsts + steps - 1, 0)
+        numbers[:, 2:] = np.where(steps > 0, firsts + steps - 1, 0)
         rng, segments = np.random.default_rng([self._seed, epoch, piece, 1]), -(-len(tokens) // self.segment_tokens)
-        told = rng.random((segments, steering.COLUMNS)) < 0.5
-        told &= rng.random((segments, 1)) < self._told
-        told[:, steering.SOURCE] = True
-        return found * np.repeat(told, self.segment_tokens, axis=0)[: len(tokens)]
+        carried = rng.random((segments, steering.COLUMNS)) < 0.5
+        carried &= rng.random((segments, 1)) < self._label_share
+        carried[:, steering.SOURCE] = True
+        return numbers * np.repeat(carried, self.segment_tokens, axis=0)[: len(tokens)]
 
     def _batch(self, lanes: list[_Lane | None], turn: range, group: int) -> Batch:
         busy = [lane for i in turn if (lane := self._lanes[i])]

@@ -70,7 +70,7 @@ class PackedLanes(Lanes):
         super().__init__(*arguments, **named)
         self._workers = max(1, usable_processors() - 2) if workers is None else workers
         self._pool: ProcessPoolExecutor | None = None
-        self._ahead: dict[tuple[int, int], Future[NDArray[Any]]] = {}
+        self._prefetched: dict[tuple[int, int], Future[NDArray[Any]]] = {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As of `Lanes`; the pieces that lanes stand in are made side by side."""
@@ -87,12 +87,12 @@ class PackedLanes(Lanes):
     def _begin(self, epoch: int, piece: int) -> Future[NDArray[Any]]:
         if self._pool is None:
             here = copy.copy(self)
-            here._lanes, here._ahead, here._exchange = [], {}, dict
+            here._lanes, here._prefetched, here._exchange = [], {}, dict
             spawn = get_context("spawn")  # a fork of a process that uses CUDA cannot
             self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_serve, initargs=(here,))
-        if (epoch, piece) not in self._ahead:
-            self._ahead[epoch, piece] = self._pool.submit(_made, epoch, piece)
-        return self._ahead[epoch, piece]
+        if (epoch, piece) not in self._prefetched:
+            self._prefetched[epoch, piece] = self._pool.submit(_made, epoch, piece)
+        return self._prefetched[epoch, piece]
 
     def _load(self, epoch: int, piece: int, position: int, own: bool) -> _Lane:
         if not own:
@@ -108,13 +108,15 @@ class PackedLanes(Lanes):
             except BrokenProcessPool:
                 raise RitornelloError("a process that prepares pieces was killed; is there enough memory?") from None
             # Without what was made for a lane of another process after all.
-            self._ahead = {k: f for k, f in self._ahead.items() if k != (epoch, piece) and k[0] >= self._epoch}
+            self._prefetched = {
+                k: f for k, f in self._prefetched.items() if k != (epoch, piece) and k[0] >= self._epoch
+            }
         return _Lane(epoch, piece, position, len(rows), rows, None, None, None)
 
     def _coming(self) -> Iterator[tuple[int, int]]:
         """The pieces that own lanes will take next, as far as it is known which lanes end first."""
-        lanes, turns = len(self._lanes) // self._groups, range(self._group - 1, self._group - 1 + self._groups)
-        place = {turn % self._groups: i for i, turn in enumerate(turns)}
+        lanes, turns = len(self._lanes) // self._interleave, range(self._group - 1, self._group - 1 + self._interleave)
+        place = {turn % self._interleave: i for i, turn in enumerate(turns)}
 
         def segments_left(i: int) -> tuple[int, int, int]:
             lane = self._lanes[i]

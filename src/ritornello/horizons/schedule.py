@@ -215,11 +215,11 @@ def requested(text: str, *, layers: int | None = None) -> Request:
     """What a text asks for; see `HorizonSchedule.parse`, which it is for those who need the schedule alone."""
     words = text.strip()
     rule: Rule = "segment"
-    if found := re.fullmatch(r"(.*\S)\s+(segment|sliding)", words, re.DOTALL):
-        words, rule = found[1], "sliding" if found[2] == "sliding" else "segment"
+    if match := re.fullmatch(r"(.*\S)\s+(segment|sliding)", words, re.DOTALL):
+        words, rule = match[1], "sliding" if match[2] == "sliding" else "segment"
     try:
-        if found := re.fullmatch(r"([a-z_]+)\s*(?:\((.*)\))?", words):
-            horizons, budget = _constructed(found[1], found[2] or "", layers)
+        if match := re.fullmatch(r"([a-z_]+)\s*(?:\((.*)\))?", words):
+            horizons, budget = _constructed(match[1], match[2] or "", layers)
         else:
             horizons, budget = tuple(read_runs(words)), None
         if layers is not None and len(horizons) != layers:
@@ -232,8 +232,8 @@ def requested(text: str, *, layers: int | None = None) -> Request:
 def _check_either(budget: int | None, layers: int, **horizons: int | None) -> None:
     """Refuses horizons beside a budget, neither of them, and a budget that is no number or below the depth."""
     names = " and ".join(horizons)
-    given = [value is not None for value in horizons.values()]
-    if any(given) if budget is not None else not all(given):
+    present = [value is not None for value in horizons.values()]
+    if any(present) if budget is not None else not all(present):
         raise RitornelloError(f"give either {names} or a budget")
     if layers < 1:
         raise RitornelloError("a schedule needs at least one layer")
@@ -264,8 +264,8 @@ def _growing(layers: int, *, low: int | None, high: int | None, budget: int | No
 
 
 Horizons = tuple[int | None, ...]
-Given = Mapping[str, str]
-Form = Callable[[Given, int | None], Horizons]
+Arguments = Mapping[str, str]
+Form = Callable[[Arguments, int | None], Horizons]
 
 NO_DEPTH = "it does not say how many layers there are; write a run such as 6x512"
 
@@ -278,11 +278,11 @@ def _constructed(name: str, inside: str, layers: int | None) -> tuple[Horizons, 
     forms = _CONSTRUCTORS[name]
     positional, named = read_arguments(inside)
     names = next((names for names in forms if ("budget" in names) == ("budget" in named)), ())
-    given = dict(zip(names, positional))
-    if len(positional) > len(names) or given.keys() & named.keys() or (given | named).keys() != set(names):
+    by_name = dict(zip(names, positional))
+    if len(positional) > len(names) or by_name.keys() & named.keys() or (by_name | named).keys() != set(names):
         wanted = " or ".join(", ".join(names) or "nothing" for names in forms)
         raise RitornelloError(f"it takes {wanted} in its brackets")
-    horizons = forms[names](given | named, layers)
+    horizons = forms[names](by_name | named, layers)
     return horizons, int(named["budget"]) if "budget" in named else None
 
 
@@ -301,11 +301,11 @@ def _filled(low: list[int | None], rest: str, layers: int | None) -> Horizons:
 def _by(constructor: Callable[..., HorizonSchedule]) -> Form:
     """The form whose arguments are those of a constructor."""
 
-    def form(given: Given, layers: int | None) -> Horizons:
+    def form(arguments: Arguments, layers: int | None) -> Horizons:
         if layers is None:
             raise RitornelloError(NO_DEPTH)
         values: dict[str, Any] = {}
-        for name, text in given.items():
+        for name, text in arguments.items():
             if name == "layers":
                 values["remembering"] = read_choice(text, layers)
             else:
@@ -320,14 +320,14 @@ _CONSTRUCTORS: dict[str, dict[tuple[str, ...], Form]] = {
     "unlimited": {(): _by(HorizonSchedule.unlimited)},
     "perceiver_ar": dict.fromkeys([("long",), ("budget",)], _by(HorizonSchedule.perceiver_ar)),
     "two_scale": {
-        ("long", "short"): lambda given, layers: _filled(read_runs(given["long"]), given["short"], layers),
+        ("long", "short"): lambda arguments, layers: _filled(read_runs(arguments["long"]), arguments["short"], layers),
         ("budget", "long_layers", "short"): _by(HorizonSchedule.two_scale),
     },
     "binary": dict.fromkeys([("long", "layers"), ("budget", "layers")], _by(HorizonSchedule.binary)),
     "ascending": dict.fromkeys([("low", "high"), ("budget",)], _by(HorizonSchedule.ascending)),
     "descending": dict.fromkeys([("low", "high"), ("budget",)], _by(HorizonSchedule.descending)),
     "uniform": {
-        ("horizon",): lambda given, layers: _filled([], given["horizon"], layers),
+        ("horizon",): lambda arguments, layers: _filled([], arguments["horizon"], layers),
         ("budget",): _by(HorizonSchedule.uniform),
     },
 }

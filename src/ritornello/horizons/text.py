@@ -11,13 +11,13 @@ def read_runs(text: str) -> list[int | None]:
     """``2x4096, 0, unlimited`` -> a horizon per layer, lowest first; None = unlimited."""
     horizons: list[int | None] = []
     for part in (part.strip() for part in text.strip().strip("[]()").split(",")):
-        found = re.fullmatch(r"(?:([0-9]{1,18})\s*x\s*)?([0-9]{1,18}|unlimited)", part)
-        if not found:
+        match = re.fullmatch(r"(?:([0-9]{1,18})\s*x\s*)?([0-9]{1,18}|unlimited)", part)
+        if not match:
             raise RitornelloError(f"{part!r} is not a horizon: write whole tokens, a run such as 2x4096, or unlimited")
-        count = int(found[1] or 1)
+        count = int(match[1] or 1)
         if not 1 <= count <= 1000:
             raise RitornelloError(f"{part!r} describes {count} layers; a run has 1 to 1000")
-        horizons += [None if found[2] == "unlimited" else int(found[2])] * count
+        horizons += [None if match[2] == "unlimited" else int(match[2])] * count
     return horizons
 
 
@@ -49,8 +49,8 @@ def read_choice(text: str, layers: int) -> list[int]:
         return list(range(1 if text == "odd" else 2, layers + 1, 2))
     chosen: list[int] = []
     for part in text.split("+"):
-        found = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last:
             raise RitornelloError(f"layers is {text!r}: write a choice such as 1-4, 1+3+5, odd or even")
         if last > layers:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import durations, pitches, playing, repetition, segments, structure
+from ritornello.metrics import durations, expression, pitches, repetition, segments, structure
 from ritornello.notes import Piece
 
 Value = float | NDArray[np.float64]
@@ -48,14 +48,14 @@ _ALL = [
     Feature("pitch_mean", "playing", "MIDI pitch", "register: the mean pitch", pitches.pitch_mean),
     Feature("pitch_lowest", "playing", "MIDI pitch", "the lowest pitch", pitches.pitch_lowest),
     Feature("pitch_highest", "playing", "MIDI pitch", "the highest pitch", pitches.pitch_highest),
-    Feature("velocity_mean", "playing", "velocity", "how loud it is on the whole", playing.velocity_mean),
-    Feature("velocity_spread", "playing", "velocity", "how much loudness varies", playing.velocity_spread),
-    Feature("velocity_step", "playing", "velocity", "loudness from note to note", playing.velocity_step),
-    Feature("velocity_histogram", "playing", "share", "how often each loudness occurs", playing.velocity_histogram),
-    Feature("note_density", "playing", "notes/s", "notes per second", playing.note_density),
-    Feature("polyphony", "playing", "notes", "notes that sound together", playing.polyphony),
-    Feature("key_length", "playing", "s", "how long keys are held", playing.key_length),
-    Feature("sounding_length", "playing", "s", "how long notes sound, by key and pedal", playing.sounding_length),
+    Feature("velocity_mean", "playing", "velocity", "how loud it is on the whole", expression.velocity_mean),
+    Feature("velocity_spread", "playing", "velocity", "how much loudness varies", expression.velocity_spread),
+    Feature("velocity_step", "playing", "velocity", "loudness from note to note", expression.velocity_step),
+    Feature("velocity_histogram", "playing", "share", "how often each loudness occurs", expression.velocity_histogram),
+    Feature("note_density", "playing", "notes/s", "notes per second", expression.note_density),
+    Feature("polyphony", "playing", "notes", "notes that sound together", expression.polyphony),
+    Feature("key_length", "playing", "s", "how long keys are held", expression.key_length),
+    Feature("sounding_length", "playing", "s", "how long notes sound, by key and pedal", expression.sounding_length),
     Feature("near_repetition", "structure", "share", "notes that repeat the last 30 s", repetition.near_repetition),
     Feature("far_repetition", "structure", "share", "notes that repeat what is longer ago", repetition.far_repetition),
     Feature("structure_curve", "structure", "fitness", "what its best segment explains", structure.structure_curve),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ritornello import codec
 from ritornello.checkpoint import Checkpoint
 from ritornello.errors import RitornelloError
 from ritornello.models.config import FAMILIES, ModelConfig, at_place, read_config
@@ -21,13 +22,14 @@ def build(config: ModelConfig) -> Model[Any]:
     return cast("Model[Any]", at_place(FAMILIES[config.family].model)(config))
 
 
-def with_inputs(model: Model[Any], *, motif_notes: int, labels: tuple[str, ...]) -> Model[Any]:
+def with_inputs(model: Model[Any], *, motif_notes: int, recalls: bool, labels: tuple[str, ...]) -> Model[Any]:
     """The same weights in a model that also reads hints and labels, which move nothing until they are trained.
 
-    What it had it keeps; a motif memory or labels are given to a model that has none. Raises RitornelloError for a
-    family that cannot have them.
+    What it had it keeps; a motif memory, recalls or labels are given to a model that has none. A passage that is called
+    back is told like one that has been followed long, at first. Raises RitornelloError for a family that cannot have
+    them.
     """
-    new = {"motif_notes": motif_notes, "labels": labels}
+    new = {"motif_notes": motif_notes, "recalls": recalls, "labels": labels}
     changes: dict[str, Any] = {name: value for name, value in new.items() if value and not getattr(model.config, name)}
     if not changes:
         return model
@@ -37,7 +39,12 @@ def with_inputs(model: Model[Any], *, motif_notes: int, labels: tuple[str, ...])
     grown = build(replace(model.config, **changes))
     before = model.state_dict()
     for name, weight in grown.state_dict().items():
-        weight.copy_(before[name]) if name in before else weight.zero_()
+        if name not in before:
+            weight.zero_()
+        elif weight.shape == before[name].shape:
+            weight.copy_(before[name])
+        else:  # the hints, and one more
+            weight[:-1], weight[-1] = before[name], before[name][codec.FOLLOWED_LONG]
     return grown
 
 

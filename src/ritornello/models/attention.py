@@ -23,7 +23,7 @@ from ritornello.models.tiles import Group, Tiled, memory_parts
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionSpan:
     """What the queries of one chunk see, in one layer. Key j of K stands at ``position - M + j``."""
 
     position: Tensor
@@ -74,21 +74,21 @@ def fastest(q: Tensor) -> Attention:
     return tiled if whole and q.shape[2] > 1 and tiles.AVAILABLE else plain
 
 
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Sight], Tensor]
-"""(q, k, v, memory_k, memory_v, sight) -> what the queries find; q, k, v are (B, H, T, D), memories (B, H, M, D)."""
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, AttentionSpan], Tensor]
+"""(q, k, v, memory_k, memory_v, span) -> what the queries find; q, k, v are (B, H, T, D), memories (B, H, M, D)."""
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, span: AttentionSpan) -> Tensor:
     """The reference: every score, and a dense mask. (B, H, T, D)."""
-    seen = sight.mask(q.device)
+    seen = span.mask(q.device)
     k, v = _joined(memory_k, k), _joined(memory_v, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bool(seen.all()) else seen)
 
 
-def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, sight: Sight) -> Tensor:
+def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, span: AttentionSpan) -> Tensor:
     """Part by part, on a CPU. (B, H, T, D)."""
-    found: Tensor = Tiled.apply(q, k, v, memory_k.to(k.dtype), memory_v.to(v.dtype), sight.groups())
-    return found
+    attended: Tensor = Tiled.apply(q, k, v, memory_k.to(k.dtype), memory_v.to(v.dtype), span.groups())
+    return attended
 
 
 def _joined(memory: Tensor, new: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 
 
 class Layer(nn.Module):
-    """What every layer does with what its queries found: it is added to the residual stream, and so is an MLP."""
+    """What every layer does with what its queries attended to: it is added to the residual stream, and so is an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class Layer(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
-        self.sharpness = nn.Parameter(torch.full((heads, 1, 1), 2.0 if qk_bias else 1.0))  # of normalised queries
+        self.qk_scale = nn.Parameter(torch.full((heads, 1, 1), 2.0 if qk_bias else 1.0))  # of normalised queries
         self.qk_bias = nn.Parameter(near_bias(width, heads)) if qk_bias else None
         self.attention_gain = nn.Parameter(torch.ones(width))
         self.mlp_gain = nn.Parameter(torch.ones(width))
         self.dropout = nn.Dropout(dropout)
 
-    def update(self, x: Tensor, found: Tensor) -> Tensor:
-        """Adds what the queries found (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
-        x = x + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(gated(normed_linear(x, self.mlp_gain, self.gate_up))))
+    def update(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Adds what the queries attended to (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.down(swiglu(normed_linear(x, self.mlp_gain, self.gate_up))))
 
     def biased(self, x: Tensor, part: int) -> Tensor:
         """Queries (part 0) or keys (part 1), (B, H, T, D), with their bias."""
@@ -63,10 +63,10 @@ class Block(Layer):
         """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
         q, k, v = (self.split(part) for part in normed_linear(x, self.attention_gain, self.qkv).chunk(3, dim=-1))
         q, k = self.biased(q, 0), self.biased(k, 1)
-        return (turned(q, rotation) * self.sharpness).to(v.dtype), turned(k, rotation).to(v.dtype), v
+        return (norm_and_rotate(q, rotation) * self.qk_scale).to(v.dtype), norm_and_rotate(k, rotation).to(v.dtype), v
 
 
-class Look(Layer):
+class CrossAttention(Layer):
     """Cross-attention: queries of the stream, keys and values of embedded tokens."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
@@ -78,12 +78,12 @@ class Look(Layer):
     def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, H, T, D), rotated to their positions."""
         q = self.biased(self.split(normed_linear(x, self.attention_gain, self.q)), 0)
-        return (turned(q, rotation) * self.sharpness).to(q.dtype)
+        return (norm_and_rotate(q, rotation) * self.qk_scale).to(q.dtype)
 
     def context(self, embedded: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Embedded tokens (B, T, C) -> keys and values (B, H, T, D), keys rotated to their positions."""
         k, v = (self.split(part) for part in normed_linear(embedded, self.context_gain, self.kv).chunk(2, dim=-1))
-        return turned(self.biased(k, 1), rotation).to(v.dtype), v
+        return norm_and_rotate(self.biased(k, 1), rotation).to(v.dtype), v
 
 
 def near_bias(width: int, heads: int) -> Tensor:
@@ -110,9 +110,11 @@ def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]
         nn.init.zeros_(layer.down.weight)
 
 
-def hint_embedding(width: int) -> nn.Embedding:
-    """A vector (C,) for everything that a hint can tell, softer at the start than a token's."""
-    table = nn.Embedding(codec.N_HINTS, width)
+def hint_embedding(ids: int, width: int) -> nn.Embedding | None:
+    """A vector (C,) for everything that a hint can tell, softer at the start than a token's; None without hints."""
+    if not ids:
+        return None
+    table = nn.Embedding(ids, width)
     nn.init.normal_(table.weight, std=0.3)
     return table
 
@@ -152,12 +154,12 @@ def normed_linear(x: Tensor, gain: Tensor, linear: nn.Linear) -> Tensor:
     return cast(Tensor, linear(norm(x, gain)))
 
 
-def turned(x: Tensor, rotation: Rotation) -> Tensor:
+def norm_and_rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """(B, H, T, D) normed and rotated."""
     return rotate(norm(x), rotation)
 
 
-def gated(x: Tensor) -> Tensor:
+def swiglu(x: Tensor) -> Tensor:
     """(..., 2 O) -> (..., O): the second half of the last axis times the SiLU of the first."""
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -173,8 +175,8 @@ def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
     if old <= 0:
         return new[:, :, length - slots :].clone(memory_format=torch.contiguous_format)
     unfilled = new.new_zeros(batch, heads, max(0, old - memory.shape[2]), size)
-    kept = memory[:, :, max(0, memory.shape[2] - old) :].to(new.dtype)
-    return torch.cat([unfilled, kept, new], dim=2)
+    recent = memory[:, :, max(0, memory.shape[2] - old) :].to(new.dtype)
+    return torch.cat([unfilled, recent, new], dim=2)
 
 
 def rotary(position: Tensor, size: int, *, like: Tensor) -> tuple[Tensor, Tensor]:

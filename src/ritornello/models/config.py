@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ritornello.codec import N_EVENTS
+from ritornello.codec import N_EVENTS, N_HINTS, MotifMemory
 from ritornello.codec.motifs import memory_bytes
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
@@ -49,6 +49,8 @@ class ModelConfig:
     """memory horizons, one per layer; None in families without"""
     motif_notes: int = 0
     """strikes in the motif memory (`codec.motifs`) whose hints the model reads with each token; 0 for none"""
+    recalls: bool = False
+    """whether the motif memory tells when a passage is called back (`codec.motifs.MotifMemory.call`)"""
     labels: tuple[str, ...] = ()
     """what the model may be told of the music (`codec.steering`), in the order of their vectors"""
 
@@ -87,6 +89,15 @@ class ModelConfig:
     def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         """Of what grows in a lane's state after so many tokens."""
         return 0
+
+    @property
+    def hint_ids(self) -> int:
+        """How many ids hints have; 0 for a model that reads none."""
+        return (N_HINTS + self.recalls) * bool(self.motif_notes)
+
+    def motif_memory(self) -> MotifMemory | None:
+        """An empty one for a stream that the model reads; None for a model without."""
+        return MotifMemory(self.motif_notes, may_call=self.recalls) if self.motif_notes else None
 
     @property
     def remembers(self) -> str:
@@ -129,7 +140,7 @@ class ModelConfig:
 class AttentionConfig(ModelConfig):
     """Sizes of a model made of ``models.blocks``."""
 
-    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes", "labels")
+    later: ClassVar[tuple[str, ...]] = ("qk_bias", "motif_notes", "recalls", "labels")
 
     width: int = 256
     """C, channels of the residual stream"""
@@ -143,6 +154,8 @@ class AttentionConfig(ModelConfig):
     """queries and keys have learned biases, which start as a preference for what is near"""
     motif_notes: int = 0
     """see `ModelConfig`"""
+    recalls: bool = False
+    """see `ModelConfig`"""
     labels: tuple[str, ...] = ()
     """see `ModelConfig`"""
 
@@ -150,6 +163,8 @@ class AttentionConfig(ModelConfig):
         object.__setattr__(self, "labels", tuple(self.labels))
         self.check_whole("width", "heads", "mlp_width")
         self.check_whole("motif_notes", low=0)
+        if self.recalls and not self.motif_notes:
+            raise RitornelloError("recalls is true, and motif_notes 0; a passage is called back from a motif memory")
         if self.width % (2 * self.heads):
             raise RitornelloError(f"width {self.width} must be a multiple of 2 x heads ({self.heads}); change either")
         if not 0 <= self.dropout < 1:
@@ -207,21 +222,21 @@ class DSMRConfig(AttentionConfig):
         """Slots that a layer has use for: its horizon and the open segment."""
         return horizon + self.segment_tokens
 
-    def slots(self, position: Any, horizon: int | None, *, there: int) -> int:
+    def slots(self, position: Any, horizon: int | None, *, available: int) -> int:
         """Slots that a layer keeps for queries at ``position`` and later, of one lane or, in an array, of many.
 
-        No more than the keys that are ``there``.
+        No more than the keys that are ``available``.
         """
         if horizon is None:
-            return min(int(np.max(position)), there)
+            return min(int(np.max(position)), available)
         phase = position % self.segment_tokens
         needed = phase + horizon if self.schedule.rule == "segment" else np.maximum(phase, horizon)
-        return min(int(np.max(np.minimum(position, needed))), there)
+        return min(int(np.max(np.minimum(position, needed))), available)
 
     def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         read = -(-tokens // self.segment_tokens) * self.segment_tokens
         return self.key_value_bytes(
-            sum(self.slots(read, h, there=read) for h in self.schedule.horizons), bytes_per_number
+            sum(self.slots(read, h, available=read) for h in self.schedule.horizons), bytes_per_number
         )
 
     @property
@@ -230,8 +245,8 @@ class DSMRConfig(AttentionConfig):
         width, inner, layers = self.width, self.mlp_width, range(self.schedule.layers)
         of_a_layer = {"qkv": (width, 3 * width), "out": (width, width)}
         of_a_layer |= {"gate_up": (width, 2 * inner), "down": (inner, width)}
-        found = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
-        return found | {"head": (width, N_EVENTS)}
+        shapes = {f"blocks.{n}.{name}": shape for n in layers for name, shape in of_a_layer.items()}
+        return shapes | {"head": (width, N_EVENTS)}
 
     def training_flops_per_token(self, piece_tokens: int) -> float:
         """The FLOPs that training on a token takes: of forward and backward pass, without the optimisers.

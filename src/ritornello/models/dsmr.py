@@ -13,13 +13,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ritornello.models.attention import Attention, Sight, fastest
+from ritornello.models.attention import Attention, AttentionSpan, fastest
 from ritornello.models.blocks import Block, remember, rotary
 from ritornello.models.config import DSMRConfig
 from ritornello.models.protocol import Model
 
 
-class State(NamedTuple):
+class DSMRState(NamedTuple):
     """What the model remembers. Slot j of M, read from the right, holds the token M - j before the next one."""
 
     keys: tuple[Tensor, ...]  # per layer (B, H, M, D), rotated; M = the layer's horizon + the open segment's tokens
@@ -27,7 +27,7 @@ class State(NamedTuple):
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
 
 
-class DSMR(Model[State]):
+class DSMR(Model[DSMRState]):
     """The model; see `Model` for what it offers."""
 
     config: DSMRConfig
@@ -43,50 +43,51 @@ class DSMR(Model[State]):
         """The blocks, lowest first."""
         return cast("list[Block]", list(self.blocks))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> DSMRState:
         """The state of ``batch`` lanes at the start of a piece: no keys yet."""
         heads, size = self.config.heads, self.config.head_size
         empty = (torch.zeros(batch, heads, 0, size, device=self.device),) * self.config.schedule.layers
-        return State(empty, empty, torch.zeros(batch, dtype=torch.int64))
+        return DSMRState(empty, empty, torch.zeros(batch, dtype=torch.int64))
 
-    def restart(self, state: State, lanes: Tensor) -> State:
+    def restart(self, state: DSMRState, lanes: Tensor) -> DSMRState:
         """The state with the marked lanes (B,) at the start of a piece. Their old keys now have negative positions."""
         return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
 
     def forward(
-        self, tokens: Tensor, state: State, *, detach: bool = True, sight_tokens: int | None = None
-    ) -> tuple[Tensor, State]:
+        self, tokens: Tensor, state: DSMRState, *, detach: bool = True, span_tokens: int | None = None
+    ) -> tuple[Tensor, DSMRState]:
         """See `Model`. Tokens are read segment by segment, and what a segment leaves behind is detached.
 
         ``detach=False`` lets gradients through, to measure how far influence reaches. Of their memories, all layers see
-        ``sight_tokens`` at most; None: all.
+        ``span_tokens`` at most; None: all.
         """
         return self.by_segments(
-            tokens, state, lambda part, before: self._within_segment(part, before, detach, sight_tokens)
+            tokens, state, lambda part, before: self._within_segment(part, before, detach, span_tokens)
         )
 
     def _within_segment(
-        self, tokens: Tensor, state: State, detach: bool, sight_tokens: int | None
-    ) -> tuple[Tensor, State]:
+        self, tokens: Tensor, state: DSMRState, detach: bool, span_tokens: int | None
+    ) -> tuple[Tensor, DSMRState]:
         schedule, length = self.config.schedule, tokens.shape[1]
         rotation = self.rotation(state.position[:, None] + torch.arange(length))
         x = self.embed(tokens)
         keys, values = [], []
-        sights: dict[tuple[int | None, int], Sight] = {}  # layers alike share masks
+        spans: dict[tuple[int | None, int], AttentionSpan] = {}  # layers alike share masks
         after = state.position + length
         for block, horizon, old_k, old_v in zip(self.layers(), schedule.horizons, state.keys, state.values):
             q, k, v = block.project(x, rotation)
             memories = old_k.shape[2]
-            seen = min((h for h in (horizon, sight_tokens) if h is not None), default=None)
-            sight = sights.setdefault(
-                (seen, memories), Sight(state.position, length, memories, seen, self.segment_tokens, schedule.rule)
+            seen = min((h for h in (horizon, span_tokens) if h is not None), default=None)
+            span = spans.setdefault(
+                (seen, memories),
+                AttentionSpan(state.position, length, memories, seen, self.segment_tokens, schedule.rule),
             )
             # Attend first, trim afterwards: trimming before would take keys from the earliest queries of the chunk.
-            x = block.update(x, self._attention(q)(q, k, v, old_k, old_v, sight))
-            slots = self._slots(after, horizon, there=memories + length)
+            x = block.update(x, self._attention(q)(q, k, v, old_k, old_v, span))
+            slots = self._slots(after, horizon, available=memories + length)
             keys.append(remember(old_k, k.detach() if detach else k, slots))
             values.append(remember(old_v, v.detach() if detach else v, slots))
-        return self.predict(x), State(tuple(keys), tuple(values), after)
+        return self.predict(x), DSMRState(tuple(keys), tuple(values), after)
 
     def rotation(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
@@ -95,5 +96,5 @@ class DSMR(Model[State]):
     def _attention(self, q: Tensor) -> Attention:
         return self.attention or fastest(q)
 
-    def _slots(self, position: Tensor, horizon: int | None, *, there: int) -> int:
-        return self.config.slots(position.numpy(), horizon, there=there)
+    def _slots(self, position: Tensor, horizon: int | None, *, available: int) -> int:
+        return self.config.slots(position.numpy(), horizon, available=available)

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ritornello import codec
-from ritornello.models.attention import Attention, Sight, fastest
-from ritornello.models.blocks import Block, Look, remember, rotary
+from ritornello.models.attention import Attention, AttentionSpan, fastest
+from ritornello.models.blocks import Block, CrossAttention, remember, rotary
 from ritornello.models.config import PerceiverConfig
 from ritornello.models.protocol import Model
 
 Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys, rotated, and values, each (B, H, M, D)
 
 
-class State(NamedTuple):
+class PerceiverState(NamedTuple):
     """What the model remembers. Slot j of M, read from the right, belongs to the token M - j before the next one."""
 
     tokens: Tensor  # (B, M), or rows (B, M, 1 + HINT_COLUMNS), int32: the window's, to compute latents of again
@@ -38,7 +38,7 @@ class State(NamedTuple):
     position: Tensor  # (B,) int64 on the CPU: tokens of the piece read so far; what lies before it is never seen
 
 
-class Perceiver(Model[State]):
+class Perceiver(Model[PerceiverState]):
     """The model; see `Model` for what it offers. Training reads crops (`crop`), all else reads streams."""
 
     config: PerceiverConfig
@@ -47,31 +47,31 @@ class Perceiver(Model[State]):
         super().__init__(config)
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
         sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.looks = nn.ModuleList(Look(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
+        self.looks = nn.ModuleList(CrossAttention(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
         self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in range(config.layers))
         self.complete([*self.cross_attentions(), *self.layers()])
 
-    def cross_attentions(self) -> list[Look]:
+    def cross_attentions(self) -> list[CrossAttention]:
         """The looks at the context, in cascade."""
-        return cast("list[Look]", list(self.looks))
+        return cast("list[CrossAttention]", list(self.looks))
 
     def layers(self) -> list[Block]:
         """The blocks of the latents' stack, lowest first."""
         return cast("list[Block]", list(self.blocks))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> PerceiverState:
         """The state of ``batch`` lanes at the start of a piece."""
         row = (1 + codec.HINT_COLUMNS,) if self.config.motif_notes else ()
         tokens = torch.zeros(batch, 0, *row, dtype=torch.int32, device=self.device)
         empty = (self._nothing(batch), self._nothing(batch))
         looks, layers = (empty,) * len(self.config.scales), (empty,) * self.config.layers
-        return State(tokens, looks, layers, torch.zeros(batch, dtype=torch.int64))
+        return PerceiverState(tokens, looks, layers, torch.zeros(batch, dtype=torch.int64))
 
-    def restart(self, state: State, lanes: Tensor) -> State:
+    def restart(self, state: PerceiverState, lanes: Tensor) -> PerceiverState:
         """The state with the marked lanes (B,) at the start of a piece."""
         return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: PerceiverState) -> tuple[Tensor, PerceiverState]:
         """See `Model`. Gradients pass through the latents of a window, also those computed again of earlier tokens."""
         return self.by_segments(tokens, state, self._within_window)
 
@@ -92,14 +92,14 @@ class Perceiver(Model[State]):
         """(B, T) positions -> cosines and sines (B, 1, T, D / 2)."""
         return rotary(position, self.config.head_size, like=self.final_gain)
 
-    def _within_window(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def _within_window(self, tokens: Tensor, state: PerceiverState) -> tuple[Tensor, PerceiverState]:
         config, length = self.config, tokens.shape[1]
         state = self._moved(state)
         x, looked, thought = self._read(tokens, state.position, state.context, state.latents)
         after = state.position + length
         phase = after % config.stride_tokens
 
-        def kept(olds: Pairs, news: Pairs, needed: list[Tensor]) -> Pairs:
+        def trimmed(olds: Pairs, news: Pairs, needed: list[Tensor]) -> Pairs:
             pairs = []
             for (old_k, old_v), (k, v), most in zip(olds, news, needed):
                 slots = _slots(after, most, old_k.shape[2] + length)
@@ -111,10 +111,12 @@ class Perceiver(Model[State]):
         latents = window.masked_fill(phase == 0, 0)  # they are about to be computed again
         read = torch.cat([state.tokens, tokens.int()], dim=1)
         read = read[:, read.shape[1] - _slots(after, window, read.shape[1]) :].clone()
-        context = kept(state.context, looked, [phase + reach for reach in config.reaches])
-        return self.predict(x), State(read, context, kept(state.latents, thought, [latents] * config.layers), after)
+        context = trimmed(state.context, looked, [phase + reach for reach in config.reaches])
+        return self.predict(x), PerceiverState(
+            read, context, trimmed(state.latents, thought, [latents] * config.layers), after
+        )
 
-    def _moved(self, state: State) -> State:
+    def _moved(self, state: PerceiverState) -> PerceiverState:
         """The state with the latents of every window that moves at its lane's position."""
         at_border = state.position % self.config.stride_tokens == 0
         most = min(self.config.before_stride, state.tokens.shape[1])  # fewer are there if a lane forgot its past
@@ -151,21 +153,21 @@ class Perceiver(Model[State]):
         config, length = self.config, tokens.shape[1]
         rotation = self.rotation((before[:, None] + torch.arange(length)).clamp(min=0))
 
-        def found(q: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], horizon: int) -> Tensor:
+        def attend(q: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], horizon: int) -> Tensor:
             limit = None if latents is None else horizon
-            sight = Sight(before, length, old[0].shape[2], limit, config.stride_tokens, "segment")
-            return (self.attention or fastest(q))(q, *new, *old, sight)
+            span = AttentionSpan(before, length, old[0].shape[2], limit, config.stride_tokens, "segment")
+            return (self.attention or fastest(q))(q, *new, *old, span)
 
         x = read = self.embed(tokens)
         looked, thought = [], []
         for look, reach, old in zip(self.cross_attentions(), config.reaches, context):
             looked.append(look.context(read, rotation))
-            x = look.update(x, found(look.queries(x, rotation), looked[-1], old, reach))
+            x = look.update(x, attend(look.queries(x, rotation), looked[-1], old, reach))
         nothing = self._nothing(len(tokens))
         for block, old in zip(self.layers(), latents or ((nothing, nothing),) * config.layers):
             q, *new = block.project(x, rotation)
             thought.append((new[0], new[1]))
-            x = block.update(x, found(q, thought[-1], old, config.before_stride))
+            x = block.update(x, attend(q, thought[-1], old, config.before_stride))
         return x, tuple(looked), tuple(thought)
 
     def _nothing(self, batch: int) -> Tensor:
@@ -173,9 +175,9 @@ class Perceiver(Model[State]):
         return torch.zeros(batch, config.heads, 0, config.head_size, device=gain.device, dtype=gain.dtype)
 
 
-def _slots(position: Tensor, needed: Tensor, there: int) -> int:
+def _slots(position: Tensor, needed: Tensor, available: int) -> int:
     """Slots that lanes at (B,) ``position`` keep: what any needs, as far as the piece has had it."""
-    return min(int(torch.minimum(position, needed).max()), there)
+    return min(int(torch.minimum(position, needed).max()), available)
 
 
 def _placed(old: Tensor, new: Tensor, lanes: Tensor) -> Tensor:

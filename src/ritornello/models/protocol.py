@@ -46,7 +46,7 @@ class Model(nn.Module, Generic[S]):
         self.head = nn.Linear(self.config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, layers)
         # Drawn last: a seed's other weights are those of a model without.
-        self.hint_embedding = hint_embedding(self.config.width) if self.config.motif_notes else None
+        self.hint_embedding = hint_embedding(self.config.hint_ids, self.config.width)
         self.label_embedding = label_embedding(len(self.config.labels), self.config.width)
 
     def initial_state(self, batch: int) -> S:

@@ -61,23 +61,23 @@ class Tiled(torch.autograd.Function):
         blocks, earlier = chunk_parts(q.shape[2])
         chunk = [Group(slice(0, len(q)), earlier)]
         by_blocks = _flash(*(_blocks(x, blocks) for x in (q, k, v)), 0.0, True)
-        found, evidence = (_joined_blocks(x, blocks) for x in by_blocks)
+        attended, logsumexp = (_joined_blocks(x, blocks) for x in by_blocks)
         for parts, keys, values in (chunk, k, v), (groups, memory_k, memory_v):
-            for part, rows, there in _places(parts):
-                more, weight = _flash(q[rows], keys[there], values[there], attn_mask=_bias(part.seen, q))
-                so_far = evidence[rows]
-                found[rows].lerp_(more, torch.sigmoid(weight - so_far)[..., None])
+            for part, rows, columns in _places(parts):
+                more, weight = _flash(q[rows], keys[columns], values[columns], attn_mask=_bias(part.seen, q))
+                so_far = logsumexp[rows]
+                attended[rows].lerp_(more, torch.sigmoid(weight - so_far)[..., None])
                 so_far.copy_(torch.logaddexp(so_far, weight))
-        ctx.save_for_backward(q, k, v, memory_k, memory_v, found, evidence)
+        ctx.save_for_backward(q, k, v, memory_k, memory_v, attended, logsumexp)
         ctx.blocks, ctx.chunk, ctx.groups = blocks, chunk, groups
-        return found
+        return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        q, k, v, memory_k, memory_v, found, evidence = ctx.saved_tensors
+        q, k, v, memory_k, memory_v, attended, logsumexp = ctx.saved_tensors
         grad = grads[0]
-        by_blocks = _flash_backward(*(_blocks(x, ctx.blocks) for x in (grad, q, k, v, found, evidence)), 0.0, True)
+        by_blocks = _flash_backward(*(_blocks(x, ctx.blocks) for x in (grad, q, k, v, attended, logsumexp)), 0.0, True)
         grad_q, grad_k, grad_v = (_joined_blocks(x, ctx.blocks) for x in by_blocks)
         work = [(ctx.chunk, k, v, grad_k, grad_v)]
         grad_memory = None
@@ -85,16 +85,16 @@ class Tiled(torch.autograd.Function):
             grad_memory = torch.zeros_like(memory_k), torch.zeros_like(memory_v)
             work.append((ctx.groups, memory_k, memory_v, *grad_memory))
         else:
-            _add_through_memory(grad_q, grad, q, memory_k, memory_v, found, evidence, ctx.groups)
+            _add_through_memory(grad_q, grad, q, memory_k, memory_v, attended, logsumexp, ctx.groups)
         for groups, keys, values, grad_keys, grad_values in work:
-            for part, rows, there in _places(groups):
+            for part, rows, columns in _places(groups):
                 d_q, d_k, d_v = _flash_backward(
-                    *(grad[rows], q[rows], keys[there], values[there], found[rows], evidence[rows], 0.0, False),
+                    *(grad[rows], q[rows], keys[columns], values[columns], attended[rows], logsumexp[rows], 0.0, False),
                     attn_mask=_bias(part.seen, q),
                 )
                 grad_q[rows].add_(d_q)
-                grad_keys[there].add_(d_k)
-                grad_values[there].add_(d_v)
+                grad_keys[columns].add_(d_k)
+                grad_values[columns].add_(d_v)
         return grad_q, grad_k, grad_v, *(grad_memory or (None, None)), None
 
 
@@ -129,17 +129,17 @@ def _add_through_memory(
     q: Tensor,
     memory_k: Tensor,
     memory_v: Tensor,
-    found: Tensor,
-    evidence: Tensor,
+    attended: Tensor,
+    logsumexp: Tensor,
     groups: list[Group],
 ) -> None:
     """Adds to the gradient of the queries what comes through detached memories, lane by lane in tiles of keys."""
     _, heads, length, size = q.shape
     tile_keys = max(MIN_TILE_KEYS, min(MAX_TILE_KEYS, TILE_NUMBERS // (heads * length) // 64 * 64))
     scale = size**-0.5
-    shift = (grad * found).sum(-1, keepdim=True)
+    shift = (grad * attended).sum(-1, keepdim=True)
     scaled, grad = (q * scale).contiguous(), grad.contiguous()  # rows side by side
-    log_total = evidence[..., None]
+    log_total = logsumexp[..., None]
     weights, d_weights = (q.new_empty(heads * length * tile_keys) for _ in range(2))
     for lanes, memory in groups:
         for lane in range(lanes.start, lanes.stop):

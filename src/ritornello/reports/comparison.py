@@ -172,8 +172,8 @@ class Comparison:
     def figures(self) -> dict[str, Any]:
         """Everything as JSON-able values."""
 
-        def of_sides(figures: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-            return {"reference": figures(self.reference), "generated": figures(self.generated)}
+        def of_sides(describe: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+            return {"reference": describe(self.reference), "generated": describe(self.generated)}
 
         features: dict[str, Any] = {}
         for name, result in self.results.items():

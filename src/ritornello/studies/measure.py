@@ -65,7 +65,7 @@ def measure_run(corpus: Corpus, out: Path, conditions: Conditions, row: str, see
     folder, recipe, study = training_path(out, row, seed), recipes_of(conditions)[row], study_named(conditions.study)
     steps, legal = steps_of(conditions, recipe), conditions.legal
     memory = _train(corpus, folder, recipe, steps, seed, device, conditions.precision)
-    last = load_checkpoint(folder / "last").progress
+    last = load_checkpoint(folder / "last").run
     if last["step"] < steps:
         return False
     best = load_checkpoint(folder / "best")
@@ -91,7 +91,7 @@ def measure_run(corpus: Corpus, out: Path, conditions: Conditions, row: str, see
         training=Training(
             tokens=last["tokens"],
             seconds=last["seconds"],
-            best_step=best.progress["step"],
+            best_step=best.run["step"],
             tokens_per_s=speed(journal),
             **memory,
             log=from_json(tuple[LogLine, ...], journal),

@@ -126,7 +126,7 @@ class Row:
         theirs = {} if other is self else {run.seed: run for run in other.runs}
         return [(run, theirs[run.seed]) for run in self.runs if run.seed in theirs]
 
-    def behind(self, other: Row | None) -> Estimate | None:
+    def nats_above(self, other: Row | None) -> Estimate | None:
         """Nats/token that this row is worse by, with the standard error over pieces; None without a common seed."""
         more = None if other is None else self._mean(_nats("by_piece"), other)
         if more is None:
@@ -143,7 +143,7 @@ class Row:
         nats, pieces = self._mean(_nats(part), other), getattr(self.first, part)
         return None if nats is None else _bootstrap(nats, _tokens(pieces), _compositions(pieces))
 
-    def behind_by_seed(self, part: Part, other: Row | None) -> list[float]:
+    def nats_above_by_seed(self, part: Part, other: Row | None) -> list[float]:
         """Nats/token that the row is worse by than another with each common seed."""
         pairs = self.paired(other) if other else []
         return [float((_nats(part)(a) - _nats(part)(b)).sum() / _tokens(getattr(a, part)).sum()) for a, b in pairs]
@@ -161,20 +161,20 @@ class Row:
     def _mean(self, of_run: Callable[[Record], Floats], other: Row | None) -> Floats | None:
         """Over the seeds; with another row, of the differences over the common seeds."""
         pairs = [] if other is None else self.paired(other)
-        values = [of_run(ours) - of_run(theirs) for ours, theirs in pairs]
+        values = [of_run(mine) - of_run(theirs) for mine, theirs in pairs]
         values = [of_run(run) for run in self.runs] if other is None else values
         return np.mean(values, axis=0) if values else None
 
     def bins(self, of_run: Callable[[Record], Sequence[Bin]]) -> list[tuple[Bin, Estimate | None]]:
         """Bins of the first run, each with nats/token over seeds; None where there are no tokens."""
-        columns = [(column, [one.nats_per_token for one in column]) for column in zip(*map(of_run, self.runs))]
+        columns = [(column, [bin_.nats_per_token for bin_ in column]) for column in zip(*map(of_run, self.runs))]
         return [(column[0], None if None in nats else over_seeds(nats)) for column, nats in columns]
 
     def repeats(self) -> list[tuple[int, int, Estimate]]:
         """The repeat test: gap in tokens, pieces, and the gain with its standard error over pieces, seeds averaged."""
         gaps = []
         for of_runs in zip(*(run.repeats for run in self.runs)):
-            mean, spread = over_seeds(np.mean([one.gains for one in of_runs], axis=0).tolist())
+            mean, spread = over_seeds(np.mean([recall.gains for recall in of_runs], axis=0).tolist())
             count = len(of_runs[0].gains)
             gaps.append((of_runs[0].gap_tokens, count, Estimate(mean, spread and spread / math.sqrt(count))))
         return gaps
@@ -182,7 +182,7 @@ class Row:
     def when_cut(self) -> list[tuple[int, int, Estimate]]:
         """The most tokens that a layer was left, the budget that was left, and nats/token."""
         cuts = zip(*(run.cuts for run in self.runs))
-        return [(c[0].most_tokens, c[0].budget_tokens, over_seeds([one.nats_per_token for one in c])) for c in cuts]
+        return [(c[0].most_tokens, c[0].budget_tokens, over_seeds([cut.nats_per_token for cut in c])) for c in cuts]
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -266,21 +266,21 @@ def ratio(heading: str, key: str, form: str = ".2f") -> Column:
     """An attribute of `Row` as a share of the baseline's."""
 
     def value(row: Row, baseline: Row | None) -> float | None:
-        ours, theirs = (getattr(one, key) if one else None for one in (row, baseline))
-        ours, theirs = (one.mean if isinstance(one, Estimate) else one for one in (ours, theirs))
-        return ours / theirs if ours is not None and theirs else None
+        own, theirs = (getattr(figure, key) if figure else None for figure in (row, baseline))
+        own, theirs = (figure.mean if isinstance(figure, Estimate) else figure for figure in (own, theirs))
+        return own / theirs if own is not None and theirs else None
 
     return Column(heading, f"ratios.{key}", value, form)
 
 
-def behind(key: str, heading: str = "", part: Part = "by_piece") -> Column:
+def nats_above(key: str, heading: str = "", part: Part = "by_piece") -> Column:
     """Nats/token more than the baseline, with an `Interval`."""
     return Column(heading, key, lambda row, baseline: baseline and row.interval(part, baseline), "+.4f")
 
 
-def behind_by_seed(key: str, heading: str = "", part: Part = "by_piece") -> Column:
+def nats_above_by_seed(key: str, heading: str = "", part: Part = "by_piece") -> Column:
     """Nats/token more than the baseline, with each seed."""
-    return Column(heading, key, lambda row, baseline: row.behind_by_seed(part, baseline), "+.4f")
+    return Column(heading, key, lambda row, baseline: row.nats_above_by_seed(part, baseline), "+.4f")
 
 
 ROW = Column("row", "row", lambda row, _: row.name)
@@ -296,7 +296,7 @@ def cell(value: Any, form: Form = "") -> str:
         return form(value)
     if isinstance(value, (Estimate, Interval)):
         return value.text(form)
-    return ", ".join(f"{one:{form}}" for one in value) if isinstance(value, list) else f"{value:{form}}"
+    return ", ".join(f"{item:{form}}" for item in value) if isinstance(value, list) else f"{value:{form}}"
 
 
 def markdown(study: Study, records: Iterable[Record]) -> str:
@@ -402,7 +402,7 @@ def common_notes(rows: list[Row]) -> list[str]:
     def training(run: Record) -> str:
         settings, recipe = run.settings, run.settings.recipe_settings
         lanes = f"{recipe.lanes} lanes"
-        lanes = lanes if recipe.groups == 1 else f"{recipe.groups} groups of {lanes} that take turns"
+        lanes = lanes if recipe.interleave == 1 else f"{recipe.interleave} groups of {lanes} that take turns"
         whole = f" of the first {recipe.piece_tokens:,} of each piece" if recipe.piece_tokens else ""
         kind = "under the grammar (legal)" if settings.legal else "over all events, without the grammar (free)"
         steps = f"{settings.steps:,} steps of the recipe {settings.recipe} ({lanes})"
@@ -467,7 +467,7 @@ def draw_table(study: Study, records: Iterable[Record], path: Path) -> None:
     save(figure, path)
 
 
-def draw_behind(rows: list[Row], baseline: Row | None, path: Path) -> None:
+def draw_nats_above(rows: list[Row], baseline: Row | None, path: Path) -> None:
     """What each run is behind the baseline's with the same seed; without a baseline, its nats/token."""
     figure = new_figure(9, 0.28 * len(rows) + 1.2)
     axes = figure.subplots()

@@ -15,7 +15,7 @@ from ritornello.errors import RitornelloError
 from ritornello.files import write_whole
 from ritornello.studies import declared
 from ritornello.studies.record import Conditions, to_json
-from ritornello.studies.report import Column, Row, draw_behind
+from ritornello.studies.report import Column, Row, draw_nats_above
 from ritornello.training.recipes import Recipe, flat, recipe_named, with_defaults
 
 SETTINGS = "study.json"
@@ -48,7 +48,7 @@ class Study:
     """what was equal and what was not besides what every report says, a sentence or two each"""
     sections: Callable[[list[Row], Row | None], list[str]] = lambda rows, baseline: []
     """what follows in Markdown; the second argument is the baseline, where it is done"""
-    draw: Callable[[list[Row], Row | None, Path], None] = draw_behind
+    draw: Callable[[list[Row], Row | None, Path], None] = draw_nats_above
     """the curves"""
 
     def conditions(

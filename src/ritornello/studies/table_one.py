@@ -207,8 +207,8 @@ def compare_sets(
     reference, *others = sets.human
     folders = [*others, *sets.played.values()]
     wanted = (*FEATURES, "near_repetition", "far_repetition")
-    found = compare_folders(reference, folders, wanted, jobs=jobs, progress=progress)
-    by_folder = {folder: _shortly_named(comparison) for folder, comparison in zip(folders, found)}
+    comparisons = compare_folders(reference, folders, wanted, jobs=jobs, progress=progress)
+    by_folder = {folder: _shortly_named(comparison) for folder, comparison in zip(folders, comparisons)}
     names = {PEOPLE: others}
     names |= {row: [path for (name, _), path in sorted(sets.played.items()) if name == row] for row in rows}
     return {name: [by_folder[path] for path in paths] for name, paths in names.items() if paths}
@@ -243,7 +243,7 @@ def scores_of(compared: Compared, baseline: str) -> Scores:
     """Every row's; ``baseline`` is the row that others' areas are compared with."""
 
     def mean(row: str, feature: str, score: str) -> float:
-        return statistics.fmean(one.results[feature].figures[score]["score"] for one in compared[row])
+        return statistics.fmean(comparison.results[feature].figures[score]["score"] for comparison in compared[row])
 
     def score(row: str, feature: str) -> Score:
         oa, alone = mean(row, feature, "oa_reference"), row in (baseline, PEOPLE) or baseline not in compared
@@ -252,7 +252,7 @@ def scores_of(compared: Compared, baseline: str) -> Scores:
             oa=oa,
             kld=mean(row, feature, "kld"),
             kld_mgeval=mean(row, feature, "kld_mgeval"),
-            outside=not any(one.results[feature].inside for one in compared[row]),
+            outside=not any(comparison.results[feature].inside for comparison in compared[row]),
             oa_more=oa / theirs - 1 if theirs > TOLERANCE else None,
         )
 

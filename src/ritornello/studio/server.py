@@ -388,8 +388,8 @@ def about(performer: Performer) -> dict[str, Any]:
     engine = performer.engine
     return {
         "name": Path(engine.name).name,
-        "licence": engine.data.get("licence", ""),
-        "data": engine.data.get("name", ""),
+        "licence": engine.trained_on.get("licence", ""),
+        "data": engine.trained_on.get("name", ""),
         "memoryBytes": engine.weight_bytes,
         "stateBytes": engine.begin().nbytes,
         "voices": MAX_VOICES,
@@ -417,7 +417,7 @@ def _sampling(message: dict[str, Any]) -> Sampling:
     given = message.get("sampling") or {}
     if not isinstance(given, dict):
         raise RitornelloError("sampling is an object")
-    names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p"}
+    names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p", "returns": "returns"}
     return Sampling(**{names[name]: _number(given, name) for name in names if given.get(name) is not None})
 
 

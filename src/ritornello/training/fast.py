@@ -30,7 +30,7 @@ from ritornello.likelihood import to_device, token_nats
 from ritornello.models.attention import plain
 from ritornello.models.blocks import Block, Rotation, rotary
 from ritornello.models.config import DSMRConfig, ModelConfig
-from ritornello.models.dsmr import DSMR, State
+from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.models.protocol import Model
 from ritornello.training.precision import Precision
 from ritornello.training.ranks import ALONE, Ranks
@@ -136,8 +136,8 @@ class Dropout(nn.Module):
         """Any shape."""
         if not self.training:
             return x
-        kept = torch.rand(x.shape, device=x.device) >= self.share
-        return x * (kept / (1 - self.share)).to(x.dtype)
+        survives = torch.rand(x.shape, device=x.device) >= self.share
+        return x * (survives / (1 - self.share)).to(x.dtype)
 
 
 class FastModel:
@@ -169,7 +169,7 @@ class FastModel:
 
         self._begin, self._layer, self._end = fast(_begin), fast(_layer), fast(_end)
 
-    def roomy(self, state: State) -> State:
+    def roomy(self, state: DSMRState) -> DSMRState:
         """A state with room for whole horizons, of the same keys and values.
 
         Its tensors are views of as large ones as those of later states are: another stride were another compilation.
@@ -177,17 +177,17 @@ class FastModel:
         kind = torch.bfloat16 if self._half else torch.float32
         size = (self.config.heads, self.config.segment_tokens, self.config.head_size)
 
-        def room(there: Tensor, horizon: int) -> Tensor:
+        def room(memory: Tensor, horizon: int) -> Tensor:
             heads, tokens, width = size
             whole = torch.zeros(self._lanes, heads, horizon + tokens, width, dtype=kind, device=self.twin.device)
-            kept = there[:, :, max(0, there.shape[2] - horizon) :]
-            whole[:, :, horizon + tokens - kept.shape[2] :] = kept
+            recent = memory[:, :, max(0, memory.shape[2] - horizon) :]
+            whole[:, :, horizon + tokens - recent.shape[2] :] = recent
             return whole[:, :, tokens:]
 
         keys, values = (tuple(map(room, part, self.config.horizons)) for part in (state.keys, state.values))
-        return State(keys, values, state.position)
+        return DSMRState(keys, values, state.position)
 
-    def read(self, rows: Tensor, position: Tensor, state: State) -> tuple[Tensor, State]:
+    def read(self, rows: Tensor, position: Tensor, state: DSMRState) -> tuple[Tensor, DSMRState]:
         """Rows (B, T, bytes of a TOKEN) uint8 at (B,) positions and the state before -> (B, T) nats, the state after.
 
         A row's target that is PAD takes 0 nats. What the state says of positions is not asked.
@@ -203,7 +203,7 @@ class FastModel:
                 keys.append(k[:, :, tokens:])
                 values.append(v[:, :, tokens:])
             nats = self._end(self.twin, x, rows, self._legal)
-        return nats, State(tuple(keys), tuple(values), state.position)
+        return nats, DSMRState(tuple(keys), tuple(values), state.position)
 
 
 def _begin(model: DSMR, rows: Tensor, position: Tensor) -> tuple[Tensor, Rotation]:
@@ -224,12 +224,12 @@ def _layer(
     q, k, v = block.project(x, rotation)
     keys, values = torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
     if isinstance(mask, Tensor):
-        found = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
     else:
         from torch.nn.attention.flex_attention import flex_attention
 
-        found = flex_attention(q, keys, values, block_mask=mask)
-    return block.update(x, found), keys.detach(), values.detach()
+        attended = flex_attention(q, keys, values, block_mask=mask)
+    return block.update(x, attended), keys.detach(), values.detach()
 
 
 def _end(model: DSMR, x: Tensor, rows: Tensor, legal: bool) -> Tensor:
@@ -351,8 +351,10 @@ def fast_reader(
     if isinstance(model, DSMR) and why is None:
         own = ranks.share(recipe.lanes)
         try:
-            found = errors(model.config, corpus, lanes=own.stop - own.start, legal=recipe.legal, device=model.device)
-            why = wrong(found)
+            found_errors = errors(
+                model.config, corpus, lanes=own.stop - own.start, legal=recipe.legal, device=model.device
+            )
+            why = wrong(found_errors)
         except Exception as error:  # whatever a compiler or a kernel does not like
             why = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
         why = next(filter(None, ranks.all(why)), None)
@@ -371,7 +373,7 @@ def refusal(config: ModelConfig, recipe: Recipe, precision: Precision) -> str | 
         return f"segments must be multiples of {BLOCK} tokens"
     if precision != "bf16":
         return "it is for bfloat16"
-    return "it is not for memories that grow" if recipe.growing else None
+    return "it is not for memories that grow" if recipe.horizon_warmup_share else None
 
 
 def wrong(errors: dict[str, float]) -> str | None:
@@ -422,7 +424,8 @@ def _errors(
     _awaken(reference)
     fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
     how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
-    how |= {"motif_notes": config.motif_notes, "labels": config.labels, "told": 0.5}
+    how |= {"motif_notes": config.motif_notes, "called": 0.5 * config.recalls}
+    how |= {"labels": config.labels, "label_share": 0.5}
     feeds: tuple[Any, Any] = PackedLanes(corpus, "train", workers=0, **how), Lanes(corpus, "train", **how)
     place = torch.arange(lanes, device=device) % PLACES
     half = max(config.horizons) // 2 // tokens * tokens
@@ -433,8 +436,8 @@ def _errors(
     keys = tuple(_drawn(config, h, device) for h in config.horizons)
     # The mean of M values is by the root of M smaller than they are.
     values = tuple(_drawn(config, h, device, h**0.5) for h in config.horizons)
-    state = State(keys, values, positions[0].cpu())
-    fast_state = fast.roomy(State(tuple(t[place] for t in keys), tuple(t[place] for t in values), state.position))
+    state = DSMRState(keys, values, positions[0].cpu())
+    fast_state = fast.roomy(DSMRState(tuple(t[place] for t in keys), tuple(t[place] for t in values), state.position))
     apart, size, gradients = [], [], []
     for position in positions:
         packed, batch = map(next, feeds)

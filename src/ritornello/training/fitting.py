@@ -28,7 +28,7 @@ class Memories:
     piece_tokens: int
     """length of the longest piece, which unlimited layers remember whole"""
     device: torch.device
-    groups: int = 1
+    interleave: int = 1
     """of as many lanes, which take turns"""
     validation_tokens: int = 0
     """length of the longest validation piece, read whole while all groups rest; 0 for none"""
@@ -44,8 +44,8 @@ class Memories:
         """
         in_place = self.device.type == "cpu" and self.precision == "fp32"
         copies, resting = 2 if in_place else 3, self.state_bytes(self.lanes, self.piece_tokens)
-        step = (self.groups - 1 + copies) * resting
-        return max(step, self.groups * resting + copies * self.state_bytes(LANES, self.validation_tokens))
+        step = (self.interleave - 1 + copies) * resting
+        return max(step, self.interleave * resting + copies * self.state_bytes(LANES, self.validation_tokens))
 
     def state_bytes(self, lanes: int, tokens: int) -> int:
         """Bytes of the state of lanes that have read pieces of so many tokens, in whole segments."""
@@ -63,8 +63,8 @@ class Memories:
         if free is not None and self.nbytes > free:
             raise RitornelloError(
                 f"{self.model.describe()}: its memories would take {_size(self.nbytes)} in {self.precision} for "
-                f"pieces of up to {self.piece_tokens:,} tokens in {self.lanes * self.groups} lanes, {_size(free)} are "
-                "free; shorten horizons, or take fewer lanes or shorter pieces"
+                f"pieces of up to {self.piece_tokens:,} tokens in {self.lanes * self.interleave} lanes, {_size(free)} "
+                "are free; shorten horizons, or take fewer lanes or shorter pieces"
             )
 
 
@@ -78,7 +78,7 @@ def memories_of(
         lanes=recipe.lanes,
         piece_tokens=min(train, recipe.piece_tokens or train),
         device=device,
-        groups=recipe.groups,
+        interleave=recipe.interleave,
         validation_tokens=validation,
         precision=precision,
     )

@@ -52,7 +52,7 @@ def check_unused(run: Path) -> None:
 def resumable(run: Path, recipe: Recipe) -> Checkpoint:
     """The folder's last checkpoint; ask with it `locked`. Raises RitornelloError if it is of another recipe."""
     last = load_checkpoint(run / "last")
-    before, now = flat(with_defaults(last.progress["recipe"])), flat(recipe.settings())
+    before, now = flat(with_defaults(last.run["recipe"])), flat(recipe.settings())
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
             was = f"was trained with {name} = {before.get(name)}, not {now.get(name)}"

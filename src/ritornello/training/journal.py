@@ -24,12 +24,12 @@ class Journal:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._board = _tensorboard(run / "tensorboard", after_step)
 
-    def write(self, step: int, **figures: Any) -> None:
+    def write(self, step: int, **values: Any) -> None:
         """One event; numbers go to TensorBoard too."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
-            for name, value in figures.items():
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
                 if self._board is not None and isinstance(value, (int, float)):
                     self._board.add_scalar(name, value, step)
         except OSError as error:

@@ -105,8 +105,8 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    data: dict[str, str]
-    """name and licence of what the weights are trained on"""
+    trained_on: dict[str, str]
+    """name and licence of the data"""
     seed: int
     hours: float | None
     steps: int | None
@@ -217,15 +217,15 @@ def train(
         )
         last = resumable(run, recipe) if resume else None
         if last:
-            done = last.progress
+            done = last.run
             seed, precision = done["seed"], done.get("precision", precision)
             hours, steps = (done["hours"], done["steps"]) if hours is None and steps is None else (hours, steps)
-            state, data = RunState.of(done), last.data
+            state, trained_on = RunState.of(done), last.trained_on
             torch.manual_seed(seed)
             model = from_checkpoint(last)
         else:
             start = load_checkpoint(init) if init else None
-            state, data = RunState(), _trained_on(corpus, start)
+            state, trained_on = RunState(), _trained_on(corpus, start)
             torch.manual_seed(seed)
             model = _first_model(corpus, recipe, start)
         model.to(device).train()
@@ -233,7 +233,7 @@ def train(
         parts = Run(
             folder=run,
             recipe=recipe,
-            data=data,
+            trained_on=trained_on,
             seed=seed,
             hours=hours,
             steps=steps,
@@ -245,7 +245,7 @@ def train(
             began_s=began_s - state.seconds,
         )
         if last:
-            parts.reader.feed.restore(last.progress["feed"])
+            parts.reader.feed.restore(last.run["feed"])
             _restore(parts, state, last.tensors("training"))
         if ranks.rank:
             torch.manual_seed(seed + state.step + ranks.rank * RANK_SEEDS)  # another dropout than rank 0's
@@ -349,8 +349,8 @@ def save(run: Run, state: RunState, name: str, feed_state: dict[str, Any] | None
             run.folder / name,
             family=config.family,
             config=config.to_json(),
-            data=run.data,
-            progress=progress,
+            trained_on=run.trained_on,
+            run=progress,
             tensors=tensors,
         )
     state.seconds = run.clock()
@@ -384,7 +384,8 @@ def _first_model(corpus: Corpus, recipe: Recipe, init: Checkpoint | None) -> Mod
     if init and init.family != recipe.model.family:
         raise RitornelloError(f"{init.folder}: is of the family {init.family}; name a recipe of that family with it")
     model = from_checkpoint(init) if init else build(recipe.model)
-    return with_inputs(model, motif_notes=recipe.model.motif_notes, labels=_labels(corpus) if recipe.told else ())
+    labels = _labels(corpus) if recipe.label_share else ()
+    return with_inputs(model, motif_notes=recipe.model.motif_notes, recalls=recipe.model.recalls, labels=labels)
 
 
 def _labels(corpus: Corpus) -> tuple[str, ...]:
@@ -398,7 +399,7 @@ def _labels(corpus: Corpus) -> tuple[str, ...]:
 def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:
     """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
     now = {"name": corpus.name, "licence": corpus.licence}
-    before = init.data if init else {}
+    before = init.trained_on if init else {}
     return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
 
 

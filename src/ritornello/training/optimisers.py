@@ -31,11 +31,14 @@ class Optimisers:
             first = Muon(matrices.values(), lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, momentum=0.95)
         else:
             first = adamw(matrices.values(), recipe.matrix_lr, recipe.weight_decay)
+        labels = {name: others.pop(name) for name in list(others) if name.startswith("label_embedding.")}
         # By what each does; the names are those of the tensors in checkpoints.
         self._parts: dict[str, tuple[Optimizer, list[str], float]] = {
             "muon" if recipe.optimiser == "muon" else "matrices": (first, list(matrices), recipe.matrix_lr),
             "adamw": (adamw(others.values(), recipe.other_lr, 0.0), list(others), recipe.other_lr),
         }
+        if labels:
+            self._parts["labels"] = (adamw(labels.values(), recipe.label_lr, 0.0), list(labels), recipe.label_lr)
 
     def step(self, factor: float) -> None:
         """One update with the peak learning rates times ``factor``; gradients are dropped afterwards."""
@@ -60,9 +63,9 @@ class Optimisers:
             state: dict[int, dict[str, Tensor]] = {}
             for index, name in enumerate(names):
                 prefix = f"{part}/{name}/"
-                found = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
-                if found:
-                    state[index] = found
+                quantities = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+                if quantities:
+                    state[index] = quantities
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

@@ -90,9 +90,9 @@ class Ranks:
     def check_same(self, **facts: Any) -> None:
         """Raises RitornelloError on every rank if one has others than rank 0."""
         first, *others = self.all(facts)
-        for rank, other in enumerate(others, 1):
+        for rank, theirs in enumerate(others, 1):
             for name in facts:
-                if other[name] != first[name]:
+                if theirs[name] != first[name]:
                     raise RitornelloError(f"rank {rank} has another {name} than rank 0; start all ranks alike")
 
 

@@ -21,6 +21,9 @@ from ritornello.training.precision import Precision
 from ritornello.training.ranks import ALONE, Ranks
 from ritornello.training.recipes import Recipe
 
+CALLED = 0.5
+"""share of the returns that a model learns to be called back to; the others it is to find by itself"""
+
 
 class Reader:
     """A feed and what reading it takes. Axes: B lanes or crops, T tokens that each predicts in a step."""
@@ -90,10 +93,11 @@ class Streaming(Reader):
         super().__init__(model, corpus, recipe, seed, precision, ranks)
         self.feed = self._lanes(
             segment_tokens=model.segment_tokens,
-            groups=recipe.groups,
-            by_title=recipe.by_title,
+            interleave=recipe.interleave,
+            balance_titles=recipe.balance_titles,
             labels=model.config.labels,
-            told=recipe.told,
+            label_share=recipe.label_share,
+            called=CALLED if model.config.recalls else 0.0,
             **self._feeding,
         )
         lanes = self._own.stop - self._own.start
@@ -102,7 +106,7 @@ class Streaming(Reader):
         memories.check_fit(fitting.free_bytes(model.device))
         schedule = model.config.schedule
         self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
-        self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.groups)]
+        self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.interleave)]
 
     def _lanes(self, **how: Any) -> Lanes:
         """Lanes to train on."""
@@ -111,26 +115,26 @@ class Streaming(Reader):
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
         state = self._model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
-        sight_tokens = self._sight_tokens(progress)
-        less = {} if sight_tokens is None else {"sight_tokens": sight_tokens}
+        span_tokens = self._span_tokens(progress)
+        less = {} if span_tokens is None else {"span_tokens": span_tokens}
         logits, self._states[batch.group] = self._model(inputs, state, **less)
         return logits
 
     def _validated(self, progress: float) -> Model[Any]:
         """The model with the horizons of what it sees by now."""
-        schedule, most = self._model.config.schedule, self._sight_tokens(progress)
+        schedule, most = self._model.config.schedule, self._span_tokens(progress)
         if schedule is None or most is None:
             return self._model
         horizons = tuple(most if h is None else min(h, most) for h in schedule.horizons)
         return self._model.rescheduled(HorizonSchedule(horizons, schedule.rule))
 
-    def _sight_tokens(self, progress: float) -> int | None:
+    def _span_tokens(self, progress: float) -> int | None:
         """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""
-        segment_tokens, growing = self._model.segment_tokens, self._recipe.growing
+        segment_tokens, warmup_share = self._model.segment_tokens, self._recipe.horizon_warmup_share
         doublings = math.ceil(math.log2(max(1, self._furthest_tokens / segment_tokens)))
-        if progress >= growing or not doublings:
+        if progress >= warmup_share or not doublings:
             return None
-        return segment_tokens << int(doublings * progress / growing)
+        return segment_tokens << int(doublings * progress / warmup_share)
 
     def tensors(self) -> dict[str, Tensor]:
         """Each group's state, of all ranks' lanes; the first group's names are those of a run without groups."""
@@ -177,9 +181,9 @@ def reader_of(
     return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision, ranks)
 
 
-def _drawn(there: int, wanted: int | None) -> list[int]:
+def _drawn(pieces: int, wanted: int | None) -> list[int]:
     """As many of the pieces, always the same; None for all."""
-    return np.random.default_rng(0).permutation(there)[:wanted].tolist()
+    return np.random.default_rng(0).permutation(pieces)[:wanted].tolist()
 
 
 def _in(precision: Precision, state: Any) -> Any:

@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from ritornello.checkpoint import load_checkpoint
+from ritornello.checkpoint import load_checkpoint, renamed
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
@@ -47,21 +47,21 @@ class Recipe:
     """pieces read side by side; lanes x segment tokens make one step"""
     steps: int
     """optimiser steps of the whole schedule, if no time budget is given"""
-    groups: int = 1
-    """of so many lanes each, which take turns: the next step reads other pieces. Not for crops: all are strangers"""
-    by_title: bool = False
+    interleave: int = 1
+    """groups of so many lanes, which take turns: the next step reads other pieces. Not for crops: all are strangers"""
+    balance_titles: bool = False
     """an epoch reads one performance of each title, not every performance. Not for crops"""
     piece_tokens: int | None = None
     """how far a piece is read in training; None for to its end. Validations read whole pieces"""
-    growing: float = 0.0
+    horizon_warmup_share: float = 0.0
     """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
     on the way see as much. For models with horizons only"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    told: float = 0.0
-    """share of segments that are told what they are (`codec.steering`); models get labels where it is above 0. For
-    lanes only"""
+    label_share: float = 0.0
+    """share of segments that carry labels of what they are (`codec.steering`); models get labels where it is above 0.
+    For lanes only"""
     segmentation: str = "random_end"
     """how crops are chosen: random_start, random_end or sequential; lanes read whole pieces"""
     equal: str = "parameters"
@@ -72,6 +72,8 @@ class Recipe:
     """peak learning rate for the matrices of the layers"""
     other_lr: float = 0.008
     """peak learning rate for embedding, head and gains"""
+    label_lr: float = 0.03
+    """peak learning rate for the vectors of labels: each is told in few segments, and begins at zero"""
     weight_decay: float = 0.01
     """decoupled, times the learning rate; Adam has none"""
     warmup_steps: int = 100
@@ -94,15 +96,16 @@ class Recipe:
         for name, low, high in (
             ("lanes", 1, 65536),
             ("steps", 1, 10**9),
-            ("groups", 1, 1024),
+            ("interleave", 1, 1024),
             ("piece_tokens", 1, 10**9),
             ("matrix_lr", 0, 10),
             ("other_lr", 0, 10),
+            ("label_lr", 0, 10),
             ("weight_decay", 0, 10),
             ("warmup_steps", 0, 10**9),
             ("decay_share", 0, 1),
-            ("growing", 0, 1),
-            ("told", 0, 1),
+            ("horizon_warmup_share", 0, 1),
+            ("label_share", 0, 1),
             ("clip_norm", 1e-9, 1e9),
             ("validate_every_steps", 1, 10**9),
             ("validation_pieces", 1, 10**9),
@@ -116,10 +119,10 @@ class Recipe:
         if self.optimiser == "adam" and self.weight_decay:
             raise RitornelloError(f"weight_decay is {self.weight_decay}; with the optimiser adam it is 0")
         for name, neutral, kind, of_kind in (
-            ("groups", 1, "that is trained on crops", self.model.crops),
-            ("by_title", False, "that is trained on crops", self.model.crops),
-            ("told", 0, "that is trained on crops", self.model.crops),
-            ("growing", 0, "without horizons", self.model.schedule is None),
+            ("interleave", 1, "that is trained on crops", self.model.crops),
+            ("balance_titles", False, "that is trained on crops", self.model.crops),
+            ("label_share", 0, "that is trained on crops", self.model.crops),
+            ("horizon_warmup_share", 0, "without horizons", self.model.schedule is None),
         ):
             if of_kind and getattr(self, name) != neutral:
                 raise RitornelloError(f"{name} is {getattr(self, name)}; for a model {kind} it is {neutral}")
@@ -130,12 +133,12 @@ class Recipe:
         Raises:
             RitornelloError: for a schedule that does not fit the depth, or what `with_settings` refuses.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
+        changes = {name: value for name, value in settings.items() if value is not None}
         if schedule is not None:
             if self.model.schedule is None:
                 raise RitornelloError(f"the recipe {self.name} is of a model without horizons; name one with them")
-            given["model.schedule"] = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
-        return self.with_settings(given)
+            changes["model.schedule"] = HorizonSchedule.parse(schedule, layers=self.model.schedule.layers)
+        return self.with_settings(changes)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """The recipe with settings by name in place of its own, such as ``{"lanes": 8, "model.width": 512}``.
@@ -146,13 +149,13 @@ class Recipe:
         Raises:
             RitornelloError: for a name that does not exist, with the nearest that does, or a value that does not fit.
         """
-        given, known = flat(settings), flat(self.settings()).keys() - {"family"}
-        for name in given.keys() - known:
+        wanted, known = flat(settings), flat(self.settings()).keys() - {"family"}
+        for name in wanted.keys() - known:
             (nearest,) = get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             raise RitornelloError(f"unknown setting {name!r}; did you mean {nearest}?")
-        parts = {name: _changes(getattr(self, name), given, f"{name}.") for name in ("model", "augmentation")}
+        parts = {name: _changes(getattr(self, name), wanted, f"{name}.") for name in ("model", "augmentation")}
         changed = {name: replace(getattr(self, name), **changes) for name, changes in parts.items()}
-        return replace(self, **_changes(self, given, ""), **changed)
+        return replace(self, **_changes(self, wanted, ""), **changed)
 
     @property
     def step_tokens(self) -> int:
@@ -173,6 +176,7 @@ class Recipe:
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe as they were once written; what came into the program since was as its default is."""
+    settings = {renamed(name): value for name, value in settings.items()}
     family = settings.get("family") or ("dsmr" if "schedule" in settings["model"] else "perceivers")
     known = Recipe(name="", model=PerceiverConfig(), lanes=1, steps=1).settings()
     return known | settings | {"family": family, "model": read_config(family, settings["model"]).to_json()}
@@ -180,7 +184,7 @@ def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 def recipe_of(run: Path) -> Recipe:
     """The recipe of a run that can be resumed, as it is written there. Raises RitornelloError where there is none."""
-    values = with_defaults(load_checkpoint(run / "last").progress["recipe"])
+    values = with_defaults(load_checkpoint(run / "last").run["recipe"])
     parts: dict[str, Any] = {
         "model": read_config(values["family"], values["model"]),
         "augmentation": Augmentation(**values["augmentation"]),
@@ -227,10 +231,10 @@ def flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
 
 def _changes(part: Any, settings: dict[str, Any], place: str) -> dict[str, Any]:
     """Those of the settings that are fields of a part of the recipe, each as its field takes it."""
-    types, given = get_type_hints(type(part)), {f.name: place + f.name for f in fields(part)}
+    types, paths = get_type_hints(type(part)), {f.name: place + f.name for f in fields(part)}
     return {
         field: _checked(settings[name], types[field], getattr(part, field), name)
-        for field, name in given.items()
+        for field, name in paths.items()
         if name in settings
     }
 
@@ -241,7 +245,7 @@ def _checked(value: Any, kind: Any, current: Any, name: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise RitornelloError(f"{name} is {value!r}; it must be a list")
-        return tuple(_checked(one, get_args(kind)[0], None, f"each of {name}") for one in value)
+        return tuple(_checked(item, get_args(kind)[0], None, f"each of {name}") for item in value)
     allowed = get_args(kind) or (kind,)
     value = None if value == "none" and type(None) in allowed else value
     value = float(value) if type(value) is int and float in allowed else value
@@ -277,10 +281,10 @@ def small() -> Recipe:
     schedule = HorizonSchedule.two_scale(layers=8, n_long=2, long=2048, short=256)
     return Recipe(
         name="small",
-        model=DSMRConfig(schedule, segment_tokens=128, qk_bias=True, motif_notes=MOTIF_NOTES),
+        model=DSMRConfig(schedule, segment_tokens=128, qk_bias=True, motif_notes=MOTIF_NOTES, recalls=True),
         lanes=16,
-        groups=4,
-        by_title=True,
+        interleave=4,
+        balance_titles=True,
         steps=12_000,
         augmentation=Augmentation(semitones=3, stretch=0.05),
         validation_pieces=8,
@@ -296,8 +300,8 @@ def study() -> Recipe:
         name="study",
         model=model,
         lanes=4,
-        groups=4,
-        by_title=False,
+        interleave=4,
+        balance_titles=False,
         steps=1200,
         legal=False,
         augmentation=Augmentation(),
@@ -316,7 +320,7 @@ def base() -> Recipe:
         name="base",
         model=model,
         lanes=64,
-        groups=1,
+        interleave=1,
         steps=12_000,
         augmentation=Augmentation(semitones=6, stretch=0.1),
         validation_pieces=None,
@@ -343,7 +347,7 @@ def perceivers_study() -> Recipe:
     """Minutes on a CPU: PerceiverS of the size and the work of ``study``, for comparing the steps that lead to it."""
     window: dict[str, Any] = {"context_tokens": 4096, "latents": 256, "scales": (None, 256), "stride_tokens": 128}
     model = PerceiverConfig(layers=6, width=96, heads=3, mlp_width=256, **window, qk_bias=True)
-    return replace(study(), name="perceivers_study", model=model, groups=1)
+    return replace(study(), name="perceivers_study", model=model, interleave=1)
 
 
 def perceivers_small() -> Recipe:
@@ -351,14 +355,14 @@ def perceivers_small() -> Recipe:
     model = PerceiverConfig(
         layers=6, context_tokens=4096, latents=512, scales=(None, 512), stride_tokens=256, qk_bias=True
     )
-    return replace(small(), name="perceivers_small", model=model, lanes=4, groups=1, by_title=False)
+    return replace(small(), name="perceivers_small", model=model, lanes=4, interleave=1, balance_titles=False)
 
 
 def perceivers_base() -> Recipe:
     """An accelerator in under half an hour: PerceiverS of the size of ``base``, 15.1 M parameters."""
     window: dict[str, Any] = {"context_tokens": 16_384, "latents": 1024, "scales": (None, 1024), "stride_tokens": 512}
     model = PerceiverConfig(layers=8, width=384, heads=6, mlp_width=768, **window, dropout=0.1, qk_bias=True)
-    return replace(base(), name="perceivers_base", model=model, lanes=16, by_title=False)
+    return replace(base(), name="perceivers_base", model=model, lanes=16, balance_titles=False)
 
 
 def perceivers_paper() -> Recipe:

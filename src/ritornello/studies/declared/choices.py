@@ -22,13 +22,14 @@ def choices(recipe: Recipe, budget_tokens: int) -> Recipes:
         recipe: of a model with horizons.
         budget_tokens: their sum, in every row.
     """
-    recipe = replace(recipe, by_title=False)
-    base = _streamed(recipe, 2, 1 / 2, groups=4)
+    recipe = replace(recipe, balance_titles=False)
+    base = _streamed(recipe, 2, 1 / 2, interleave=4)
     adam = replace(base, optimiser="adamw", weight_decay=0.1)  # which wants rates and a decay of its own
     streams = [
-        *(_streamed(recipe, 1, 1), _streamed(recipe, 1, 1, groups=4), _streamed(recipe, 2, 1 / 2)),
-        *(_streamed(recipe, 4, 1 / 4), _streamed(recipe, 4, 1 / 4, groups=4), _streamed(recipe, 8, 1 / 8)),
-        *(_streamed(recipe, 1, 1 / 2, groups=4), _streamed(recipe, 4, 1 / 2, groups=4)),  # fewer, and more, a step
+        *(_streamed(recipe, 1, 1), _streamed(recipe, 1, 1, interleave=4), _streamed(recipe, 2, 1 / 2)),
+        *(_streamed(recipe, 4, 1 / 4), _streamed(recipe, 4, 1 / 4, interleave=4), _streamed(recipe, 8, 1 / 8)),
+        # fewer, and more, a step
+        *(_streamed(recipe, 1, 1 / 2, interleave=4), _streamed(recipe, 4, 1 / 2, interleave=4)),
     ]
     depth, heads = base.streaming.schedule.layers, base.streaming.heads
     shapes = [
@@ -37,15 +38,15 @@ def choices(recipe: Recipe, budget_tokens: int) -> Recipes:
     ]
     return {
         UNCHANGED: base,
-        **{f"{row.groups} x {row.lanes} lanes of {row.streaming.segment_tokens}": row for row in streams},
+        **{f"{row.interleave} x {row.lanes} lanes of {row.streaming.segment_tokens}": row for row in streams},
         **{f"AdamW for all, {rate:g}": replace(adam, matrix_lr=rate) for rate in (0.0003, 0.001, 0.003, 0.01)},
         **{f"matrices at {x:g} x the rate": replace(base, matrix_lr=x * base.matrix_lr) for x in (0.5, 1.5)},
         **{f"the rest at {x:g} x the rate": replace(base, other_lr=x * base.other_lr) for x in (0.5, 2)},
         "rates fall all the way": replace(base, decay_share=1.0),
         "rates fall in the last third": replace(base, decay_share=1 / 3),
         "no warm-up": replace(base, warmup_steps=0),
-        "every title as often": replace(base, by_title=True),
-        "memories grow for half of the run": replace(base, growing=0.5),
+        "every title as often": replace(base, balance_titles=True),
+        "memories grow for half of the run": replace(base, horizon_warmup_share=0.5),
         "transposed and stretched": replace(base, augmentation=replace(base.augmentation, semitones=3, stretch=0.05)),
         "dropout 0.1": replace(base, model=replace(base.streaming, dropout=0.1)),
         "trained without the grammar": replace(base, legal=False),
@@ -53,10 +54,10 @@ def choices(recipe: Recipe, budget_tokens: int) -> Recipes:
     }
 
 
-def _streamed(recipe: Recipe, lanes: int, segments: float, *, groups: int = 1) -> Recipe:
+def _streamed(recipe: Recipe, lanes: int, segments: float, *, interleave: int = 1) -> Recipe:
     """Some times the lanes, of some times the length."""
     model = replace(recipe.streaming, segment_tokens=int(segments * recipe.streaming.segment_tokens))
-    return replace(recipe, lanes=lanes * recipe.lanes, groups=groups, model=model)
+    return replace(recipe, lanes=lanes * recipe.lanes, interleave=interleave, model=model)
 
 
 def _shaped(model: DSMRConfig, budget_tokens: int, *, layers: int, heads: int) -> DSMRConfig:
@@ -78,14 +79,14 @@ def recalls(recipe: Recipe, budget_tokens: int) -> Recipes:
         "biases, motif memory": replace(model, qk_bias=True, motif_notes=MOTIF_NOTES),
         "biases, motif memory of 1,024 strikes": replace(model, qk_bias=True, motif_notes=1024),
     }
-    return {name: replace(recipe, by_title=False, model=kind) for name, kind in kinds.items()}
+    return {name: replace(recipe, balance_titles=False, model=kind) for name, kind in kinds.items()}
 
 
 COLUMNS = (
     *(ROW, SEEDS),
     Column("", "recipe", lambda row, _: row.first.recipe.settings()),
-    report.behind("behind_unchanged", "nats/token behind unchanged"),
-    report.behind_by_seed("behind_unchanged_by_seed", "the same by seed"),
+    report.nats_above("behind_unchanged", "nats/token behind unchanged"),
+    report.nats_above_by_seed("behind_unchanged_by_seed", "the same by seed"),
     report.plain("nats_per_token", "nats/token", ".4f"),
     report.plain("tokens_per_s"),
     replace(report.ratio("tokens/s / unchanged", "tokens_per_s"), key="tokens_per_s_ratio"),
@@ -98,12 +99,12 @@ def notes(rows: list[Row]) -> list[str]:
     lines = []
     if unchanged := report.row_named(rows, UNCHANGED):
         run = unchanged.first
-        asked, had = (
+        base, own = (
             {**asdict(r), **r.model.to_json(), "model": None} for r in (run.settings.recipe_settings, run.recipe)
         )
-        other = sorted(f"{name} = {had[name]}" for name in asked.keys() & had.keys() if asked[name] != had[name])
-        words = f" with {', '.join(other)}" if other else ""
-        lines = [f"Unchanged: the recipe {had['name']}{words}. A row says what it changes, and changes nothing else."]
+        changed = sorted(f"{name} = {own[name]}" for name in base.keys() & own.keys() if base[name] != own[name])
+        words = f" with {', '.join(changed)}" if changed else ""
+        lines = [f"Unchanged: the recipe {own['name']}{words}. A row says what it changes, and changes nothing else."]
     validated = rows[0].first.recipe.validation_pieces
     return [
         *lines,

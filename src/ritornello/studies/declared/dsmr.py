@@ -45,10 +45,12 @@ PUBLISHED = {
 
 def schedules(recipe: Recipe, budget_tokens: int) -> Recipes:
     """The paper's rows, and two of ours, whose memories grow during training."""
-    recipe = replace(recipe, by_title=False)  # crops are taken of every performance too
+    recipe = replace(recipe, balance_titles=False)  # crops are taken of every performance too
     texts = study_texts(layers=recipe.streaming.schedule.layers, budget_tokens=budget_tokens)
     rows = {name: recipe.changed(schedule=text) for name, text in texts.items()}
-    return rows | {f"{name}, growing": replace(rows[name], growing=GROWING_SHARE) for name in (FULL, "two-scale")}
+    return rows | {
+        f"{name}, growing": replace(rows[name], horizon_warmup_share=GROWING_SHARE) for name in (FULL, "two-scale")
+    }
 
 
 def published(heading: str, measure: str, form: str, *, key: str = "paper_ratios") -> Column:
@@ -70,7 +72,7 @@ COLUMNS = (
     report.ratio("state / full", "state_bytes", ".3f"),
     *(PERPLEXITY, published("paper", "perplexity", ".2f", key="paper")),
     *(published("", measure, "", key="paper") for measure in ("peak_bytes", "tokens_per_s")),
-    Column("nats/token behind full", "behind_full", Row.behind, "+.4f"),
+    Column("nats/token behind full", "behind_full", Row.nats_above, "+.4f"),
     *map(report.plain, ("nats_per_token", "tokens_per_s", "peak_bytes", "state_bytes")),
     Column("", "budget_tokens", lambda row, _: schedule_of(row).budget_tokens),
     Column("horizons", "schedule", lambda row, _: str(schedule_of(row)), lambda text: f"`{text}`"),
@@ -93,7 +95,7 @@ def notes(rows: list[Row]) -> list[str]:
         )
 
     budgets = [tokens for row in rows if (tokens := schedule_of(row).budget_tokens) is not None]
-    shares = {run.recipe.growing for row in rows for run in row.runs} - {0}
+    shares = {run.recipe.horizon_warmup_share for row in rows for run in row.runs} - {0}
     return [
         f"{report.equal(rows, 'size', size)}; for each seed the same first weights and order of pieces.",
         *([f"Budget of the limited rows: {report.span(budgets)} tokens."] if budgets else []),
@@ -143,9 +145,9 @@ def interchange(rows: list[Row]) -> list[str]:
         Column("layers that remember", "", lambda row, _: layers[row.name]),
         Column("tokens in all", "", lambda row, _: schedule_of(row).budget_tokens, ","),
         PERPLEXITY,
-        Column(f"nats/token behind {best.name}", "", Row.behind, "+.4f"),
+        Column(f"nats/token behind {best.name}", "", Row.nats_above, "+.4f"),
     )
-    more, pairs = worst.behind(best), worst.paired(best)
+    more, pairs = worst.nats_above(best), worst.paired(best)
     worse = sum(a.evaluation.nats_per_token > b.evaluation.nats_per_token for a, b in pairs)
     words = more and (
         f"The worst of them is {more.mean:.4f} nats/token behind the best, {more.mean / (more.spread or 1):.1f} times "

@@ -34,9 +34,9 @@ def steps(recipe: Recipe, budget_tokens: int) -> Recipes:
         raise RitornelloError(f"the recipe {recipe.name} is of a model without latents; name one of PerceiverS")
     multi = replace(recipe, segmentation="random_end")
     layers = recipe.model.layers + (len(recipe.model.scales) - 1 if recipe.equal == "parameters" else 0)
-    one = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
+    single = replace(multi, model=replace(recipe.model, scales=(None,), layers=layers))
     two_scale = schedules(of_dsmr(recipe), budget_tokens)["two-scale"]
-    return dict(zip(ORDER, (replace(one, segmentation="random_start"), one, multi, two_scale)))
+    return dict(zip(ORDER, (replace(single, segmentation="random_start"), single, multi, two_scale)))
 
 
 def of_dsmr(recipe: Recipe) -> Recipe:
@@ -79,9 +79,9 @@ COLUMNS = (
     *(PERPLEXITY, report.plain("tokens_per_s"), report.plain("peak_bytes")),
     Column("", "nats_per_token.by_piece", lambda row, _: row.interval("by_piece")),
     Column("", "nats_per_token.beginnings", lambda row, _: row.interval("beginnings")),
-    report.behind("behind_baseline.by_piece", "nats/token behind baseline"),
-    report.behind("behind_baseline.beginnings", part="beginnings"),
-    report.behind_by_seed("beginnings_behind_baseline_by_seed", part="beginnings"),
+    report.nats_above("behind_baseline.by_piece", "nats/token behind baseline"),
+    report.nats_above("behind_baseline.beginnings", part="beginnings"),
+    report.nats_above_by_seed("beginnings_behind_baseline_by_seed", part="beginnings"),
     report.plain("session_bytes", "session", lambda size: f"{size / 1e6:.2f} MB"),
     report.plain("played_token_s", "time per played token", lambda seconds: f"{seconds * 1000:.2f} ms"),
     PARAMETERS,
@@ -89,8 +89,8 @@ COLUMNS = (
 )
 BEGINNINGS = (
     ROW,
-    report.behind("", f"nats/token behind {BASELINE}", "beginnings"),
-    report.behind_by_seed("", "the same by seed", "beginnings"),
+    report.nats_above("", f"nats/token behind {BASELINE}", "beginnings"),
+    report.nats_above_by_seed("", "the same by seed", "beginnings"),
     Column("nats/token", "", lambda row, _: row.interval("beginnings"), ".4f"),
 )
 
@@ -112,8 +112,9 @@ def notes(rows: list[Row]) -> list[str]:
     if {BASELINE, SEGMENTED} <= cropped.keys():
         lines.append(f"{BASELINE} and {SEGMENTED}: the same model with the same weights at the start.")
     if cropped and (streamed := [run for run in runs if not run.model.crops]):
-        share, groups = streamed[0].training.tokens / first.settings.corpus_tokens["train"], streamed[0].recipe.groups
-        turns = f"{groups} groups of lanes in turn, " if groups > 1 else ""
+        share = streamed[0].training.tokens / first.settings.corpus_tokens["train"]
+        interleave = streamed[0].recipe.interleave
+        turns = f"{interleave} groups of lanes in turn, " if interleave > 1 else ""
         lines.append(
             "Not equal: which tokens training predicts, for that is the first experiment. DSMR reads pieces from start "
             f"to end, {share:.0%} of an epoch, {turns}and carries its memory; a "

@@ -40,7 +40,7 @@ export class Duet {
     this.last = 0; // when something last happened that the heard take knows of
     this.hasTurn = true; // the person has struck a key since the model played last
     /** @type {Take | null} */
-    this.ahead = null; // the model's, while it plays
+    this.prefetched = null; // the model's, while it plays
     this.reserve = AHEAD_S;
     this.plan = []; // its events that have not been sent,
     this.coming = []; // and those that are not due yet
@@ -58,7 +58,7 @@ export class Duet {
 
   /** Whether it is the model's turn. */
   get playing() {
-    return this.ahead !== null;
+    return this.prefetched !== null;
   }
 
   /** How long the person may be silent before the model comes in, guessed from their pace. */
@@ -120,10 +120,10 @@ export class Duet {
   /** Does what is due, and a little of what can be done ahead; for how many seconds nothing is due then. */
   tick(time) {
     if (this.began === null) return IDLE_S;
-    if (!this.ahead) return this.listen(time);
+    if (!this.prefetched) return this.listen(time);
     while (this.plan.length && this.plan[0].at <= time + this.lead) this.play(this.plan.shift(), time);
     this.sound(time);
-    if (this.moment(this.ahead) - time < this.reserve + this.lead) {
+    if (this.moment(this.prefetched) - time < this.reserve + this.lead) {
       this.playOn();
       return 0;
     }
@@ -134,14 +134,14 @@ export class Duet {
 
   /** Ends the model's turn: its keys are let go, and what it had planned is forgotten. */
   interrupt(time) {
-    if (!this.ahead) return;
+    if (!this.prefetched) return;
     this.sound(time);
     for (const pitch of [...this.sounding.keys()].sort((a, b) => a - b)) {
       this.send(pitch, 0, time);
       this.note(this.sounding, time, pitch, true);
     }
-    this.ahead.close();
-    this.ahead = null;
+    this.prefetched.close();
+    this.prefetched = null;
     [this.plan, this.coming] = [[], []];
     this.sent.clear();
     while (this.hearOwn());
@@ -163,8 +163,8 @@ export class Duet {
   /** Gives the memories back. */
   close() {
     this.heard.close();
-    this.ahead?.close();
-    this.ahead = null;
+    this.prefetched?.close();
+    this.prefetched = null;
   }
 
   listen(time) {
@@ -183,14 +183,14 @@ export class Duet {
     this.skipRest(time);
     this.heard.hear([], Math.max(this.step(time), this.heard.step));
     this.heard.session.told = this.told;
-    this.ahead = this.heard.fork();
+    this.prefetched = this.heard.fork();
     this.playOn();
   }
 
   /** One event more into the plan. */
   playOn() {
-    const {token, pitch, velocity} = this.ahead.play(this.sampling, this.random, false);
-    this.plan.push({at: this.moment(this.ahead), token, pitch, velocity});
+    const {token, pitch, velocity} = this.prefetched.play(this.sampling, this.random, false);
+    this.plan.push({at: this.moment(this.prefetched), token, pitch, velocity});
   }
 
   /** Sends a key for its time, or for now where that is over. */

@@ -7,6 +7,7 @@ import {
 
 const INTERVALS = 3, LOOK_AHEAD = 4, LATE_STEPS = 5, MAX_MISSES = 4, MAX_MATCH = 24;
 const MAX_FOLLOWED = 16, N_AGES = 11, AGE_STEPS = 50;
+export const CALL_STRIKES = 24; // of a passage that is called back are told as such
 
 // Each column of a hint is an id in one table; the last id of a column says that there is nothing to tell.
 const PITCH = N_EVENTS;
@@ -16,15 +17,18 @@ const SECOND = LOUDNESS + N_VELOCITY_BINS + 1;
 const FOLLOWED = SECOND + N_PITCHES + 1;
 const AGE = FOLLOWED + MAX_FOLLOWED + 1;
 const N_HINTS = AGE + N_AGES + 1;
+const CALLED = N_HINTS; // in the place of strikes followed, of models that can be called back
 export const HINT_COLUMNS = 7;
 
 const NOTHING = [END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED, N_HINTS - 1];
 const NEVER = 1 << 30;
 
 export class MotifMemory {
-  /** @param {number} notes strikes that are remembered */
-  constructor(notes) {
+  /** @param {number} notes strikes that are remembered @param {boolean} mayCall whether calls are told as such */
+  constructor(notes, mayCall = false) {
     this.notes = notes;
+    this.mayCall = mayCall;
+    this.called = 0; // strikes that are still to be told as called back
     this.onsets = new Int32Array(notes); // of a strike, in steps
     this.strikes = new Uint32Array(notes); // its duration in steps << 12 | velocity bin << 7 | pitch
     this.places = new Int32Array(notes).fill(-1); // by the hash of intervals: the strike that they ended with last
@@ -48,6 +52,19 @@ export class MotifMemory {
     return twin;
   }
 
+  /** The step of the last strike; of the piece's start while there is none. */
+  get lastOnset() {
+    return this.count ? this.onsets[(this.count - 1) % this.notes] : 0;
+  }
+
+  /** Sets the pointer to a strike by its number. */
+  call(place) {
+    if (place < Math.max(0, this.count - this.notes + 1) || place >= this.count) throw new Error(`strike ${place} is not remembered`);
+    [this.next, this.used, this.followed, this.missed] = [place, 0, 0, 0];
+    [this.shift, this.called] = [0, CALL_STRIKES];
+    this.due.clear();
+  }
+
   /** Takes one event, legal or not; specials change nothing. */
   advance(token) {
     if (token >= END) return;
@@ -67,16 +84,17 @@ export class MotifMemory {
   /** What the old passage goes on with: an id for every column. */
   hint() {
     const {pitch, second, wait, loudness} = this.upcoming();
-    const event = this.event(pitch, wait, loudness);
+    const begins = this.called === CALL_STRIKES; // and when that is to be is not known
+    const event = begins ? this.event(-1, NEVER, 0) : this.event(pitch, wait, loudness);
     if (pitch < 0) return [event, ...NOTHING.slice(1)];
     const age = Math.floor((this.now - this.onsets[this.next % this.notes]) / AGE_STEPS);
     return [
       event,
       PITCH + pitch,
-      WAIT + Math.min(wait, MAX_SHIFT_STEPS),
+      begins ? NOTHING[2] : WAIT + Math.min(wait, MAX_SHIFT_STEPS),
       LOUDNESS + loudness,
       SECOND + second,
-      FOLLOWED + Math.min(this.followed, MAX_FOLLOWED),
+      this.called && this.mayCall ? CALLED : FOLLOWED + (this.called ? MAX_FOLLOWED : Math.min(this.followed, MAX_FOLLOWED)),
       AGE + Math.min(32 - Math.clz32(age), N_AGES - 1),
     ];
   }
@@ -88,7 +106,7 @@ export class MotifMemory {
     this.sounding[pitch] = n;
     this.struck = pitch;
     let old = this.find(pitch);
-    const place = this.place(n);
+    const found = this.place(n), place = this.called ? -1 : found;
     if (place >= 0 && (this.next < 0 || (place + 1 !== this.next && this.match(place, n) > this.followed))) {
       old = place;
       [this.next, this.used, this.missed] = [place + 1, 0, 0];
@@ -113,7 +131,7 @@ export class MotifMemory {
 
   /** The old strike that a new one follows, and the pointer moved on; -1 for none. */
   find(pitch) {
-    if (this.next >= 0 && this.next <= this.count - this.notes) this.next = -1; // forgotten
+    if (this.next >= 0 && this.next <= this.count - this.notes) [this.next, this.called] = [-1, 0]; // forgotten
     if (this.next < 0) return -1;
     for (let d = 0; d < Math.min(LOOK_AHEAD, this.count - 1 - this.next); d++) {
       const old = this.next + d;
@@ -121,6 +139,7 @@ export class MotifMemory {
       this.used |= 1 << d;
       this.followed += 1;
       this.missed = 0;
+      this.called = Math.max(0, this.called - 1);
       const leftOut = this.onsets[old % this.notes] - LATE_STEPS;
       while (this.used & 1 || (this.used && this.onsets[this.next % this.notes] < leftOut)) {
         this.used >>= 1;
@@ -130,7 +149,7 @@ export class MotifMemory {
     }
     this.followed >>= 2;
     this.missed += 1;
-    if (this.missed > MAX_MISSES) this.next = -1;
+    if (this.missed > MAX_MISSES) [this.next, this.called] = [-1, 0];
     return -1;
   }
 

@@ -2,11 +2,11 @@
 
 import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
-/** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number}} Sampling */
+/** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, topK: 0};
+export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, topK: 0, returns: 1};
 const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]]; // the temperature acts within each
-const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity};
+const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity, returns: 60};
 
 /**
  * All settings, those that are not given by default.

@@ -122,7 +122,7 @@ class Session {
     this.held = Object.fromEntries( // by horizon: the position of the token in each slot
       config.horizons.map((horizon) => [horizon, new Int32Array(horizon + config.segmentTokens).fill(-1)]));
     this.told = model.weightsOf(); // of the labels, from the next token on; replaced, never changed
-    this.motifs = config.motifNotes ? new MotifMemory(config.motifNotes) : null;
+    this.motifs = config.motifNotes ? new MotifMemory(config.motifNotes, config.recalls) : null;
   }
 
   /** Another at the same moment. */

@@ -5,11 +5,14 @@ import {
   END, MAX_SHIFT_STEPS, N_EVENTS, N_PITCHES, NOTE_OFF, SHIFT, START, STEPS_PER_S, StreamDecoder, VELOCITY,
 } from './codec.js';
 import {Grammar} from './grammar.js';
+import {CALL_STRIKES} from './motifs.js';
 import {draw} from './sampling.js';
 
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
+const BREATH_STEPS = 25, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const RETURN_STEPS = 2_000; // so old is what is called back
 export {REST_S};
 
 export class Take {
@@ -22,6 +25,7 @@ export class Take {
     this.logits = new Float32Array(0);
     this.keyStep = 0; // of the last strike or release
     this.silentUntil = 0; // the step before which nothing more happens
+    this.breathStep = 0; // where a phrase ended last
     this.hasNotes = false;
   }
 
@@ -80,6 +84,7 @@ export class Take {
   play(sampling, random, mayEnd = true) {
     this.readAll();
     const token = draw(this.logits, this.legal(mayEnd), sampling, random.next());
+    if (token >= SHIFT && token < VELOCITY && sampling.returns) this.leadBack(token - SHIFT + 1, sampling.returns, random);
     const {velocity} = this.decoder, isKey = token < SHIFT;
     const finished = this.take(token);
     return {token, finished, pitch: isKey ? token % N_PITCHES : -1, velocity: token < NOTE_OFF ? velocity : 0};
@@ -98,5 +103,29 @@ export class Take {
       legal.fill(0, VELOCITY);
     }
     return legal;
+  }
+
+  /** Calls a passage back if a phrase ends within the next steps and it is time; see `Take.play` in Python. */
+  leadBack(steps, returns, random) {
+    const {motifs} = this.session, now = this.step + steps;
+    if (!motifs?.mayCall || now - motifs.lastOnset < BREATH_STEPS) return;
+    const {count, notes, onsets} = motifs, oldest = Math.max(0, count - notes + 1);
+    const onset = (n) => onsets[n % notes], waits = [];
+    for (let n = count - 1; n > oldest && waits.length < BREATH_ONSETS; n--) {
+      if (onset(n) > onset(n - 1)) waits.push(onset(n) - onset(n - 1));
+    }
+    waits.sort((a, b) => a - b);
+    const breath = Math.max(BREATH_STEPS, waits[Math.trunc(BREATH_QUANTILE * (waits.length - 1))] ?? 0);
+    if (motifs.lastOnset + breath <= now - steps || motifs.lastOnset + breath > now) return;
+    const since = (now - this.breathStep) / STEPS_PER_S;
+    this.breathStep = now;
+    if (motifs.called || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
+    const begins = [];
+    for (let n = oldest; n < count && onset(n) <= now - RETURN_STEPS; n++) {
+      if (n === oldest || onset(n) - onset(n - 1) >= breath) begins.push(n);
+    }
+    if (begins.length && random.next() < -Math.expm1(-returns * since / 60)) {
+      motifs.call(begins[Math.trunc(random.next() * begins.length)]);
+    }
   }
 }

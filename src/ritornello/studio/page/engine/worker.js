@@ -1,7 +1,7 @@
 // The worker in which the local engine plays, so that the page stays free.
 
 import {openModel} from './session.js';
-import {Player} from './playing.js';
+import {Player} from './voices.js';
 
 /** @type {Promise<Player>} */
 let player;

@@ -8,7 +8,7 @@ import test from 'node:test';
 import {bytes, engine, json, notes, rows} from './vectors.mjs';
 
 const {openModel} = await engine('session.js');
-const {Player} = await engine('playing.js');
+const {Player} = await engine('voices.js');
 
 const N_EVENTS = 389;
 const folder = (name) => (file) => {
