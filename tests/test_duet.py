@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -207,6 +210,16 @@ def test_a_long_rest_between_two_phrases_is_not_heard_as_long() -> None:
     assert stage.duet.notes[1].onset == pytest.approx(400.0)
 
 
+def test_keys_outside_of_the_piano_are_heard_too() -> None:
+    stage = Stage()
+    for n, pitch in enumerate((0, 20, 109, 127)):
+        stage.duet.strike(n * 0.1, pitch, 62)
+        stage.duet.release(n * 0.1 + 0.05, pitch)
+    stage.until(1.0)
+    struck = [token for token in stage.heard() if token < codec.NOTE_OFF]
+    assert struck == [0, 20, 109, 127]
+
+
 # ---- turns ----
 
 
@@ -371,7 +384,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
         time_s += 30.0 if rng.random() < 0.02 else float(rng.exponential(pause))
         kind = rng.random()
         if kind < 0.55:
-            pitch = int(rng.choice([21, 60, 62, 64, 67, 100, 104]))
+            pitch = int(rng.choice([0, 21, 60, 62, 64, 67, 100, 104, 127]))
             down.add(pitch)
             messages.append((time_s, [0x90, pitch, int(rng.integers(1, 128))]))
         elif kind < 0.9 and down:
@@ -380,6 +393,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
             messages.append((time_s, [0x80, pitch, 64]))
         else:
             messages.append((time_s, [0xB0, 64, int(rng.integers(128))]))
+            messages += [(time_s, odd) for odd in ([0xFE], [0xF8], [60, 64, 64], [0xB0, 67, 127], [0xC0, 5])]
         if rng.random() < 0.3:
             time_s += 0.01
             messages += [(time_s, [0x80, pitch, 0]) for pitch in sorted(down)]
@@ -500,6 +514,7 @@ def test_of_all_messages_keys_and_the_pedal_count_on_every_channel() -> None:
         **{name: lambda *a, name=name: said.append((name, *a)) for name in ("strike", "release", "pedal")}
     )
     messages = [[0x93, 60, 64], [0x90, 60, 0], [0x85, 61, 9], [0xB1, 64, 64], [0xB0, 64, 63], [0xB0, 67, 127]]
+    messages += [[60, 64, 64], [60, 0]]  # what follows a status byte that is left out: drivers put it in
     messages += [[0xFE], [0xF8], [], [0xC0, 5], [0xE0, 0, 64], [0xF0, 1, 2, 0xF7], [0x90, 60], [0xD0, 1]]
     for message in messages:
         live.obey(duet, 1.0, message)  # type: ignore[arg-type]
@@ -540,6 +555,69 @@ def test_a_run_plays_what_its_inbox_holds_and_leaves_no_key_down_when_it_fails()
     assert not still_down(keys)
     assert (sink.messages[0], *sink.messages[-2:]) == ((0xFA,), (0xFC,), (0xB0, 123, 0))
     assert sum(message == (0xF8,) for message in sink.messages) == pytest.approx(1.2 * 100 / 60 * 24, abs=1)
+
+
+def test_a_port_that_vanishes_ends_the_turn() -> None:
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sink, now_s = Sink(), [0.0]
+    duet = Duet(Performer(Reading(PHRASE)), live.sender(sink), seed=1, takeover="key")
+    for message in ([0x90, 60, 64], [0x80, 60, 0], [0x90, 21, 64]):
+        inbox.put((0.0, message))
+
+    def look() -> list[str]:
+        now_s[0] += 0.01
+        return ["piano"] if 1.2 < now_s[0] < 1.22 else []
+
+    live.run(duet, inbox, sink, stop=lambda: now_s[0] > 3, look=look, clock=lambda: now_s[0])
+    keys = [(0.0, m[1], m[2] if m[0] == 0x90 else 0) for m in sink.messages if m[0] in (0x80, 0x90)]
+    assert 0 < max(note.offset for note in duet.notes if note.by_model) < 1.25
+    assert not still_down(keys)
+
+
+WIRED = """
+import os, threading, time
+sent = os.open(os.environ["SENT"], os.O_WRONLY | os.O_APPEND)
+get_in_ports = get_out_ports = lambda: ["piano"]
+class Port:
+    def __init__(self, name): pass
+    def open_port(self, number): pass
+    def close_port(self): pass
+class MidiOut(Port):
+    def send_raw(self, *message): os.write(sent, bytes(message))
+class MidiIn(Port):
+    def __setattr__(self, name, callback): threading.Thread(target=play, args=(callback,), daemon=True).start()
+def play(callback):
+    for message in ([0x90, 60, 64], [0x80, 60, 0], [0x90, 21, 64]):
+        time.sleep(0.1)
+        callback(message, 0.0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_process_that_is_ended_lets_the_model_s_keys_go(ending: str, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "rtmidi2.py").write_text(WIRED)
+    sent = tmp_path / "sent"
+    sent.touch()
+    here = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "SENT": str(sent)}
+    options = ["--in", "piano", "--out", "piano", "--takeover", "key", "--engine", "onnx-fp32", "--model", str(model)]
+    command = [sys.executable, "-m", "ritornello", "duet", *options]
+    process = subprocess.Popen(command, env=os.environ | here, stderr=subprocess.PIPE)
+    try:
+        end_s = time.monotonic() + 60
+        while len(sent.read_bytes()) < 3 * 8:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, ending))
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stderr.close()
+    content = sent.read_bytes()
+    messages = [tuple(content[n : n + 3]) for n in range(0, len(content), 3)]
+    assert messages[-1] == (0xB0, 123, 0)
+    assert not still_down([(0.0, pitch, velocity * (kind == 0x90)) for kind, pitch, velocity in messages[:-1]])
 
 
 def test_ten_thousand_messages_at_once_are_all_heard_and_the_first_key_ends_the_turn() -> None:

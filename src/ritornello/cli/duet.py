@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from ritornello.sampling import Sampling
 
 LIST = "list"
 SHOW_S = 0.1  # between two pictures of the monitor
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # a kill; a closed terminal
 
 
 class Takeover(str, Enum):
@@ -122,7 +122,7 @@ def duet(
     )
     until_s = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
     try:
-        with stopping() as stop, _monitor(playing, seed) as monitor:
+        with stopping(*ENDS) as stop, _monitor(playing, seed) as monitor:
             live.run(
                 playing,
                 inbox,
@@ -146,24 +146,20 @@ def duet(
 
 @contextmanager
 def _monitor(playing: Any, seed: int) -> Iterator[Callable[[], None]]:
-    """Shows who plays, in the terminal; a request to end the process lets the duet end itself first."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Shows who plays, in the terminal."""
     shown_s = began_s = time.monotonic()
-    try:
-        with Live(console=console, transient=True, auto_refresh=False) as screen:
+    with Live(console=console, transient=True, auto_refresh=False) as screen:
 
-            def show() -> None:
-                nonlocal shown_s
-                now_s = time.monotonic()
-                if now_s - shown_s < SHOW_S or not console.is_terminal:
-                    return
-                shown_s = now_s
-                who = f"model, {playing.reserve_s:.1f} s ahead" if playing.playing else "you"
-                late = f"late {playing.delays.latest * 1000:.0f} ms at most"
-                keys = "".join("#" if playing.sounds(pitch) else "." for pitch in range(21, 109))
-                words = f"{clock(now_s - began_s)}  {who:<20} {late}, seed {seed}"
-                screen.update(Text(f"{keys}\n{words}"), refresh=True)
+        def show() -> None:
+            nonlocal shown_s
+            now_s = time.monotonic()
+            if now_s - shown_s < SHOW_S or not console.is_terminal:
+                return
+            shown_s = now_s
+            who = f"model, {playing.reserve_s:.1f} s ahead" if playing.playing else "you"
+            late = f"late {playing.delays.latest * 1000:.0f} ms at most"
+            keys = "".join("#" if playing.sounds(pitch) else "." for pitch in range(21, 109))
+            words = f"{clock(now_s - began_s)}  {who:<20} {late}, seed {seed}"
+            screen.update(Text(f"{keys}\n{words}"), refresh=True)
 
-            yield show
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        yield show

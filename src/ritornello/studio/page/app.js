@@ -103,7 +103,7 @@ function showState() {
 }
 
 function showTime() {
-  const {position} = transport;
+  const position = duet.stream ? duet.position ?? duet.from : transport.position;
   const text = `${clock(position)} / ${clock(roll.length)}`;
   if ($('time').textContent !== text) $('time').textContent = text;
 }
