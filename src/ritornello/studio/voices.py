@@ -35,6 +35,8 @@ TURN_TOKENS = 64
 TELL_S = 0.05
 """how long finished notes may wait for others to be told with"""
 
+JUMP_S = 1.0
+"""that a page's clock may be found to be ahead of what its first message said"""
 LEAD_S = 0.1
 """how long before their time a partner's keys are told, so that they sound at their time"""
 
@@ -229,14 +231,18 @@ class Partner:
         self._tell, self._clock = tell, clock
         self.duet = Duet(performer, self._send, seed=seed, takeover=takeover, handback=handback, lead_s=LEAD_S)
         self._inbox: deque[tuple[float, Sequence[int] | None]] = deque()
-        self._behind_s = math.inf  # of our clock to the page's
+        self._behind_s = math.inf  # of our clock to the page's,
+        self._least_s = 0.0  # and the least that is believed
         self._now_s = 0.0
         self._turn = 0  # the model's last
 
     def hear(self, at_s: float, message: Sequence[int] | None) -> None:
         """Takes a MIDI message that came when the page's clock was at ``at_s``; None ends the duet."""
-        self._behind_s = min(self._behind_s, self._clock() - at_s)
-        self._inbox.append((at_s, message))
+        now_s = self._clock()
+        if math.isinf(self._behind_s):
+            self._least_s = now_s - at_s - JUMP_S
+        self._behind_s = max(min(self._behind_s, now_s - at_s), self._least_s)
+        self._inbox.append((min(at_s, now_s - self._behind_s), message))
 
     def turns(self) -> Turns:
         """Plays until the duet is ended, or closed."""
