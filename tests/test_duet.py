@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +21,7 @@ from conftest import made_up_piece, one_line
 from scripted import shift
 
 from ritornello import codec, live
-from ritornello.duet import AHEAD_S, Duet, Takeover
+from ritornello.duet import AHEAD_S, HANDBACKS, TAKEOVERS, Duet, Handback, Takeover
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.performing import Performer
@@ -46,7 +49,7 @@ class Lane:
         self.tokens += tokens.tolist()
         phrase = self.engine.phrase
         begun = self.tokens[::-1].index(phrase[0]) + 1 if phrase[0] in self.tokens else 0
-        logits = -np.arange(codec.N_EVENTS, dtype=np.float32)  # where the phrase cannot go on, the shortest rest
+        logits = -100 * np.arange(codec.N_EVENTS, dtype=np.float32)  # where the phrase cannot go on, the shortest rest
         logits[phrase[begun % len(phrase)]] = 1000
         return logits
 
@@ -67,12 +70,18 @@ RESTING = [*PHRASE[:-1], shift(100), shift(100), shift(30)]  # one may come in w
 class Stage:
     """A duet on a clock of its own, and what comes out of its port."""
 
-    def __init__(self, takeover: Takeover = "key", phrase: list[int] = PHRASE) -> None:
+    def __init__(
+        self, takeover: Takeover = "key", phrase: list[int] = PHRASE, *, handback: Handback = "key", lead_s: float = 0.0
+    ) -> None:
         self.now_s = 0.0
         self.sent: list[tuple[float, int, int]] = []
-        self.duet = Duet(
-            Performer(Reading(phrase)), lambda p, v: self.sent.append((self.now_s, p, v)), seed=1, takeover=takeover
-        )
+        self.due: list[float] = []  # of each
+        performer = Performer(Reading(phrase))
+        self.duet = Duet(performer, self._send, seed=1, takeover=takeover, handback=handback, lead_s=lead_s)
+
+    def _send(self, pitch: int, velocity: int, due_s: float) -> None:
+        self.sent.append((self.now_s, pitch, velocity))
+        self.due.append(due_s)
 
     def until(self, time_s: float) -> None:
         """Lets time pass, exactly as far each time as the duet asks for."""
@@ -166,10 +175,11 @@ def test_what_was_heard_at_a_takeover_is_the_encoding_up_to_there(asap: Path, nu
         assert stage.heard() == expected.tolist()
 
 
+@pytest.mark.parametrize("lead_s", [0.0, 0.1])
 @pytest.mark.parametrize("phrase", [PHRASE, RESTING], ids=["busy", "resting"])
-def test_after_many_turns_the_memory_holds_what_sounded(phrase: list[int]) -> None:
+def test_after_many_turns_the_memory_holds_what_sounded(phrase: list[int], lead_s: float) -> None:
     """Both players' notes, written down as they sounded, encode to what the model has read."""
-    stage, rng = Stage(phrase=phrase), np.random.default_rng(5)
+    stage, rng = Stage(phrase=phrase, lead_s=lead_s), np.random.default_rng(5)
     at_s = 0.0
     for turn in range(12):
         piece = made_up_piece(rng, notes=20, seconds=3.0)
@@ -198,6 +208,16 @@ def test_a_long_rest_between_two_phrases_is_not_heard_as_long() -> None:
     stage.until(402.0)
     assert codec.seconds_of(stage.heard()) == pytest.approx(10.0)
     assert stage.duet.notes[1].onset == pytest.approx(400.0)
+
+
+def test_keys_outside_of_the_piano_are_heard_too() -> None:
+    stage = Stage()
+    for n, pitch in enumerate((0, 20, 109, 127)):
+        stage.duet.strike(n * 0.1, pitch, 62)
+        stage.duet.release(n * 0.1 + 0.05, pitch)
+    stage.until(1.0)
+    struck = [token for token in stage.heard() if token < codec.NOTE_OFF]
+    assert struck == [0, 20, 109, 127]
 
 
 # ---- turns ----
@@ -305,6 +325,98 @@ def test_keys_come_when_they_are_due_however_slowly_the_clock_is_looked_at() -> 
     assert 0.0 < stage.duet.delays.latest <= 0.1 + 1e-6
     late = [time_s for time_s, _, velocity in stage.sent if velocity]
     assert np.all(np.diff(late) >= 0)
+    assert stage.duet.reserve_s > 2, "the reserve has grown"
+
+
+def test_the_person_s_pedal_ends_the_turn_where_it_is_to() -> None:
+    for handback, still in (("key", True), ("pedal", False)):
+        stage = Stage(handback=handback)
+        phrase(stage)
+        stage.duet.strike(2.5, 21, 64)
+        stage.until(4.0)
+        stage.duet.pedal(4.0, True)
+        assert stage.duet.playing is still
+        assert bool(still_down(stage.sent)) is still
+
+
+def test_a_pedal_that_is_down_before_the_first_key_tells_nothing() -> None:
+    stage = Stage()
+    stage.until(1000.0)
+    stage.duet.pedal(1000.0, True)
+    stage.duet.strike(1002.0, 60, 64)
+    stage.duet.release(1002.5, 60)
+    stage.duet.pedal(1003.0, False)
+    stage.until(1004.0)
+    assert stage.heard() == [codec.VELOCITY + 15, 60, shift(100), codec.NOTE_OFF + 60]
+    stage.duet.close(1005.0)
+    assert stage.duet.pedals == [(0.0, 1.0)]
+
+
+def test_keys_that_are_sent_ahead_sound_as_they_would_otherwise() -> None:
+    """Whoever plays them at their time hears the same; those that an interruption forgets were never heard."""
+    for seed in range(10):
+        messages = [(time_s, message) for time_s, message in scenario(seed)[0] if message]
+        scripts = [performed(messages, "key", "key", lead_s) for lead_s in (0.0, 0.1)]
+        at_once, ahead = (sorted(stage.duet.notes, key=lambda note: (note.pitch, note.onset)) for stage in scripts)
+        assert len(at_once) == len(ahead)
+        np.testing.assert_allclose(at_once, ahead, atol=1e-6)
+        assert scripts[0].heard() == scripts[1].heard()
+        early = [now_s - due_s for (now_s, _, velocity), due_s in zip(scripts[1].sent, scripts[1].due) if velocity]
+        assert early
+        assert all(-0.1 - 1e-9 <= early_s <= 0 for early_s in early)
+
+
+# ---- scenarios, which the page's duet passes too ----
+
+
+def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handback, float]:
+    """What a person does, as MIDI messages by their times; and how turns go, and how far ahead keys are sent.
+
+    An empty message stands for a clock that has not been looked at up to then.
+    """
+    rng = np.random.default_rng(seed)
+    time_s, messages, down = 1000.0 * seed, [], set()
+    for _ in range(60):
+        pause = (0.02, 0.3, 0.3, 1.0, 3.0)[int(rng.integers(5))]
+        if rng.random() < 0.1:
+            time_s += float(rng.uniform(0.1, 1))
+            messages.append((time_s, []))
+        time_s += 30.0 if rng.random() < 0.02 else float(rng.exponential(pause))
+        kind = rng.random()
+        if kind < 0.55:
+            pitch = int(rng.choice([0, 21, 60, 62, 64, 67, 100, 104, 127]))
+            down.add(pitch)
+            messages.append((time_s, [0x90, pitch, int(rng.integers(1, 128))]))
+        elif kind < 0.9 and down:
+            pitch = int(rng.choice(sorted(down)))
+            down.discard(pitch)
+            messages.append((time_s, [0x80, pitch, 64]))
+        else:
+            messages.append((time_s, [0xB0, 64, int(rng.integers(128))]))
+            messages += [(time_s, odd) for odd in ([0xFE], [0xF8], [60, 64, 64], [0xB0, 67, 127], [0xC0, 5])]
+        if rng.random() < 0.3:
+            time_s += 0.01
+            messages += [(time_s, [0x80, pitch, 0]) for pitch in sorted(down)]
+            down = set()
+    return messages, TAKEOVERS[seed % 3], HANDBACKS[seed // 3 % 2], 0.1 * (seed // 6 % 2)
+
+
+def performed(
+    messages: list[tuple[float, list[int]]], takeover: Takeover, handback: Handback, lead_s: float, told: Any = None
+) -> Stage:
+    """The duet after it, ended two seconds later; ``told`` gets whose turn it is after each message."""
+    stage = Stage(takeover, handback=handback, lead_s=lead_s)
+    for time_s, message in messages:
+        if not message:
+            stage.now_s = time_s
+            continue
+        stage.until(time_s)
+        live.obey(stage.duet, time_s, message)
+        if told is not None:
+            told.append(stage.duet.playing)
+    stage.until(messages[-1][0] + 2)
+    stage.duet.close(stage.now_s)
+    return stage
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -313,6 +425,8 @@ def test_what_cannot_be_is_refused() -> None:
         Duet(performer, print, seed=0, takeover="nod")  # type: ignore[arg-type]
     with one_line("key is 128"):
         Duet(performer, print, seed=0, key=128)
+    with one_line("unknown handback 'silence'", "key, pedal"):
+        Duet(performer, print, seed=0, handback="silence")  # type: ignore[arg-type]
 
 
 # ---- ports ----
@@ -400,6 +514,7 @@ def test_of_all_messages_keys_and_the_pedal_count_on_every_channel() -> None:
         **{name: lambda *a, name=name: said.append((name, *a)) for name in ("strike", "release", "pedal")}
     )
     messages = [[0x93, 60, 64], [0x90, 60, 0], [0x85, 61, 9], [0xB1, 64, 64], [0xB0, 64, 63], [0xB0, 67, 127]]
+    messages += [[60, 64, 64], [60, 0]]  # what follows a status byte that is left out: drivers put it in
     messages += [[0xFE], [0xF8], [], [0xC0, 5], [0xE0, 0, 64], [0xF0, 1, 2, 0xF7], [0x90, 60], [0xD0, 1]]
     for message in messages:
         live.obey(duet, 1.0, message)  # type: ignore[arg-type]
@@ -438,8 +553,71 @@ def test_a_run_plays_what_its_inbox_holds_and_leaves_no_key_down_when_it_fails()
     keys = [(0.0, m[1], m[2] if m[0] == 0x90 else 0) for m in sink.messages if m[0] in (0x80, 0x90)]
     assert any(velocity for _, _, velocity in keys)
     assert not still_down(keys)
-    assert sink.messages[-1] == (0xB0, 123, 0)
+    assert (sink.messages[0], *sink.messages[-2:]) == ((0xFA,), (0xFC,), (0xB0, 123, 0))
     assert sum(message == (0xF8,) for message in sink.messages) == pytest.approx(1.2 * 100 / 60 * 24, abs=1)
+
+
+def test_a_port_that_vanishes_ends_the_turn() -> None:
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sink, now_s = Sink(), [0.0]
+    duet = Duet(Performer(Reading(PHRASE)), live.sender(sink), seed=1, takeover="key")
+    for message in ([0x90, 60, 64], [0x80, 60, 0], [0x90, 21, 64]):
+        inbox.put((0.0, message))
+
+    def look() -> list[str]:
+        now_s[0] += 0.01
+        return ["piano"] if 1.2 < now_s[0] < 1.22 else []
+
+    live.run(duet, inbox, sink, stop=lambda: now_s[0] > 3, look=look, clock=lambda: now_s[0])
+    keys = [(0.0, m[1], m[2] if m[0] == 0x90 else 0) for m in sink.messages if m[0] in (0x80, 0x90)]
+    assert 0 < max(note.offset for note in duet.notes if note.by_model) < 1.25
+    assert not still_down(keys)
+
+
+WIRED = """
+import os, threading, time
+sent = os.open(os.environ["SENT"], os.O_WRONLY | os.O_APPEND)
+get_in_ports = get_out_ports = lambda: ["piano"]
+class Port:
+    def __init__(self, name): pass
+    def open_port(self, number): pass
+    def close_port(self): pass
+class MidiOut(Port):
+    def send_raw(self, *message): os.write(sent, bytes(message))
+class MidiIn(Port):
+    def __setattr__(self, name, callback): threading.Thread(target=play, args=(callback,), daemon=True).start()
+def play(callback):
+    for message in ([0x90, 60, 64], [0x80, 60, 0], [0x90, 21, 64]):
+        time.sleep(0.1)
+        callback(message, 0.0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_process_that_is_ended_lets_the_model_s_keys_go(ending: str, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "rtmidi2.py").write_text(WIRED)
+    sent = tmp_path / "sent"
+    sent.touch()
+    here = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "SENT": str(sent)}
+    options = ["--in", "piano", "--out", "piano", "--takeover", "key", "--engine", "onnx-fp32", "--model", str(model)]
+    command = [sys.executable, "-m", "ritornello", "duet", *options]
+    process = subprocess.Popen(command, env=os.environ | here, stderr=subprocess.PIPE)
+    try:
+        end_s = time.monotonic() + 60
+        while len(sent.read_bytes()) < 3 * 8:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, ending))
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stderr.close()
+    content = sent.read_bytes()
+    messages = [tuple(content[n : n + 3]) for n in range(0, len(content), 3)]
+    assert messages[-1] == (0xB0, 123, 0)
+    assert not still_down([(0.0, pitch, velocity * (kind == 0x90)) for kind, pitch, velocity in messages[:-1]])
 
 
 def test_ten_thousand_messages_at_once_are_all_heard_and_the_first_key_ends_the_turn() -> None:

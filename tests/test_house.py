@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "performing": "errors notes codec sampling engines",
     "duet": "errors notes codec performing",
     "live": "errors duet",
-    "studio": "errors files notes codec sampling engines performing",
+    "studio": "errors files notes codec sampling engines performing duet live",
     "bench": "errors charts codec horizons models likelihood training performing",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing workers",

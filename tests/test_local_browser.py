@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from conftest import one_line
+from studio_server import site
 
 from ritornello.studio import static
 
@@ -34,36 +31,19 @@ PLAY = """async ({options, until}) => {
 }"""
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A static server without a log."""
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def site(tmp_path) -> Iterator[str]:
-    """The address of the bundled model's export."""
-    static.write_web("small", tmp_path / "web")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "web")))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_browser_plays_from_a_static_folder(site):
+def test_a_browser_plays_from_a_static_folder(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as tool:
+    static.write_web("small", tmp_path / "web")
+    with site(tmp_path / "web") as address, playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         wrong, asked = [], []
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(site)
+        page.goto(address)
         about = page.evaluate(LOADED)
         assert about["licence"] == "CC BY-NC-SA 4.0"
         assert about["parameters"] > 6e6
@@ -82,7 +62,7 @@ def test_a_browser_plays_from_a_static_folder(site):
         )
         assert "nowhere/web.json cannot be loaded (404)" in missing
         browser.close()
-    assert {url.split("/")[2] for url in asked if url.startswith("http")} == {site.split("/")[2]}
+    assert {url.split("/")[2] for url in asked if url.startswith("http")} == {address.split("/")[2]}
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(command, model, tmp_path):

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import made_up_piece
+from test_duet import PHRASE, scenario
+from test_duet import performed as duet_of
 from test_midi_mending import SMALL
 from tiny import random_model, save_model
 
@@ -121,6 +123,26 @@ def damaged(good: bytes) -> dict[str, bytes]:
         data[place] = int(rng.integers(256))
         changed[f"byte {place} is {data[place]}"] = bytes(data)
     return changed
+
+
+# ---- the duet ----
+
+
+def test_the_page_s_duet_hears_and_plays_as_python_s(tmp_path):
+    """Every scenario: what was read, whose turn it was after each message, each key and when, what is recorded."""
+    found = []
+    for seed in range(36):
+        messages, takeover, handback, lead_s = scenario(seed)
+        turns: list[bool] = []
+        stage = duet_of(messages, takeover, handback, lead_s, turns)
+        keys = [[*key, due_s] for key, due_s in zip(stage.sent, stage.due)]
+        options = {"takeover": takeover, "handback": handback, "lead": lead_s}
+        found.append({"messages": messages, "options": options, "turns": turns, "keys": keys, "heard": stage.heard()})
+        found[-1] |= {"notes": stage.duet.notes, "pedals": stage.duet.pedals}
+    assert sum(len(one["keys"]) for one in found) > 1000
+    assert sum(any(one["turns"]) for one in found) > 24
+    write_json(tmp_path / "duets.json", {"phrase": PHRASE, "duets": found})
+    node("duet", tmp_path)
 
 
 # ---- tokens, grammar, hints, draws ----

@@ -22,7 +22,7 @@ from ritornello.notes import Piece
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio import server
-from ritornello.studio.voices import Voice
+from ritornello.studio.voices import LATER, NOW, Voice
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -165,7 +165,7 @@ def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it()
     def play(voice, until_s):
         voice.until_s = until_s
         turns = voice.turns()
-        while next(turns, False):
+        while next(turns, LATER) == NOW:
             pass
 
     told = {name: [] for name in ("kept", "changed", "other", "none")}
@@ -239,6 +239,64 @@ def test_scores_are_mean_nats_of_what_is_legal(page, performer):
     assert page.socket.receive_json()["nats"] == pytest.approx(np.mean(expected), rel=1e-9)
 
 
+# ---- the duet ----
+
+
+def until_op(page, op):
+    """The messages up to one."""
+    messages = [page.socket.receive_json()]
+    while messages[-1]["op"] != op:
+        messages.append(page.socket.receive_json())
+    return messages
+
+
+def test_a_partner_takes_turns_by_the_page_s_clock(page):
+    """It is 1,000 s behind ours. Keys come before their time; what is over is told from the first key on."""
+
+    def play(*message):
+        page.send("midi", at=time.monotonic() - 1000, message=list(message))
+
+    page.send("duet", seed=1, takeover="key")
+    play(0x90, 60, 64)
+    time.sleep(0.2)
+    play(0x80, 60, 0)
+    page.send("sampling", sampling={"temperature": 0.9})
+    page.send("told", told={})
+    page.send("advance", until=5)  # what is meant for streams of another kind changes nothing
+    page.send("fork", 2, seed=1, **{"from": 1})
+    assert until_op(page, "error")[-1]["id"] == 2
+    play(0x90, 21, 64)
+    turn = until_op(page, "turn")[-1]
+    assert (turn["turn"], turn["playing"]) == (1, True)
+    keys = [message for message in until_op(page, "key") + until_op(page, "key") if message["op"] == "key"]
+    late = [time.monotonic() - 1000 - key["at"] for key in keys]
+    assert all(-0.11 < late_s < 5 for late_s in late)
+    assert {key["turn"] for key in keys} == {1}
+    page.send("agree", takeover="pedal", handback="pedal")
+    play(0xB0, 64, 127)
+    assert until_op(page, "turn")[-1]["playing"] is False
+    play(0x90, 62, 64)
+    play(0x80, 62, 0)
+    play(0xB0, 64, 0)
+    assert until_op(page, "turn")[-1]["turn"] == 2
+    page.send("finish", at=time.monotonic() - 1000)
+    last = until_op(page, "end")
+    assert [pedal for message in last for pedal in message.get("pedals", [])]
+    page.start(9, until=40)
+    assert page.played(15, 9)
+
+
+def test_a_page_whose_clock_jumps_is_not_believed(page):
+    """Else hours of rest would have to be read, with a key down that nobody skips them by."""
+    page.send("duet", seed=1, takeover="key")
+    for at in (0.0, 1e12, 5.0, -1e12):
+        page.send("midi", at=at, message=[0x90, 60, 64])
+    page.send("finish", at=1e13)
+    notes = [note for message in until_op(page, "end") for note in message.get("notes", [])]
+    assert len(notes) == 4
+    assert all(0 <= onset <= offset < 30 for onset, offset, *_ in notes)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -261,6 +319,14 @@ def test_scores_are_mean_nats_of_what_is_legal(page, performer):
         '{"op": "start", "id": 1, "seed": 1, "sampling": {"topP": true}}',
         '{"op": "start", "id": 1, "seed": 1, "from": -5}',
         '{"op": "fork", "id": 2, "from": 77, "seed": 1}',
+        '{"op": "duet", "id": 1, "seed": 1, "takeover": "nod"}',
+        '{"op": "duet", "id": 1, "seed": 1, "handback": []}',
+        '{"op": "duet", "id": 1, "takeover": "key"}',
+        '{"op": "agree", "id": 1, "takeover": "key", "handback": "never"}',
+        '{"op": "midi", "id": 1, "at": "now", "message": [144, 60, 64]}',
+        '{"op": "midi", "id": 1, "at": 1, "message": [144, 60, 300]}',
+        '{"op": "midi", "id": 1, "at": 1, "message": "AAAA"}',
+        '{"op": "finish", "id": 1}',
         json.dumps({"op": "start", "id": 1, "seed": 1, "notes": [[0, 1, 60, 64]] * (server.MAX_NOTES + 1)}),
     ],
 )
@@ -280,8 +346,10 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling", "told")
-OPS = st.sampled_from(["start", "advance", "sampling", "told", "fork", "close", "score"])
+NAMES = ("id", "seed", "notes", "pedals", "from", "to", "until", "sampling", "told", "at", "message", "takeover")
+OPS = st.sampled_from(
+    ["start", "advance", "sampling", "told", "fork", "close", "score", "duet", "agree", "midi", "finish"]
+)
 
 
 @settings(RELAXED, max_examples=25)

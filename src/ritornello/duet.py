@@ -26,8 +26,13 @@ from ritornello.performing import REST_S, Performer, Take
 
 Takeover = Literal["pedal", "silence", "key"]
 TAKEOVERS: tuple[Takeover, ...] = get_args(Takeover)
-AHEAD_S = 0.5
-"""how far ahead of the clock the model plays: its reserve"""
+Handback = Literal["key", "pedal"]
+HANDBACKS: tuple[Handback, ...] = get_args(Handback)
+KEY = 21
+"""the lowest of a piano"""
+AHEAD_S, MOST_AHEAD_S = 0.5, 4.0
+"""how far ahead of the clock the model plays: its reserve, which doubles whenever a key comes `LATE_S` late"""
+LATE_S = 0.01
 PACE_STRIKES = 32
 PACE_QUANTILE, PACE_FACTOR = 0.9, 3.0
 LEAST_SILENCE_S, MOST_SILENCE_S = 0.6, 4.0
@@ -35,8 +40,8 @@ LEAST_SILENCE_S, MOST_SILENCE_S = 0.6, 4.0
 IDLE_S = 0.05
 """between looks at the clock while nothing is due"""
 
-Send = Callable[[int, int], None]
-"""pitch and velocity of a key, 0 to let it go"""
+Send = Callable[[int, int, float], None]
+"""pitch and velocity of a key, 0 to let it go, and when that is due"""
 
 
 class Played(NamedTuple):
@@ -50,7 +55,7 @@ class Played(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    due_s: float
+    at_s: float
     token: int
     pitch: int
     velocity: int
@@ -70,13 +75,15 @@ class Duet:
     """One person and one model at one piano.
 
     Args:
-        performer: who plays with the person; its sampling and what it is told may change at any time.
+        performer: who plays with the person; its sampling may change at any time, what it is told from turn to turn.
         send: what the model's keys are given to. It must not wait.
         seed: of what the model draws.
         takeover: the model's turn comes with the pedal (it comes up and no key is held), with silence after a phrase,
             or with a key, which is then no music.
         key: that key's pitch.
-        handback_pedal: the person's pedal ends the model's turn, as any key that they strike does.
+        handback: any key that the person strikes ends the model's turn; with ``"pedal"`` their pedal does too.
+        lead_s: how long before their time keys are sent, to whoever plays them at their time and forgets those that
+            are still to come when the person comes in.
     """
 
     def __init__(
@@ -86,15 +93,14 @@ class Duet:
         *,
         seed: int,
         takeover: Takeover = "silence",
-        key: int = 21,
-        handback_pedal: bool = False,
+        key: int = KEY,
+        handback: Handback = "key",
+        lead_s: float = 0.0,
     ) -> None:
-        if takeover not in TAKEOVERS:
-            raise RitornelloError(f"unknown takeover {takeover!r}; there are {', '.join(TAKEOVERS)}")
         if not 0 <= key <= 127:
             raise RitornelloError(f"key is {key}; it must lie between 0 and 127")
-        self._performer, self._send, self._takeover, self._key = performer, send, takeover, key
-        self._handback_pedal = handback_pedal
+        self._performer, self._send, self._key, self._lead_s = performer, send, key, lead_s
+        self.agree(takeover, handback)
         self._rng = np.random.default_rng(seed)
         self.delays = Delays()
         self.notes: list[Played] = []
@@ -103,7 +109,7 @@ class Duet:
         """spans of the person's pedal, as of `notes`"""
         self._began_s: float | None = None  # when step 0 of the heard take is
         self._first_s: float | None = None  # the duet's first key
-        self._heard = performer.begin()
+        self._heard, self._told = performer.begin(), (performer.told, performer.guidance)
         self._encoder = codec.StreamEncoder()
         self._held: dict[int, tuple[float, int]] = {}  # the person's keys: since when, and velocity
         self._down_s: float | None = None  # the person's pedal
@@ -112,7 +118,10 @@ class Duet:
         self._has_turn = True  # the person has struck a key since the model played last
         self._prefetched: Take | None = None  # the model's, while it plays
         self._awaited = False  # its first key
-        self._plan: deque[_Planned] = deque()
+        self._ahead_s = AHEAD_S
+        self._plan: deque[_Planned] = deque()  # its events that have not been sent
+        self._coming: deque[_Planned] = deque()  # sent, and not due yet
+        self._down: set[int] = set()  # its keys, as they were sent
         self._unheard: list[int] = []  # its events that have sounded
         self._sounding: dict[int, tuple[float, int]] = {}  # its keys: since when, and velocity
 
@@ -124,7 +133,7 @@ class Duet:
     @property
     def reserve_s(self) -> float:
         """Seconds of music that are ready beyond the next key."""
-        return self._plan[-1].due_s - self._plan[0].due_s if self._plan else 0.0
+        return self._plan[-1].at_s - self._plan[0].at_s if self._plan else 0.0
 
     @property
     def silence_s(self) -> float:
@@ -142,6 +151,14 @@ class Duet:
         ours, theirs = ([note[:4] for note in self.notes if note.by_model is model] for model in (True, False))
         person = Piece.from_notes(theirs, pedals=np.reshape(self.pedals, (-1, 2)), title="person")
         return person, Piece.from_notes(ours, title="model")
+
+    def agree(self, takeover: Takeover, handback: Handback) -> None:
+        """Has turns change otherwise from now on. Raises RitornelloError for what is unknown."""
+        if takeover not in TAKEOVERS:
+            raise RitornelloError(f"unknown takeover {takeover!r}; there are {', '.join(TAKEOVERS)}")
+        if handback not in HANDBACKS:
+            raise RitornelloError(f"unknown handback {handback!r}; there are {', '.join(HANDBACKS)}")
+        self._takeover, self._handback = takeover, handback
 
     # ---- what the person does ----
 
@@ -182,7 +199,7 @@ class Duet:
             self.pedals.append((max(self._down_s - self._first_s, 0.0), time_s - self._first_s))
         self._down_s = time_s if down else None
         if self.playing:
-            if down and self._handback_pedal:
+            if down and self._handback == "pedal":
                 self.interrupt(time_s)
             return
         self._encoder.pedal(self._piece_s(time_s), down)
@@ -198,24 +215,30 @@ class Duet:
             return IDLE_S
         if self._prefetched is None:
             return self._listen(time_s)
-        while self._plan and self._plan[0].due_s <= time_s:
-            self._sound(self._plan.popleft(), time_s)
-        last_s = self._plan[-1].due_s if self._plan else self._moment_s(self._prefetched.seconds)
-        if last_s - time_s < AHEAD_S:
+        while self._plan and self._plan[0].at_s <= time_s + self._lead_s:
+            self._play(self._plan.popleft(), time_s)
+        self._sound(time_s)
+        if self._moment_s(self._prefetched.seconds) - time_s < self._ahead_s + self._lead_s:
             self._play_on()
             return 0.0
         if self._hear_own():
             return 0.0
-        return min(IDLE_S, self._plan[0].due_s - time_s) if self._plan else IDLE_S
+        due_s = [self._plan[0].at_s - self._lead_s] if self._plan else []
+        due_s += [self._coming[0].at_s] if self._coming else []
+        return min([IDLE_S, *(at_s - time_s for at_s in due_s)])
 
     def interrupt(self, time_s: float) -> None:
         """Ends the model's turn: its keys are let go, and what it had planned is forgotten."""
         if self._prefetched is None:
             return
+        self._sound(time_s)
         for pitch in sorted(self._sounding):
-            self._let_go(pitch, time_s)
+            self._send(pitch, 0, time_s)
+            self._note(self._sounding.pop(pitch), time_s, pitch, by_model=True)
         self._prefetched = None
         self._plan.clear()
+        self._coming.clear()
+        self._down.clear()
         while self._hear_own():
             pass
         self._unheard = []  # a rest that was not over
@@ -255,6 +278,10 @@ class Duet:
         self._heard.hear(self._encoder.until(self._piece_s(time_s) + 1 / STEPS_PER_S))
         self._skip_rest(time_s)
         self._heard.hear((), until_s=max(self._step(time_s), _step_of(self._heard)) / STEPS_PER_S)
+        told = (self._performer.told, self._performer.guidance)
+        if told != self._told:
+            self._heard.tell(told[0], guidance=told[1])
+            self._told = told
         self._prefetched = self._heard.fork()
         self._awaited = True
         self._play_on()
@@ -263,29 +290,34 @@ class Duet:
         """One event more into the plan."""
         assert self._prefetched is not None
         event = self._prefetched.play(self._performer.sampling, self._rng, may_end=False)
-        due_s = self._moment_s(self._prefetched.seconds)
         pitch, velocity = (event.key.pitch, event.key.velocity) if event.key else (-1, 0)
-        self._plan.append(_Planned(due_s, event.token, pitch, velocity))
+        self._plan.append(_Planned(self._moment_s(self._prefetched.seconds), event.token, pitch, velocity))
 
-    def _sound(self, event: _Planned, time_s: float) -> None:
-        self._unheard.append(event.token)
-        if event.pitch < 0:
-            return
-        if event.pitch in self._sounding:
-            self._let_go(event.pitch, time_s)
+    def _play(self, event: _Planned, time_s: float) -> None:
+        """Sends a key for its time, or for now where that is over."""
+        late_s = time_s - event.at_s
+        self._coming.append(event._replace(at_s=max(event.at_s, time_s)))
         if event.velocity:
-            self._send(event.pitch, event.velocity)
-            self._sounding[event.pitch] = (time_s, event.velocity)
-            late_s = time_s - event.due_s
+            if late_s > LATE_S:
+                self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
             if self._awaited:
-                self.delays.takeovers.append(late_s)
+                self.delays.takeovers.append(max(0.0, late_s))
             else:
                 self.delays.latest = max(self.delays.latest, late_s)
             self._awaited = False
+        if event.velocity or event.pitch in self._down:  # else a key of the person's, which is theirs to let go
+            (self._down.add if event.velocity else self._down.discard)(event.pitch)
+            self._send(event.pitch, event.velocity, self._coming[-1].at_s)
 
-    def _let_go(self, pitch: int, time_s: float) -> None:
-        self._send(pitch, 0)
-        self._note(self._sounding.pop(pitch), time_s, pitch, by_model=True)
+    def _sound(self, time_s: float) -> None:
+        """Takes what was sent and is due now as having sounded."""
+        while self._coming and self._coming[0].at_s <= time_s:
+            at_s, token, pitch, velocity = self._coming.popleft()
+            self._unheard.append(token)
+            if velocity:
+                self._sounding[pitch] = (at_s, velocity)
+            elif pitch in self._sounding:
+                self._note(self._sounding.pop(pitch), at_s, pitch, by_model=True)
 
     def _hear_own(self) -> bool:
         """Reads the model's next event that has sounded, with the rest before it; False where there is none."""
@@ -315,7 +347,7 @@ class Duet:
         self.notes.append(Played(onset_s - self._first_s, time_s - self._first_s, pitch, velocity, by_model))
 
     def _piece_s(self, time_s: float) -> float:
-        return time_s - (self._began_s or 0.0)
+        return 0.0 if self._began_s is None else time_s - self._began_s
 
     def _moment_s(self, piece_s: float) -> float:
         return piece_s + (self._began_s or 0.0)

@@ -16,7 +16,7 @@ VIRTUAL = "virtual"
 """instead of a port's name: one of our own, to which other programs connect"""
 NOTE_OFF, NOTE_ON, CONTROL = 0x80, 0x90, 0xB0
 PEDAL, ALL_NOTES_OFF = 64, 123
-CLOCK = 0xF8
+CLOCK, START, STOP = 0xF8, 0xFA, 0xFC
 CLOCKS_PER_QUARTER = 24
 LOOK_S = 1.0
 """between looks at whether the ports are still there"""
@@ -133,6 +133,8 @@ def run(
     """
     beat_s = None if beats_per_minute is None else 60 / (beats_per_minute * CLOCKS_PER_QUARTER)
     next_beat_s = clock()
+    if beat_s is not None:
+        port.send(START)
     try:
         while not stop():
             wait_s = duet.tick(clock())
@@ -151,6 +153,8 @@ def run(
             monitor()
     finally:
         duet.close(clock())
+        if beat_s is not None:
+            port.send(STOP)
         port.send(CONTROL, ALL_NOTES_OFF, 0)
 
 
@@ -169,9 +173,9 @@ def obey(duet: Duet, time_s: float, message: Sequence[int]) -> None:
         duet.release(time_s, number)
 
 
-def sender(port: Port) -> Callable[[int, int], None]:
+def sender(port: Port) -> Callable[[int, int, float], None]:
     """What a `Duet` sends its keys with."""
-    return lambda pitch, velocity: port.send(NOTE_ON if velocity else NOTE_OFF, pitch, velocity)
+    return lambda pitch, velocity, _: port.send(NOTE_ON if velocity else NOTE_OFF, pitch, velocity)
 
 
 def listed() -> tuple[list[str], list[str]]:

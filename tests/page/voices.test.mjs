@@ -89,14 +89,14 @@ for (const {name, music} of models.filter(({music}) => music)) {
   test(`${name}: the music that Python plays from this seed, and forks of it`, async () => {
     const {told, send, rest, heard} = await player(name);
     const [one, other] = [send(start), send({...start, seed: seed + 1})];
-    const twin = send({op: 'fork', of: other, seed});
+    const twin = send({op: 'fork', from: other, seed});
     for (const id of [one, twin, other]) send({op: 'advance', id, until: first});
     await rest();
     for (const id of [one, twin]) {
       send({op: 'sampling', id, sampling: changed});
       send({op: 'told', id, told: toldLater});
     }
-    const late = send({op: 'fork', of: one, seed: 5});
+    const late = send({op: 'fork', from: one, seed: 5});
     send({op: 'sampling', id: late, sampling: {temperature: 1}});
     for (const id of [one, twin, late]) send({op: 'advance', id, until});
     await rest();
@@ -151,7 +151,7 @@ for (const {name, music} of models.filter(({music}) => music)) {
     assert.ok(kept.memory > 0 && kept.values > 0);
     send({op: 'close', id: left});
     assert.deepEqual(kept, {memory: 0, values: 0});
-    for (const bad of [{...start, seed: -1}, {...start, sampling: {topP: 2}}, {...start, told: {'composer=nobody': 1}}, {op: 'fork', of: id, seed: 1}]) {
+    for (const bad of [{...start, seed: -1}, {...start, sampling: {topP: 2}}, {...start, told: {'composer=nobody': 1}}, {op: 'fork', from: id, seed: 1}]) {
       const wrong = send(bad);
       await rest();
       assert.equal(told.get(wrong).at(-1).op, 'error');

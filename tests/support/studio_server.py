@@ -1,10 +1,15 @@
-"""The studio for tests: an engine that plays at no cost, and a server that can be stopped and begun again."""
+"""The studio for tests: an engine that plays at no cost, a server that can be stopped and begun again, folders."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import uvicorn
@@ -80,3 +85,19 @@ class Served:
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(10)
         self.socket.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A static server without a log."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """The address at which a folder's files are given out."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as giving:
+        threading.Thread(target=giving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{giving.server_address[1]}/"
+        giving.shutdown()

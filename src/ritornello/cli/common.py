@@ -104,20 +104,24 @@ def options(
 
 
 @contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Whether the user has pressed Ctrl-C, which does not break off what is done here. Pressed again, it does."""
-    pressed = False
+def stopping(*more: int) -> Iterator[Callable[[], bool]]:
+    """Whether the user has pressed Ctrl-C, or one of ``more`` signals came, which does not break off what is done here.
 
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
+    What comes again does.
+    """
+    came = False
 
-    before = signal.signal(signal.SIGINT, press)
+    def come(number: int, _: object) -> None:
+        nonlocal came
+        came = True
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.signal(number, come) for number in (signal.SIGINT, *more)}
     try:
-        yield lambda: pressed
+        yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

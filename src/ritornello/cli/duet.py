@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ritornello.files import check_writable
 
 LIST = "list"
 SHOW_S = 0.1  # between two pictures of the monitor
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # a kill; a closed terminal
 
 
 class Takeover(str, Enum):
@@ -31,6 +31,13 @@ class Takeover(str, Enum):
     silence = "silence"
     pedal = "pedal"
     key = "key"
+
+
+class Handback(str, Enum):
+    """What ends it."""
+
+    key = "key"
+    pedal = "pedal"
 
 
 @app.command(epilog="Example: ritornello duet --in piano --out piano --takeover silence --record duet.mid")
@@ -44,9 +51,9 @@ def duet(
         Takeover, typer.Option(help="The model's turn: after a silence, when the pedal comes up, or with --key.")
     ] = Takeover.silence,
     key: Annotated[int, typer.Option(help="The MIDI pitch that gives the turn with --takeover key.")] = 21,
-    handback_pedal: Annotated[
-        bool, typer.Option("--handback-pedal", help="Your pedal ends the model's turn too, not only your keys.")
-    ] = False,
+    handback: Annotated[
+        Handback, typer.Option(help="What ends the model's turn: any key, or your pedal as well as any key.")
+    ] = Handback.key,
     record: Annotated[Path | None, typer.Option(help="Write here what you both played, a track each.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop then; else with Ctrl-C.")] = None,
     send_clock: Annotated[float | None, typer.Option(help="Send MIDI clock at so many beats a minute.")] = None,
@@ -76,11 +83,11 @@ def duet(
         seed=seed,
         takeover=takeover.value,
         key=key,
-        handback_pedal=handback_pedal,
+        handback=handback.value,
     )
     until_s = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
     try:
-        with stopping() as stop, _monitor(playing, seed) as monitor:
+        with stopping(*ENDS) as stop, _monitor(playing, seed) as monitor:
             live.run(
                 playing,
                 inbox,
@@ -104,24 +111,20 @@ def duet(
 
 @contextmanager
 def _monitor(playing: Any, seed: int) -> Iterator[Callable[[], None]]:
-    """Shows who plays, in the terminal; a request to end the process lets the duet end itself first."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Shows who plays, in the terminal."""
     shown_s = began_s = time.monotonic()
-    try:
-        with Live(console=console, transient=True, auto_refresh=False) as screen:
+    with Live(console=console, transient=True, auto_refresh=False) as screen:
 
-            def show() -> None:
-                nonlocal shown_s
-                now_s = time.monotonic()
-                if now_s - shown_s < SHOW_S or not console.is_terminal:
-                    return
-                shown_s = now_s
-                who = f"model, {playing.reserve_s:.1f} s ahead" if playing.playing else "you"
-                late = f"late {playing.delays.latest * 1000:.0f} ms at most"
-                keys = "".join("#" if playing.sounds(pitch) else "." for pitch in range(21, 109))
-                words = f"{clock(now_s - began_s)}  {who:<20} {late}, seed {seed}"
-                screen.update(Text(f"{keys}\n{words}"), refresh=True)
+        def show() -> None:
+            nonlocal shown_s
+            now_s = time.monotonic()
+            if now_s - shown_s < SHOW_S or not console.is_terminal:
+                return
+            shown_s = now_s
+            who = f"model, {playing.reserve_s:.1f} s ahead" if playing.playing else "you"
+            late = f"late {playing.delays.latest * 1000:.0f} ms at most"
+            keys = "".join("#" if playing.sounds(pitch) else "." for pitch in range(21, 109))
+            words = f"{clock(now_s - began_s)}  {who:<20} {late}, seed {seed}"
+            screen.update(Text(f"{keys}\n{words}"), refresh=True)
 
-            yield show
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        yield show

@@ -4,9 +4,9 @@ Whoever reaches the port may load the page. Music is made for pages that this se
 this server's own origin and, on any other address than the loopback interface, a token. Everything has a limit: bytes
 of a message, pages, voices of a page, notes and seconds of a prompt, and the time without a word.
 
-Messages are JSON objects; ``page/remote.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``,
-``told``, ``fork``, ``close`` and ``score``, each with the ``id`` of a stream; it gets ``hello`` once, then ``notes``,
-``end``, ``score`` and ``error``.
+Messages are JSON objects; ``page/stream.js`` is the other side. A page sends ``start``, ``advance``, ``sampling``,
+``told``, ``fork``, ``close``, ``score``, ``duet``, ``agree``, ``midi`` and ``finish``, each with the ``id`` of a
+stream; it gets ``hello`` once, then ``notes``, ``end``, ``score``, ``turn``, ``key`` and ``error``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import uvicorn
@@ -33,12 +33,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ritornello.duet import HANDBACKS, TAKEOVERS
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
 from ritornello.performing import Performer, Take
 from ritornello.sampling import Sampling
-from ritornello.studio.voices import Conductor, Task, Turns, Voice, prompt_of, score
+from ritornello.studio.voices import LATER, Conductor, Partner, Task, Turns, Voice, prompt_of, score
 
+Stream = TypeVar("Stream", Voice, Partner)
 Tokens = NDArray[np.integer]
 NOTHING = np.zeros(0, np.uint16)
 PAGE = Path(__file__).parent / "page"
@@ -205,8 +207,8 @@ class _Session:
     def __init__(self, studio: _Studio, loop: asyncio.AbstractEventLoop) -> None:
         self._performer, self._conductor, self._loop = studio.performer, studio.conductor, loop
         self._moments: list[Moment] = []
-        self._voices: dict[int, Voice] = {}
-        ops = ("start", "advance", "sampling", "told", "fork", "close", "score")
+        self._voices: dict[int, Voice | Partner] = {}
+        ops = ("start", "advance", "sampling", "told", "fork", "close", "score", "duet", "agree", "midi", "finish")
         self._ops = {op: getattr(self, f"_{op}") for op in ops}
         self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._closed = False
@@ -252,7 +254,7 @@ class _Session:
             take = heard.take.fork() if heard else self._performer.begin()
             rest = tokens[len(heard.tokens) :] if heard else tokens
             voice = Voice(take, rest, from_s=begins_s, seed=seed, sampling=sampling, told=told, tell=tell)
-            self._add(number, voice, tell, tokens)
+            self._add(number, voice, tell, self._keeping(voice, tokens))
 
         return start
 
@@ -260,29 +262,78 @@ class _Session:
         source, seed, tell = _whole(message, "from"), _whole(message, "seed"), partial(self._tell, number)
 
         def fork() -> None:
-            if source in self._voices:
-                self._add(number, self._voices[source].fork(seed, tell), tell)
+            if voice := self._open(source, Voice):
+                other = voice.fork(seed, tell)
+                self._add(number, other, tell, other.turns())
             else:
                 tell({"op": "error", "message": "the stream to go on from is closed"})
 
         return fork
 
+    def _duet(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        tell, engine = partial(self._tell, number), self._performer.engine
+        performer = Performer(engine, _sampling(message), told=_told(message, engine.labels))
+        partner = Partner(performer, seed=_whole(message, "seed"), **_agreed(message), tell=tell)
+        return lambda: self._add(number, partner, tell, partner.turns())
+
+    def _agree(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        agreed = _agreed(message)
+
+        def agree() -> None:
+            if partner := self._open(number, Partner):
+                partner.duet.agree(**agreed)
+
+        return agree
+
+    def _midi(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        at_s, content = _number(message, "at"), message.get("message")
+        if not isinstance(content, list) or not all(isinstance(byte, int) and 0 <= byte < 256 for byte in content):
+            raise RitornelloError("a MIDI message is a list of bytes")
+        return lambda: self._hear(number, at_s, content)
+
+    def _finish(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
+        at_s = _number(message, "at")
+        return lambda: self._hear(number, at_s, None)
+
+    def _hear(self, number: int, at_s: float, content: list[int] | None) -> None:
+        if partner := self._open(number, Partner):
+            partner.hear(at_s, content)
+
     def _advance(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         until_s = _seconds(message, "until")
-        return lambda: self._set(number, "until_s", until_s)
+
+        def advance() -> None:
+            if voice := self._open(number, Voice):
+                voice.until_s = until_s
+
+        return advance
 
     def _sampling(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         sampling = _sampling(message)
-        return lambda: self._set(number, "sampling", sampling)
+
+        def change() -> None:
+            if voice := self._open(number, Voice):
+                voice.sampling = sampling
+            if partner := self._open(number, Partner):
+                partner.performer.sampling = sampling
+
+        return change
 
     def _told(self, number: int, message: dict[str, Any]) -> Callable[[], None]:
         told = _told(message, self._performer.engine.labels)
-        return lambda: self._voices[number].steer(told) if number in self._voices else None
+
+        def change() -> None:
+            if voice := self._open(number, Voice):
+                voice.steer(told)
+            if partner := self._open(number, Partner):
+                partner.performer.told = told
+
+        return change
 
     def _close(self, number: int, _: dict[str, Any]) -> Callable[[], None]:
         def close() -> None:
-            self._set(number, "closed", True)
-            self._voices.pop(number, None)
+            if number in self._voices:
+                self._voices.pop(number).closed = True
 
         return close
 
@@ -291,29 +342,35 @@ class _Session:
         turns = score(self._performer.engine, piece, _seconds(message, "from"), _seconds(message, "to"), tell)
         return lambda: self._conductor.add(Task(turns, tell))
 
-    def _add(self, number: int, voice: Voice, tell: Callable[[dict[str, Any]], None], tokens: Tokens = NOTHING) -> None:
+    def _add(self, number: int, stream: Voice | Partner, tell: Callable[[dict[str, Any]], None], turns: Turns) -> None:
         if self._closed:
             return
         if number in self._voices or len(self._voices) >= MAX_VOICES:
             tell({"op": "error", "message": f"a page has {MAX_VOICES} voices at most, each with a number of its own"})
             return
-        self._voices[number] = voice
-        self._conductor.add(Task(self._paced(voice, tokens), tell))
+        self._voices[number] = stream
+        self._conductor.add(Task(self._paced(stream, turns), tell))
 
-    def _paced(self, voice: Voice, tokens: Tokens) -> Turns:
-        """The voice's turns, which wait while the page does not read what it was told; its prompt's end is kept."""
-        turns, told = voice.turns(), voice.told
-        for busy in turns:
+    def _keeping(self, voice: Voice, tokens: Tokens) -> Turns:
+        """The voice's turns; the moment at its prompt's end is kept."""
+        told = voice.told
+        for wait_s in voice.turns():
             if voice.ready and len(tokens) >= LONG_TOKENS and voice.told is told:
                 self._moments = [Moment(tokens, told, voice.take.fork()), *self._moments][:MAX_MOMENTS]
                 tokens = NOTHING
-            yield busy
-            while self._outbox.qsize() >= MAX_WAITING and not voice.closed:
-                yield False
+            yield wait_s
 
-    def _set(self, number: int, name: str, value: Any) -> None:
-        if number in self._voices:
-            setattr(self._voices[number], name, value)
+    def _paced(self, stream: Voice | Partner, turns: Turns) -> Turns:
+        """Turns, which wait while the page does not read what it was told."""
+        for wait_s in turns:
+            yield wait_s
+            while self._outbox.qsize() >= MAX_WAITING and not stream.closed:
+                yield LATER
+
+    def _open(self, number: int, kind: type[Stream]) -> Stream | None:
+        """The stream of that number, if it is of that kind."""
+        stream = self._voices.get(number)
+        return stream if isinstance(stream, kind) else None
 
     def _let_go(self) -> None:
         for voice in self._voices.values():
@@ -374,6 +431,15 @@ def _told(message: dict[str, Any], labels: Sequence[str]) -> dict[str, float]:
         if not 0 <= _number(given, label) <= 1:
             raise RitornelloError(f"the weight of {label} is {given[label]}; it must lie between 0 and 1")
     return given
+
+
+def _agreed(message: dict[str, Any]) -> dict[str, Any]:
+    """How turns change in a duet."""
+    agreed = {"takeover": message.get("takeover", TAKEOVERS[1]), "handback": message.get("handback", HANDBACKS[0])}
+    for (name, value), values in zip(agreed.items(), (TAKEOVERS, HANDBACKS)):
+        if value not in values:
+            raise RitornelloError(f"{name} is one of {', '.join(values)}")
+    return agreed
 
 
 def _seconds(message: dict[str, Any], name: str) -> float:

@@ -2,16 +2,19 @@
 
 A voice is one stream of the page's: it reads what stands before it, then plays until its music reaches the time that
 it was asked for, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and
-what changes a voice happens between two turns. Times are seconds of music from the start of the prompt.
+what changes a voice happens between two turns. Times are seconds of music from the start of the prompt. A partner plays
+with the person at the page, by the page's clock.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +22,12 @@ from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.codec.vocabulary import STEPS_PER_S
+from ritornello.duet import Duet, Handback, Takeover
 from ritornello.engines import Engine
 from ritornello.errors import RitornelloError
+from ritornello.live import obey
 from ritornello.notes import Piece
-from ritornello.performing import Take
+from ritornello.performing import Performer, Take
 from ritornello.sampling import Sampling
 
 TURN_TOKENS = 64
@@ -30,9 +35,16 @@ TURN_TOKENS = 64
 TELL_S = 0.05
 """how long finished notes may wait for others to be told with"""
 
+JUMP_S = 1.0
+"""that a page's clock may be found to be ahead of what its first message said"""
+LEAD_S = 0.1
+"""how long before their time a partner's keys are told, so that they sound at their time"""
+
 Tell = Callable[[dict[str, Any]], None]
-Turns = Iterator[bool]
-"""work in turns: each says whether there is more to do now"""
+Turns = Iterator[float]
+"""work in turns: each says for how many seconds there is nothing to do then"""
+NOW, LATER = 0.0, math.inf
+"""nothing to wait for; nothing to do until something is asked"""
 
 
 class Task(NamedTuple):
@@ -64,18 +76,17 @@ class Conductor(threading.Thread):
         self._tasks.append(task)
 
     def run(self) -> None:
-        busy = False
+        wait_s = LATER
         while not self._stopped:
             try:
                 while True:
-                    self._jobs.get(block=not busy)()
-                    busy = True  # a job may have given work
+                    self._jobs.get(wait_s > NOW, None if wait_s == LATER else wait_s)()
+                    wait_s = NOW  # a job may have given work
             except queue.Empty:
                 pass
-            turns = [self._turn(task) for task in list(self._tasks)]
-            busy = any(turns)
+            wait_s = min([self._turn(task) for task in list(self._tasks)], default=LATER)
 
-    def _turn(self, task: Task) -> bool:
+    def _turn(self, task: Task) -> float:
         try:
             return next(task.turns)
         except StopIteration:
@@ -85,7 +96,7 @@ class Conductor(threading.Thread):
         except Exception:  # one voice must not take the others with it
             task.tell({"op": "error", "message": "the engine failed; start again, and report it if that does not help"})
         self._tasks.remove(task)
-        return False
+        return LATER
 
 
 class Voice:
@@ -129,7 +140,7 @@ class Voice:
         while not self.closed:
             if self.take.seconds >= self.until_s:
                 self._tell_notes()
-                yield False
+                yield LATER
                 continue
             self._play()
             if self.take.ended:
@@ -138,7 +149,7 @@ class Voice:
                 return
             if self._finished and time.monotonic() > self._told_at + TELL_S:
                 self._tell_notes()
-            yield True
+            yield NOW
 
     def steer(self, told: Mapping[str, float]) -> None:
         """Tells from the next token on what the music is to be."""
@@ -162,7 +173,7 @@ class Voice:
             while not self._source.ready:
                 if self._source.closed:
                     raise RitornelloError("the stream to go on from was closed")
-                yield False
+                yield LATER
             self.take = self._source.take.fork()
             self.take.tell(self.told)
         elif not self.ready:
@@ -170,9 +181,9 @@ class Voice:
                 if self.closed:
                     return
                 self.take.hear(self._prompt[first : first + TURN_TOKENS], until_s=self._from_s)
-                yield True
+                yield NOW
         self.ready, self._source = True, None
-        yield True  # those who wait for it fork before it plays
+        yield NOW  # those who wait for it fork before it plays
 
     def _play(self) -> None:
         event = self.take.play(self.sampling, self._rng)
@@ -190,6 +201,80 @@ class Voice:
             notes = [[note.onset, note.offset, note.pitch, note.velocity] for note in self._finished]
             self._tell({"op": "notes", "notes": notes, "upTo": up_to})
         self._finished, self._told_up_to, self._told_at = [], up_to, time.monotonic()
+
+
+class Partner:
+    """The model at one piano with the person at the page (`duet.Duet`), by the page's clock.
+
+    That is known from when its messages come: a message takes no time at the soonest.
+
+    Args:
+        performer: whose sampling and what it is told may be replaced; no one else uses it.
+        seed: of all that is drawn.
+        takeover: as of `Duet`, and so is ``handback``.
+        tell: takes messages: ``turn`` (whose it is, and its number), ``key`` (`LEAD_S` before its time, with the number
+            of the turn that it belongs to), ``notes`` and pedals that are over (from the first key on), and ``end``.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        performer: Performer,
+        *,
+        seed: int,
+        takeover: Takeover,
+        handback: Handback,
+        tell: Tell,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.performer, self.closed = performer, False
+        self._tell, self._clock = tell, clock
+        self.duet = Duet(performer, self._send, seed=seed, takeover=takeover, handback=handback, lead_s=LEAD_S)
+        self._inbox: deque[tuple[float, Sequence[int] | None]] = deque()
+        self._behind_s = math.inf  # of our clock to the page's,
+        self._least_s = 0.0  # and the least that is believed
+        self._now_s = 0.0
+        self._turn = 0  # the model's last
+
+    def hear(self, at_s: float, message: Sequence[int] | None) -> None:
+        """Takes a MIDI message that came when the page's clock was at ``at_s``; None ends the duet."""
+        now_s = self._clock()
+        if math.isinf(self._behind_s):
+            self._least_s = now_s - at_s - JUMP_S
+        self._behind_s = max(min(self._behind_s, now_s - at_s), self._least_s)
+        self._inbox.append((min(at_s, now_s - self._behind_s), message))
+
+    def turns(self) -> Turns:
+        """Plays until the duet is ended, or closed."""
+        while not self.closed:
+            was_playing = self.duet.playing
+            if self._inbox:
+                at_s, message = self._inbox.popleft()
+                self._now_s = max(self._now_s, at_s)
+                if message is None:
+                    self.duet.close(self._now_s)
+                    self.closed = True
+                else:
+                    obey(self.duet, self._now_s, message)
+                wait_s = NOW
+            else:
+                self._now_s = max(self._now_s, self._clock() - self._behind_s)
+                wait_s = self.duet.tick(self._now_s)
+            if self.duet.playing != was_playing:
+                self._turn += self.duet.playing
+                self._tell({"op": "turn", "turn": self._turn, "playing": self.duet.playing, "at": self._now_s})
+            self._tell_notes()
+            yield wait_s
+        self._tell({"op": "end"})
+
+    def _send(self, pitch: int, velocity: int, at_s: float) -> None:
+        self._tell({"op": "key", "turn": self._turn, "pitch": pitch, "velocity": velocity, "at": at_s})
+
+    def _tell_notes(self) -> None:
+        notes, pedals = self.duet.notes, self.duet.pedals
+        if notes or pedals:
+            self._tell({"op": "notes", "notes": [list(note) for note in notes], "pedals": list(pedals)})
+            self.duet.notes, self.duet.pedals = [], []
 
 
 def prompt_of(piece: Piece, from_s: float | None) -> tuple[NDArray[np.uint16], float]:
@@ -216,5 +301,5 @@ def score(engine: Engine, piece: Piece, from_s: float, to_s: float, tell: Tell) 
         highest = logits.max(1)
         chosen = logits[np.arange(len(logits)), tokens[part]]
         nats[part] = highest + np.log(np.exp(logits - highest[:, None]).sum(1)) - chosen
-        yield True
+        yield NOW
     tell({"op": "score", "nats": float(nats[scored].mean()) if scored.any() else None})

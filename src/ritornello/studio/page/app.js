@@ -1,9 +1,10 @@
 // The studio: wires the session, the maker, the roll, the piano and what hands do.
 
+import {Duet} from './duet.js';
 import {MidiError, readMidi} from './engine/midi.js';
 import {Hands} from './keyboard.js';
 import {Maker} from './maker.js';
-import {clock, endOf} from './music.js';
+import {NOTHING, clock, endOf} from './music.js';
 import {Piano, Samples} from './piano.js';
 import {Overview, Roll, paintNotes} from './roll.js';
 import {download, fileName, midiOf, pngOf, svgOf, wavOf} from './saving.js';
@@ -34,6 +35,7 @@ const maker = new Maker(session, () => transport.position);
 transport.limit = () => maker.limit();
 transport.growing = () => maker.growing;
 
+const duet = new Duet((pitch, velocity, after) => (hands.output ? hands.play : played)(pitch, velocity, after));
 let recording = null; // {time: of the context when second `from` was, from, open: Map, pedal}
 let told = 0;
 let fresh = true; // nobody has done anything yet
@@ -70,8 +72,9 @@ function showPiece() {
 function showState() {
   const {piece, past, future} = session;
   const empty = !piece.notes.length && !maker.choice && !recording;
+  const together = Boolean(duet.stream);
   const {region} = roll;
-  fresh &&= !transport.playing && !recording && !past.length && !piece.notes[0]?.given;
+  fresh &&= !transport.playing && !recording && !together && !past.length && !piece.notes[0]?.given;
   $('undo').disabled = !past.length;
   $('redo').disabled = !future.length;
   $('welcome').hidden = !fresh;
@@ -89,13 +92,18 @@ function showState() {
   $('play').setAttribute('aria-label', transport.playing ? 'Pause' : 'Play');
   $('loop').setAttribute('aria-pressed', String(Boolean(transport.loop)));
   $('record').setAttribute('aria-pressed', String(Boolean(recording)));
+  $('jam').setAttribute('aria-pressed', String(together));
+  $('duet').hidden = !together;
+  $('turn').classList.toggle('model', duet.playing);
+  const whose = duet.playing ? 'The model plays' : duet.first === null ? 'Play: it listens' : 'You play';
+  if ($('turn').textContent !== whose) $('turn').textContent = whose;
   const count = maker.shown.notes.length;
   $('roll').setAttribute('aria-label', `Piano roll: ${count} notes in ${clock(roll.length)}`);
   showTime();
 }
 
 function showTime() {
-  const {position} = transport;
+  const position = duet.stream ? duet.position ?? duet.from : transport.position;
   const text = `${clock(position)} / ${clock(roll.length)}`;
   if ($('time').textContent !== text) $('time').textContent = text;
 }
@@ -156,7 +164,7 @@ function drawWay(canvas, way, {from, to}) {
 // ---- what is done ----
 
 const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
-  stopRecording();
+  await stopHands();
   save(session).catch(() => {});
   transport.pause();
   transport.seek(0);
@@ -167,6 +175,7 @@ const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
 
 const play = doing(async () => {
   if (transport.playing) return transport.pause();
+  await stopHands();
   if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session);
   roll.follow = true;
   const first = maker.shown.notes[0];
@@ -176,7 +185,7 @@ const play = doing(async () => {
 });
 
 const goOn = doing(async () => {
-  if (recording) stopRecording();
+  await stopHands();
   if (maker.live) {
     maker.stop();
     return say('It stops where it is.');
@@ -191,6 +200,7 @@ const goOn = doing(async () => {
 });
 
 const again = doing(async () => {
+  await stopHands();
   const from = transport.position;
   await maker.again(from);
   await lead(from);
@@ -198,6 +208,7 @@ const again = doing(async () => {
 });
 
 const ways = doing(async () => {
+  await stopHands();
   const from = transport.position;
   await maker.ways(from);
   await lead(from);
@@ -205,6 +216,7 @@ const ways = doing(async () => {
 });
 
 const fill = doing(async () => {
+  await stopHands();
   const {region} = roll;
   if (!region) return;
   transport.seek(Math.max(0, region.start - LEAD_S));
@@ -247,11 +259,12 @@ const drop = doing(async () => {
   await maker.drop();
 });
 
-function step(direction) {
+const step = doing(async (direction) => {
+  await stopHands();
   maker.stop();
   const label = session[direction]();
   if (label) say(`${direction === 'undo' ? 'Undone' : 'Done again'}: ${label}.`);
-}
+});
 
 function loop() {
   if (transport.loop) transport.loop = null;
@@ -272,7 +285,8 @@ let pedal = false;
 hands.on('strike', ({pitch, velocity}) => {
   context.resume();
   held.get(pitch)?.release(context.currentTime);
-  held.set(pitch, piano.strike(pitch, velocity));
+  duet.strikes(pitch, velocity);
+  if (!duet.calls(pitch)) held.set(pitch, piano.strike(pitch, velocity));
   if (recording) {
     recording.time ??= context.currentTime;
     recording.open.set(pitch, {velocity, start: recorded()});
@@ -280,6 +294,7 @@ hands.on('strike', ({pitch, velocity}) => {
 });
 hands.on('release', ({pitch}) => {
   if (!pedal) held.get(pitch)?.release(context.currentTime);
+  duet.releases(pitch);
   const open = recording?.open.get(pitch);
   if (!open) return;
   recording.open.delete(pitch);
@@ -287,6 +302,7 @@ hands.on('release', ({pitch}) => {
 });
 hands.on('pedal', ({down}) => {
   pedal = down;
+  duet.pedals(down);
   if (!down) for (const [pitch, voice] of held) if (!hands.down.has(pitch)) voice?.release(context.currentTime);
   if (!recording || recording.time === undefined) return;
   if (down) recording.pedal = recorded();
@@ -299,7 +315,8 @@ hands.on('pedal', ({down}) => {
 
 const recorded = () => recording.from + context.currentTime - recording.time;
 
-const record = doing(() => {
+const record = doing(async () => {
+  await stopDuet();
   if (recording) {
     stopRecording();
     return say('Recorded. Play on goes on from it.');
@@ -325,6 +342,55 @@ function stopRecording() {
   showPiece();
 }
 
+/** Strikes a key of the model's on the piano here. */
+function played(pitch, velocity, after) {
+  const voice = piano.strike(pitch, velocity, context.currentTime + after);
+  return {
+    release: (later) => voice?.release(context.currentTime + later),
+    cut: () => voice?.release(context.currentTime, 0.03, true),
+  };
+}
+
+const together = doing(async () => {
+  if (duet.stream) return stopDuet();
+  stopRecording();
+  transport.pause();
+  maker.stop();
+  const from = fresh || !endOf(session.piece) ? 0 : endOf(session.piece) + 0.5;
+  session.change('a duet', from ? session.piece : NOTHING);
+  roll.setRegion(null);
+  roll.follow = true;
+  await context.resume();
+  await duet.begin(maker.needed(), {seed: session.seed, sampling: session.sampling, told: maker.asked}, from);
+  $('keys').focus();
+  say('Play: on a MIDI keyboard, on the keys below, or with the letters A to L. When you stop, the model goes on.');
+});
+
+async function stopDuet() {
+  if (!duet.stream) return;
+  hands.letAll();
+  await duet.end();
+}
+
+async function stopHands() {
+  stopRecording();
+  await stopDuet();
+}
+
+duet.on('turn', showState);
+duet.on('keys', () => hands.show(duet.sounding));
+duet.on('notes', ({notes, pedals}) => {
+  session.grow(notes);
+  if (!pedals.length) return;
+  session.piece.pedals = [...session.piece.pedals, ...pedals];
+  roll.setPiece(session.piece);
+});
+duet.on('end', (error) => {
+  transport.seek(endOf(session.piece));
+  showPiece();
+  if (!error) say('The duet is in the piece: yours and the model\u2019s in colours of their own. Play on goes on from it.');
+});
+
 // ---- files ----
 
 const openFile = doing(async (file) => {
@@ -332,7 +398,7 @@ const openFile = doing(async (file) => {
   if (file.size > MOST_FILE_BYTES) throw new Error(`${file.name}: larger than ${MOST_FILE_BYTES >> 20} MiB`);
   const bytes = new Uint8Array(await file.arrayBuffer());
   const text = new TextDecoder().decode(bytes.subarray(0, 64));
-  stopRecording();
+  await stopHands();
   transport.pause();
   try {
     if (text.trimStart().startsWith('{')) return openSession(new TextDecoder().decode(bytes));
@@ -383,6 +449,16 @@ const saveAs = doing(async (kind) => {
   say(`Saved as ${name}.`);
 });
 
+$('carry').addEventListener('click', () => saveAs('midi'));
+$('carry').addEventListener('dragstart', (event) => {
+  const piece = maker.shown;
+  if (!piece.notes.length) return event.preventDefault();
+  const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.mid`;
+  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece), (byte) => String.fromCharCode(byte)).join(''))}`;
+  event.dataTransfer.setData('DownloadURL', `audio/midi:${name}:${address}`); // Chromium's way to a file elsewhere
+  event.dataTransfer.effectAllowed = 'copy';
+});
+
 // ---- seed, sampling and what is told in the address ----
 
 function showAddress() {
@@ -402,6 +478,7 @@ function showSampling() {
 function setSampling(changes) {
   session.sampling = {...session.sampling, ...changes};
   maker.setSampling(session.sampling);
+  duet.stream?.setSampling(session.sampling);
   showSampling();
   showAddress();
 }
@@ -425,6 +502,7 @@ function wished() {
 function setTold(changed) {
   session.told = changed;
   maker.setTold();
+  duet.stream?.setTold(maker.asked);
   showTold();
   showAddress();
 }
@@ -534,12 +612,14 @@ transport.on('tick', () => {
 });
 setInterval(() => {
   maker.tick();
-  if (recording && recording.time !== undefined) roll.setPosition(recorded(), []);
+  const {position = recording?.time !== undefined ? recorded() : null} = duet.stream ? duet : {};
+  if (position !== null) roll.setPosition(position, []);
   if (performance.now() > told) say('');
   overview.draw();
 }, 250);
 (function follow() { // the playhead moves with every frame
   if (transport.playing && !document.hidden) roll.setPosition(transport.position, roll.sounding);
+  else if (duet.position !== null && duet.stream && !document.hidden) roll.setPosition(duet.position, []);
   requestAnimationFrame(follow);
 })();
 
@@ -567,6 +647,10 @@ $('again').addEventListener('click', again);
 $('ways').addEventListener('click', ways);
 $('fill').addEventListener('click', fill);
 $('keep').addEventListener('click', keep);
+$('jam').addEventListener('click', together);
+for (const id of ['takeover', 'handback']) {
+  $(id).addEventListener('change', () => duet.agree({takeover: $('takeover').value, handback: $('handback').value}));
+}
 $('undo').addEventListener('click', () => step('undo'));
 $('redo').addEventListener('click', () => step('redo'));
 $('new').addEventListener('click', async () => { await begin(); await play(); });
@@ -595,7 +679,11 @@ $('share').addEventListener('click', doing(async () => {
 }));
 
 let dragged = 0;
-addEventListener('dragenter', (event) => { event.preventDefault(); dragged++; $('drop').hidden = false; });
+addEventListener('dragenter', (event) => {
+  event.preventDefault();
+  dragged++;
+  $('drop').hidden = !event.dataTransfer?.types.includes('Files');
+});
 addEventListener('dragleave', () => { if (--dragged <= 0) { dragged = 0; $('drop').hidden = true; } });
 addEventListener('dragover', (event) => event.preventDefault());
 addEventListener('drop', (event) => {
@@ -611,7 +699,7 @@ const mark = (side) => {
   roll.setRegion(side === 'start' ? {start: position, end: Math.max(end, position + 0.1)} : {start: Math.min(start, position), end: Math.max(position, 0.1)});
 };
 const shortcuts = {
-  ' ': play, e: goOn, r: again, c: ways, f: fill, k: keep, l: loop, n: () => $('new').click(), i: () => mark('start'), o: () => mark('end'),
+  ' ': play, e: goOn, r: again, c: ways, f: fill, k: keep, l: loop, d: together, n: () => $('new').click(), i: () => mark('start'), o: () => mark('end'),
   home: () => $('back').click(), end: () => seek(Infinity), enter: take, '+': () => roll.zoom(1.5), '=': () => roll.zoom(1.5),
   '-': () => roll.zoom(1 / 1.5), 0: () => roll.fit(), 1: () => listen(0), 2: () => listen(1), 3: () => listen(2), 4: () => listen(3),
 };
@@ -675,7 +763,7 @@ const showPorts = doing(async () => {
 });
 $('about').addEventListener('toggle', (event) => { if (event.newState === 'open') showPorts(); });
 for (const id of ['midi-in', 'midi-out']) {
-  $(id).addEventListener('change', () => { transport.hush(); hands.choose($('midi-in').value, $('midi-out').value); });
+  $(id).addEventListener('change', () => { transport.hush(); duet.hush(); hands.choose($('midi-in').value, $('midi-out').value); });
 }
 
 /** The page begins: the last session, or new music from the address's seed, made before anybody asks for it. */
@@ -720,5 +808,5 @@ function showRecent(all) {
   $('recent').replaceChildren(...(buttons.length ? ['Or open again: ', ...buttons] : []));
 }
 
-Object.assign(window, {studio: {session, maker, roll, transport, piano, samples, hands, context}});
+Object.assign(window, {studio: {session, maker, duet, roll, transport, piano, samples, hands, context}});
 doing(main)();

@@ -82,11 +82,13 @@ export class Hands extends Emitter {
         event.stopPropagation();
       }
       if (event.repeat) return;
-      if (key === 'z') this.octave = Math.max(24, this.octave - 12);
+      if (key === 'shift') this.emit('pedal', {down: true});
+      else if (key === 'z') this.octave = Math.max(24, this.octave - 12);
       else if (key === 'x') this.octave = Math.min(84, this.octave + 12);
       else if (place >= 0) this.press(this.octave + place, VELOCITY);
     });
     this.element.addEventListener('keyup', (event) => {
+      if (event.key === 'Shift') this.emit('pedal', {down: false});
       const place = LETTERS.indexOf(event.key.toLowerCase());
       if (place >= 0) for (const pitch of [...this.down]) if ((pitch - this.octave - place) % 12 === 0) this.let(pitch);
     });
@@ -108,6 +110,7 @@ export class Hands extends Emitter {
   }
 
   letAll() {
+    this.emit('pedal', {down: false});
     for (const pitch of [...this.down]) this.let(pitch);
   }
 
@@ -174,6 +177,19 @@ export class Hands extends Emitter {
     this.output?.send([0x90, pitch, velocity], now + after * 1000);
     if (until < Infinity) this.output?.send([0x80, pitch, 0], now + until * 1000);
   }
+
+  /** Strikes a key at the chosen output in `after` seconds, so that it can be cut before: what was sent cannot. */
+  play = (pitch, velocity, after) => {
+    const waiting = [setTimeout(() => this.send(pitch, velocity, 0, Infinity), after * 1000)];
+    const off = () => this.send(pitch, 0, 0, 0);
+    return {
+      release: (later) => waiting.push(setTimeout(off, later * 1000)),
+      cut: () => {
+        waiting.forEach(clearTimeout);
+        off();
+      },
+    };
+  };
 
   /** Everything off at the chosen output. */
   quiet() {

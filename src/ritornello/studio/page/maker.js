@@ -16,8 +16,8 @@ const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 /** @typedef {import('./music.js').Note} Note */
 /** @typedef {import('./music.js').Span} Span */
 /** @typedef {import('./music.js').Piece} Piece */
-/** @typedef {import('./remote.js').RemoteEngine} Engine */
-/** @typedef {import('./remote.js').RemoteStream} Stream */
+/** @typedef {import('./stream.js').Engine} Engine */
+/** @typedef {import('./stream.js').Stream} Stream */
 
 /** What is read to rank a bridge from `start` to `end`: no more than counts. */
 function follow(piece, start, end) {

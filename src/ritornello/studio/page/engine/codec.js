@@ -134,3 +134,105 @@ export class StreamDecoder {
     return twin;
   }
 }
+
+/**
+ * Encodes what is played on one piano, key by key; bounded by the 128 keys. Events come in order of their times, seconds
+ * from the piece's start; of events at one time pedals come first, then releases. A step's tokens are told when the next
+ * step begins, since only then it is known what they are.
+ */
+export class StreamEncoder {
+  /**
+   * @param {number} told the step that earlier tokens have reached, to go on from
+   * @param {number} bin of the last strike in those; -1 for none
+   * @param {number} step the first in which something may happen
+   */
+  constructor(told = 0, bin = -1, step = 0) {
+    Object.assign(this, {told, bin, step});
+    /** @type {number[]} */
+    this.tokens = []; // told, and not yet asked for
+    /** @type {Map<number, number>} */
+    this.strikes = new Map(); // of the open step: pitch -> velocity
+    /** @type {Map<number, Set<number>>} */
+    this.releases = new Map(); // by step, from the open one on
+    /** @type {Map<number, number>} */
+    this.since = new Map(); // by sounding pitch: the step of its strike
+    /** @type {Set<number>} */
+    this.held = new Set(); // keys that are down
+    this.pedalDown = false;
+  }
+
+  get anySounds() {
+    return this.since.size > 0;
+  }
+
+  strike(time, pitch, velocity) {
+    this.to(time);
+    const earlier = this.strikes.get(pitch);
+    if (earlier !== undefined) { // of one key one strike in a step: with the greatest velocity and the last release
+      velocity = Math.max(velocity, earlier);
+      this.releases.get(this.step + 1)?.delete(pitch);
+    } else if (this.since.has(pitch)) this.end(pitch);
+    this.strikes.set(pitch, velocity);
+    this.since.set(pitch, this.step);
+    this.held.add(pitch);
+  }
+
+  release(time, pitch) {
+    this.to(time);
+    this.held.delete(pitch);
+    if (this.since.has(pitch) && !this.pedalDown) this.end(pitch);
+  }
+
+  pedal(time, down) {
+    this.to(time);
+    this.pedalDown = down;
+    if (!down) for (const pitch of [...this.since.keys()]) if (!this.held.has(pitch)) this.end(pitch);
+  }
+
+  /** What was not yet asked for of the steps before that of `time`. */
+  until(time) {
+    this.to(time);
+    return this.tokens.splice(0);
+  }
+
+  /** Closes the steps before that of a time. What comes late is taken to come now. */
+  to(time) {
+    const step = stepOf(time);
+    while (this.step < step && (this.strikes.size || this.releases.size)) {
+      this.tell();
+      this.step = this.releases.size ? Math.min(...this.releases.keys()) : step;
+    }
+    this.step = Math.max(this.step, step);
+  }
+
+  tell() {
+    const byPitch = (a, b) => a - b, releases = [...this.releases.get(this.step) ?? []].sort(byPitch);
+    this.releases.delete(this.step);
+    if (releases.length || this.strikes.size) {
+      this.tokens.push(...shifts(this.step - this.told));
+      this.told = this.step;
+    }
+    this.tokens.push(...releases.map((pitch) => NOTE_OFF + pitch));
+    for (const pitch of [...this.strikes.keys()].sort(byPitch)) {
+      const bin = (this.strikes.get(pitch) - 1) >> 2;
+      if (bin !== this.bin) this.tokens.push(VELOCITY + (this.bin = bin));
+      this.tokens.push(pitch);
+    }
+    this.strikes.clear();
+  }
+
+  /** A note's end: now, a step after its strike at the soonest. */
+  end(pitch) {
+    const at = Math.max(this.step, this.since.get(pitch) + 1);
+    this.since.delete(pitch);
+    if (!this.releases.has(at)) this.releases.set(at, new Set());
+    this.releases.get(at).add(pitch);
+  }
+}
+
+/** The tokens of so many steps, with the last of less than a second where there is a rest. */
+export function shifts(steps) {
+  const tokens = [];
+  for (let left = steps; left > 0; left -= MAX_SHIFT_STEPS) tokens.push(SHIFT + Math.min(left, MAX_SHIFT_STEPS) - 1);
+  return tokens;
+}

@@ -157,8 +157,13 @@ class Session {
    * @returns {Promise<Float32Array>}
    */
   async read(tokens) {
+    if (tokens.length > 1) await this.model.load(this.model.chunkTokens);
+    return this.readNow(tokens);
+  }
+
+  /** The same, at once: what reads so many tokens must be loaded. */
+  readNow(tokens) {
     const size = tokens.length > 1 ? this.model.chunkTokens : 1;
-    if (!this.model.bound.has(size)) await this.model.load(size);
     return this.run(this.model.bound.get(size), tokens, size);
   }
 

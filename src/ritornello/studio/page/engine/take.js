@@ -1,0 +1,141 @@
+// One performance in the making, at one moment: a session, the grammar, and the notes that sound. The rules are those of
+// `ritornello.performing.Take`: no END before there is a note, and no rest longer than people make.
+
+import {
+  END, MAX_SHIFT_STEPS, N_EVENTS, N_PITCHES, NOTE_OFF, SHIFT, START, STEPS_PER_S, StreamDecoder, VELOCITY,
+} from './codec.js';
+import {Grammar} from './grammar.js';
+import {CALL_STRIKES} from './motifs.js';
+import {draw} from './sampling.js';
+
+/** @typedef {import('./sampling.js').Sampling} Sampling */
+
+const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
+const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const INSIST_STRIKES = 4, INSIST_NATS = 3; // of a passage that is called back
+const RETURN_STEPS = 2_000; // so old is what is called back
+export {REST_S};
+
+export class Take {
+  /** @param {any} model */
+  constructor(model) {
+    this.session = model.begin();
+    this.grammar = new Grammar();
+    this.decoder = new StreamDecoder();
+    this.unread = [START]; // drawn and not yet read: what follows the end is never asked for
+    this.logits = new Float32Array(0);
+    this.keyStep = 0; // of the last strike or release
+    this.silentUntil = 0; // the step before which nothing more happens
+    this.breathStep = 0; // where a phrase ended last
+    this.hasNotes = false;
+  }
+
+  get step() {
+    return this.decoder.step;
+  }
+
+  /** Another at the same moment. */
+  fork() {
+    const twin = Object.assign(Object.create(Take.prototype), this);
+    for (const part of ['session', 'grammar', 'decoder']) twin[part] = this[part].fork();
+    twin.unread = [...this.unread];
+    return twin;
+  }
+
+  close() {
+    this.session.close();
+  }
+
+  /** Takes an event that is read later; the notes that it ends. */
+  take(token) {
+    this.unread.push(token);
+    this.grammar.advance(token);
+    const finished = this.decoder.feed(token);
+    if (token < SHIFT) this.keyStep = this.step;
+    this.hasNotes ||= token < NOTE_OFF;
+    return finished;
+  }
+
+  /** Reads a part of what is unread; whether there is more. */
+  async read() {
+    const read = this.unread.splice(0, this.session.next(this.unread.length));
+    this.logits = (await this.session.read(read)).subarray(-N_EVENTS);
+    return this.unread.length > 0;
+  }
+
+  /** Reads all of it, without a pause: the model's graphs must be loaded. */
+  readAll() {
+    while (this.unread.length) {
+      const read = this.unread.splice(0, this.session.next(this.unread.length));
+      this.logits = this.session.readNow(read).subarray(-N_EVENTS);
+    }
+  }
+
+  /** Takes events that others played; nothing that the model plays then lies before a step. */
+  hear(tokens, silentUntil = 0) {
+    for (const token of tokens) this.take(token);
+    this.readAll();
+    this.silentUntil = silentUntil;
+  }
+
+  /**
+   * The next event, drawn with one number.
+   * @param {Required<Sampling>} sampling @param {import('./random.js').Random} random
+   */
+  play(sampling, random, mayEnd = true) {
+    this.readAll();
+    const token = draw(this.insisted(), this.legal(mayEnd), sampling, random.next());
+    if (token >= SHIFT && token < VELOCITY && sampling.returns) this.leadBack(token - SHIFT + 1, sampling.returns, random);
+    const {velocity} = this.decoder, isKey = token < SHIFT;
+    const finished = this.take(token);
+    return {token, finished, pitch: isKey ? token % N_PITCHES : -1, velocity: token < NOTE_OFF ? velocity : 0};
+  }
+
+  /** What may come next: by the grammar, within the longest rests, and nothing before `silentUntil`. */
+  legal(mayEnd) {
+    const legal = this.grammar.legal(), {step} = this;
+    if (!mayEnd || !this.hasNotes) legal[END] = 0;
+    const rest = !this.hasNotes ? OPENING_S : this.grammar.anySounds ? HELD_S : REST_S;
+    const least = Math.min(Math.max(0, this.silentUntil - step), MAX_SHIFT_STEPS);
+    const most = Math.min(Math.max(least, this.keyStep + rest * STEPS_PER_S - step), MAX_SHIFT_STEPS);
+    legal.fill(0, SHIFT + most, VELOCITY);
+    if (least && legal[SHIFT + most - 1]) {
+      legal.fill(0, 0, SHIFT + least - 1);
+      legal.fill(0, VELOCITY);
+    }
+    return legal;
+  }
+
+  /** The logits, those of what begins a passage that was called back raised. */
+  insisted() {
+    const {motifs} = this.session;
+    if (!motifs || motifs.called <= CALL_STRIKES - INSIST_STRIKES) return this.logits;
+    const {pitch} = motifs.upcoming(), logits = this.logits.slice();
+    if (pitch >= 0) logits[pitch] += INSIST_NATS;
+    return logits;
+  }
+
+  /** Calls a passage back if a phrase ends within the next steps and it is time; see `Take.play` in Python. */
+  leadBack(steps, returns, random) {
+    const {motifs} = this.session, now = this.step + steps;
+    if (!motifs?.mayCall || now - motifs.lastOnset < BREATH_STEPS) return;
+    const {count, notes, onsets} = motifs, oldest = Math.max(0, count - notes + 1);
+    const onset = (n) => onsets[n % notes], waits = [];
+    for (let n = count - 1; n > oldest && waits.length < BREATH_ONSETS; n--) {
+      if (onset(n) > onset(n - 1)) waits.push(onset(n) - onset(n - 1));
+    }
+    waits.sort((a, b) => a - b);
+    const breath = Math.max(BREATH_STEPS, waits[Math.trunc(BREATH_QUANTILE * (waits.length - 1))] ?? 0);
+    if (motifs.lastOnset + breath <= now - steps || motifs.lastOnset + breath > now) return;
+    const since = (now - this.breathStep) / STEPS_PER_S;
+    this.breathStep = now;
+    if (motifs.called || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
+    const begins = [];
+    for (let n = oldest; n < count && onset(n) <= now - RETURN_STEPS; n++) {
+      if (n === oldest || onset(n) - onset(n - 1) >= breath) begins.push(n);
+    }
+    if (begins.length && random.next() < -Math.expm1(-returns * since / 60)) {
+      motifs.call(begins[Math.trunc(random.next() * begins.length)]);
+    }
+  }
+}

@@ -1,0 +1,61 @@
+// The duet: every scenario goes as it went in Python. The model is the test's own, which plays a phrase again and again.
+
+import assert from 'node:assert/strict';
+import test from 'node:test';
+
+import {engine, json} from './vectors.mjs';
+
+const {N_EVENTS} = await engine('codec.js');
+const {Duet} = await engine('duet.js');
+const {Random} = await engine('random.js');
+const {complete} = await engine('sampling.js');
+
+const {phrase, duets} = json('duets.json');
+
+class Session {
+  constructor(tokens = []) { this.tokens = tokens; }
+  next(tokens) { return tokens; }
+  readNow(tokens) {
+    this.tokens.push(...tokens);
+    const at = this.tokens.lastIndexOf(phrase[0]);
+    const logits = Float32Array.from({length: N_EVENTS}, (_, i) => -100 * i);
+    logits[phrase[at < 0 ? 0 : (this.tokens.length - at) % phrase.length]] = 1000;
+    return logits;
+  }
+  fork() { return new Session([...this.tokens]); }
+  close() {}
+}
+
+const model = {begin: () => new Session()};
+
+duets.forEach(({messages, options, turns, keys, heard, notes, pedals}, n) => {
+  test(`scenario ${n}: ${JSON.stringify(options)}`, () => {
+    let now = 0;
+    const sent = [], whose = [];
+    const send = (pitch, velocity, at) => sent.push([now, pitch, velocity, at]);
+    const duet = new Duet(model, send, {random: new Random(1), sampling: complete(), told: new Float32Array(0), ...options});
+    const until = (time) => {
+      while (now < time) {
+        const wait = duet.tick(now);
+        if (wait > 0) now = Math.min(time, now + wait);
+      }
+      while (duet.tick(time) === 0);
+    };
+    for (const [time, message] of messages) {
+      if (!message.length) { // nobody has looked at the clock
+        now = time;
+        continue;
+      }
+      until(time);
+      duet.obey(time, message);
+      whose.push(duet.playing);
+    }
+    until(messages.at(-1)[0] + 2);
+    duet.finish(now);
+    assert.deepEqual(whose, turns);
+    assert.deepEqual(sent, keys);
+    assert.deepEqual(duet.heard.session.tokens.slice(1), heard);
+    assert.deepEqual(duet.notes.map(({start, end, pitch, velocity, byModel}) => [start, end, pitch, velocity, byModel]), notes);
+    assert.deepEqual(duet.pedals, pedals);
+  });
+});
