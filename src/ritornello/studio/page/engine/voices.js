@@ -12,7 +12,8 @@ import {complete, draw} from './sampling.js';
 /** @typedef {import('./session.js').Model} Model */
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
-const BREATH_STEPS = 25, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const INSIST_STRIKES = 4, INSIST_NATS = 3; // of a passage that is called back
 const RETURN_STEPS = 2_000; // so old is what is called back
 const TELL_MS = 50; // how long finished notes may wait for others to be told with
 const TURN_MS = 12; // after which messages are let in
@@ -89,7 +90,7 @@ class Voice {
       this.ready ||= !this.unread.length;
       return true;
     }
-    const token = draw(this.logits, this.legal(), this.sampling, this.random.next());
+    const token = draw(this.insisted(), this.legal(), this.sampling, this.random.next());
     if (token >= SHIFT && token < VELOCITY && this.sampling.returns) this.leadBack(token - SHIFT + 1);
     this.finished.push(...this.take(token).filter(({start}) => stepOf(start) >= this.from));
     if (token === END) {
@@ -139,6 +140,15 @@ class Voice {
     if (begins.length && this.random.next() < -Math.expm1(-this.sampling.returns * since / 60)) {
       motifs.call(begins[Math.trunc(this.random.next() * begins.length)]);
     }
+  }
+
+  /** The logits, those of what begins a passage that was called back raised. */
+  insisted() {
+    const {motifs} = this.session;
+    if (!motifs || motifs.called <= CALL_STRIKES - INSIST_STRIKES) return this.logits;
+    const {pitch} = motifs.upcoming(), logits = this.logits.slice();
+    if (pitch >= 0) logits[pitch] += INSIST_NATS;
+    return logits;
   }
 
   take(token) {
