@@ -19,14 +19,17 @@ from ritornello.notes import Piece
 SLOW = {  # files of tests that --fast leaves out
     *("bench", "cli", "cli_places", "codec_asap", "continuing", "corpus", "duet", "engine", "engine_law"),
     *("fast", "law", "law_perceivers", "local_browser", "local_engine", "maestro", "metrics_asap"),
-    *("metrics_cli", "new_family", "perceivers", "perceivers_training", "performing", "ranks"),
-    *("small_engine", "sound", "studies", "studies_perceivers", "studies_training", "studio_page"),
-    *("studio_server", "takes", "training", "training_stops"),
+    *("metrics_cli", "midi_mending", "new_family", "perceivers", "perceivers_training"),
+    *("performing", "ranks", "small_engine", "sound", "steering", "studies", "studies_perceivers"),
+    *("studies_training", "studio_page", "studio_server", "takes", "training", "training_stops"),
+    *("workers"),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fast", action="store_true", help="leave out files that train, play, or start programs")
+    parser.addoption(
+        "--fast", action="store_true", help="leave out files that take long: those that train, play, start programs"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
