@@ -387,6 +387,9 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
             pitch = int(rng.choice([0, 21, 60, 62, 64, 67, 100, 104, 127]))
             down.add(pitch)
             messages.append((time_s, [0x90, pitch, int(rng.integers(1, 128))]))
+            if rng.random() < 0.2:  # it bounces
+                messages += [(time_s + 0.001, [0x80, pitch, 0]), (time_s + 0.002, [0x90, pitch, 50])]
+                time_s += 0.002
         elif kind < 0.9 and down:
             pitch = int(rng.choice(sorted(down)))
             down.discard(pitch)
@@ -394,7 +397,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
         else:
             messages.append((time_s, [0xB0, 64, int(rng.integers(128))]))
             messages += [(time_s, odd) for odd in ([0xFE], [0xF8], [60, 64, 64], [0xB0, 67, 127], [0xC0, 5])]
-        if rng.random() < 0.3:
+        if rng.random() < 0.4:
             time_s += 0.01
             messages += [(time_s, [0x80, pitch, 0]) for pitch in sorted(down)]
             down = set()
@@ -404,7 +407,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
 def performed(
     messages: list[tuple[float, list[int]]], takeover: Takeover, handback: Handback, lead_s: float, told: Any = None
 ) -> Stage:
-    """The duet after it, ended two seconds later; ``told`` gets whose turn it is after each message."""
+    """The duet after it, ended two seconds later; ``told`` gets after each message whose turn it is, and the plan's size."""
     stage = Stage(takeover, handback=handback, lead_s=lead_s)
     for time_s, message in messages:
         if not message:
@@ -413,7 +416,7 @@ def performed(
         stage.until(time_s)
         live.obey(stage.duet, time_s, message)
         if told is not None:
-            told.append(stage.duet.playing)
+            told.append([stage.duet.playing, len(stage.duet._plan)])
     stage.until(messages[-1][0] + 2)
     stage.duet.close(stage.now_s)
     return stage
