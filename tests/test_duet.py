@@ -407,7 +407,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
 def performed(
     messages: list[tuple[float, list[int]]], takeover: Takeover, handback: Handback, lead_s: float, told: Any = None
 ) -> Stage:
-    """The duet after it, ended two seconds later; ``told`` gets after each message whose turn it is, and the plan's size."""
+    """The duet, ended two seconds later; ``told`` gets after each message whose turn it is, and the plan's size."""
     stage = Stage(takeover, handback=handback, lead_s=lead_s)
     for time_s, message in messages:
         if not message:
