@@ -24,8 +24,11 @@ from ritornello.notes import MAX_SECONDS, Piece
 from ritornello.sampling import Sampling
 
 MAX_MINUTES = 24 * 60.0
-BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.25, 0.95, 256
+BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.1, 0.95, 256
 """a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
+INSIST_STRIKES, INSIST_NATS = 4, 3.0
+"""strikes of a passage that is called back, and by how much each is likelier than the model says: it is led back from
+music that it has just made up, and not from what a pianist led to the return"""
 MAX_GUIDANCE = 10.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
@@ -157,7 +160,7 @@ class Take:
         if self.ended:
             raise ValueError("this take has ended; begin another")
         self._read()
-        token = sampling.draw(self._logits, self._legal(may_end), rng)
+        token = sampling.draw(self._insisted(), self._legal(may_end), rng)
         velocity = self._decoder.velocity
         finished = self._take(token)
         if token >= codec.SHIFT:
@@ -271,6 +274,15 @@ class Take:
         begins = first + np.flatnonzero(np.r_[True, waits >= breath] & (onsets <= now - codec.RETURN_S * STEPS_PER_S))
         if len(begins) and rng.random() < -np.expm1(-per_minute * since_s / 60):
             self._call(int(begins[int(rng.random() * len(begins))]))
+
+    def _insisted(self) -> NDArray[np.float32]:
+        """The logits (V,), those of what begins a passage that was called back raised."""
+        motifs = self._session.motifs
+        if motifs is None or motifs.called <= codec.CALL_STRIKES - INSIST_STRIKES or motifs.awaited < 0:
+            return self._logits
+        logits = self._logits.copy()
+        logits[motifs.awaited] += np.float32(INSIST_NATS)
+        return logits
 
     def _call(self, place: int) -> None:
         for session in (self._session, self._untold):

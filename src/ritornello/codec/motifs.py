@@ -135,6 +135,11 @@ class MotifMemory:
         return self._called
 
     @property
+    def awaited(self) -> int:
+        """The pitch that the old passage goes on with; -1 for none."""
+        return self._upcoming()[0]
+
+    @property
     def may_call(self) -> bool:
         """Whether it tells that a passage was called back."""
         return bool(self._may_call)

@@ -11,7 +11,8 @@ import {draw} from './sampling.js';
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
-const BREATH_STEPS = 25, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const INSIST_STRIKES = 4, INSIST_NATS = 3; // of a passage that is called back
 const RETURN_STEPS = 2_000; // so old is what is called back
 export {REST_S};
 
@@ -83,7 +84,7 @@ export class Take {
    */
   play(sampling, random, mayEnd = true) {
     this.readAll();
-    const token = draw(this.logits, this.legal(mayEnd), sampling, random.next());
+    const token = draw(this.insisted(), this.legal(mayEnd), sampling, random.next());
     if (token >= SHIFT && token < VELOCITY && sampling.returns) this.leadBack(token - SHIFT + 1, sampling.returns, random);
     const {velocity} = this.decoder, isKey = token < SHIFT;
     const finished = this.take(token);
@@ -127,5 +128,14 @@ export class Take {
     if (begins.length && random.next() < -Math.expm1(-returns * since / 60)) {
       motifs.call(begins[Math.trunc(random.next() * begins.length)]);
     }
+  }
+
+  /** The logits, those of what begins a passage that was called back raised. */
+  insisted() {
+    const {motifs} = this.session;
+    if (!motifs || motifs.called <= CALL_STRIKES - INSIST_STRIKES) return this.logits;
+    const {pitch} = motifs.upcoming(), logits = this.logits.slice();
+    if (pitch >= 0) logits[pitch] += INSIST_NATS;
+    return logits;
   }
 }
