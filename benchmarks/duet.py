@@ -76,32 +76,30 @@ def takeovers(performer: Performer, paths: list[Path], count: int) -> None:
         piece = read_midi(paths[number])
         moment_s = float(rng.uniform(2, min(60.0, piece.seconds)))
         sent: list[tuple[float, int, int]] = []
-        duet = Duet(
-            performer, lambda p, v, _, sent=sent: sent.append((time.monotonic(), p, v)), seed=turn, takeover="key"
-        )
+        send = lambda p, v, _, sent=sent: sent.append((time.monotonic(), p, v))  # noqa: E731
+        duet = Duet(performer, send, seed=turn, takeover="key")
         actions = [action for action in _actions(piece) if action[0] < moment_s]
-        past = [action for action in actions if action[0] < moment_s - 1]
-        began_s = time.monotonic() - (moment_s - 1) + 3.0  # three seconds for the past to be read
-        done: list[Action] = []
-        for at_s, name, values in past:
-            done.append((began_s + at_s, name, values))
-            getattr(duet, name)(began_s + at_s, *values)
-        _until(duet, began_s + moment_s - 1)
-        for at_s, name, values in actions[len(past) :]:
-            _until(duet, began_s + at_s)
-            done.append((time.monotonic(), name, values))
+        done = [action for action in actions if action[0] < moment_s - 1]
+        last = actions[len(done) :]
+        for at_s, name, values in done:
+            getattr(duet, name)(at_s, *values)
+        duet.tick(moment_s - 1)  # reads all of it, however long that takes
+        ahead_s = moment_s - 1 - time.monotonic()  # the performance's clock, of the real one
+        for at_s, name, values in last:
+            _until(duet, at_s, ahead_s)
+            done.append((time.monotonic() + ahead_s, name, values))
             getattr(duet, name)(*done[-1][:1], *values)
-        _until(duet, began_s + moment_s)
-        called_s = time.monotonic()
+        _until(duet, moment_s, ahead_s)
+        called_s = time.monotonic() + ahead_s
         duet.strike(called_s, CALL, 64)
         unequal += duet._heard._session.tokens[1:] != _expected(done, called_s)
-        _until(duet, time.monotonic() + TURN_S)
+        _until(duet, time.monotonic() + ahead_s + TURN_S, ahead_s)
         now_s = time.monotonic()
-        duet.strike(now_s, ANSWER, 64)
+        duet.strike(now_s + ahead_s, ANSWER, 64)
         silences.append(max((at_s - now_s for at_s, _, v in sent if at_s >= now_s and not v), default=0.0))
         delays += duet.delays.takeovers
         lateness.append(duet.delays.latest)
-        duet.close(time.monotonic())
+        duet.close(time.monotonic() + ahead_s)
     for name, values in (("first key late", delays), ("other keys late at most", lateness), ("until silent", silences)):
         middle, p99, most = (1000 * value for value in (*np.quantile(values, [0.5, 0.99]), max(values)))
         print(f"{name}: {middle:.1f} ms in the middle, {p99:.1f} ms at p99, {most:.1f} ms at most ({len(values)})")
@@ -307,12 +305,12 @@ def _wait(until_s: float) -> None:
     time.sleep(max(0.0, until_s - time.monotonic()))
 
 
-def _until(duet: Duet, time_s: float) -> None:
-    """Lets the duet do what is due up to a moment."""
-    while (now_s := time.monotonic()) < time_s:
+def _until(duet: Duet, time_s: float, ahead_s: float) -> None:
+    """Lets the duet do what is due up to a moment of a clock that is so far ahead of the real one."""
+    while (now_s := time.monotonic() + ahead_s) < time_s:
         wait_s = duet.tick(now_s)
         if wait_s > 0:
-            time.sleep(min(wait_s, max(0.0, time_s - time.monotonic())))
+            time.sleep(min(wait_s, max(0.0, time_s - time.monotonic() - ahead_s)))
 
 
 def _resident_mb() -> float:
