@@ -1,11 +1,13 @@
 """A duet on a real clock: how soon the model answers, whether it heard what was played, and an hour of it.
 
-python benchmarks/duet.py ASAP_FOLDER [--takeovers 200] [--minutes 60] [--model small] [--engine onnx]
+python benchmarks/duet.py ASAP_FOLDER [--takeovers 200] [--heard 200] [--minutes 60] [--model small] [--engine onnx]
 
 Takeovers: in each of so many held-out performances a moment is drawn at random, and the performance, pedal included,
 is played up to there (its past at once, its last second by the clock). A key calls the model, and another ends its turn
 three seconds later. Delays are of the model's first key, beyond the rest that it plays itself. What the session
 has read by then is compared with `encode` of the same notes.
+
+Heard: the last of it alone, without a model, each performance in its own time, in as many.
 
 Minutes: a player by the clock, with ports as `ritornello duet` has them. Every 20 s they come in with a phrase of a
 held-out performance, whoever plays, and fall silent after eight. Every minute is told what the port counted.
@@ -45,12 +47,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("asap", type=Path)
     parser.add_argument("--takeovers", type=int, default=0)
+    parser.add_argument("--heard", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--model", default="small")
     parser.add_argument("--engine", default="onnx")
     arguments = parser.parse_args()
     table = csv.DictReader((arguments.asap / "asap-performances.csv").open(encoding="utf-8"))
     held_out = [arguments.asap / row["midi_filename"] for row in table if row["split"] != "train"]
+    if arguments.heard:
+        heard(held_out, arguments.heard)
+    if not arguments.takeovers and not arguments.minutes:
+        return
     performer = load(arguments.model, engine=arguments.engine)
     if arguments.takeovers:
         takeovers(performer, held_out, arguments.takeovers)
@@ -69,38 +76,59 @@ def takeovers(performer: Performer, paths: list[Path], count: int) -> None:
         piece = read_midi(paths[number])
         moment_s = float(rng.uniform(2, min(60.0, piece.seconds)))
         sent: list[tuple[float, int, int]] = []
-        duet = Duet(
-            performer, lambda p, v, _, sent=sent: sent.append((time.monotonic(), p, v)), seed=turn, takeover="key"
-        )
+        send = lambda p, v, _, sent=sent: sent.append((time.monotonic(), p, v))  # noqa: E731
+        duet = Duet(performer, send, seed=turn, takeover="key")
         actions = [action for action in _actions(piece) if action[0] < moment_s]
-        past = [action for action in actions if action[0] < moment_s - 1]
-        began_s = time.monotonic() - (moment_s - 1) + 3.0  # three seconds for the past to be read
-        done: list[Action] = []
-        for at_s, name, values in past:
-            done.append((began_s + at_s, name, values))
-            getattr(duet, name)(began_s + at_s, *values)
-        _until(duet, began_s + moment_s - 1)
-        for at_s, name, values in actions[len(past) :]:
-            _until(duet, began_s + at_s)
-            done.append((time.monotonic(), name, values))
+        done = [action for action in actions if action[0] < moment_s - 1]
+        last = actions[len(done) :]
+        for at_s, name, values in done:
+            getattr(duet, name)(at_s, *values)
+        duet.tick(moment_s - 1)  # reads all of it, however long that takes
+        ahead_s = moment_s - 1 - time.monotonic()  # the performance's clock, of the real one
+        for at_s, name, values in last:
+            _until(duet, at_s, ahead_s)
+            done.append((time.monotonic() + ahead_s, name, values))
             getattr(duet, name)(*done[-1][:1], *values)
-        _until(duet, began_s + moment_s)
-        called_s = time.monotonic()
+        _until(duet, moment_s, ahead_s)
+        called_s = time.monotonic() + ahead_s
         duet.strike(called_s, CALL, 64)
         unequal += duet._heard._session.tokens[1:] != _expected(done, called_s)
-        _until(duet, time.monotonic() + TURN_S)
+        _until(duet, time.monotonic() + ahead_s + TURN_S, ahead_s)
         now_s = time.monotonic()
-        duet.strike(now_s, ANSWER, 64)
+        duet.strike(now_s + ahead_s, ANSWER, 64)
         silences.append(max((at_s - now_s for at_s, _, v in sent if at_s >= now_s and not v), default=0.0))
         delays += duet.delays.takeovers
         lateness.append(duet.delays.latest)
-        duet.close(time.monotonic())
+        duet.close(time.monotonic() + ahead_s)
     for name, values in (("first key late", delays), ("other keys late at most", lateness), ("until silent", silences)):
         middle, p99, most = (1000 * value for value in (*np.quantile(values, [0.5, 0.99]), max(values)))
         print(f"{name}: {middle:.1f} ms in the middle, {p99:.1f} ms at p99, {most:.1f} ms at most ({len(values)})")
     late = sum(value > LATE_S for value in lateness)
     print(f"turns with a key more than {LATE_S * 1000:.0f} ms late: {late} of {len(lateness)}")
     print(f"read something else than what was played: {unequal} of {count}")
+
+
+def heard(paths: list[Path], count: int) -> None:
+    """What is read up to a takeover at a random moment of so many performances, against `encode`."""
+    rng = np.random.default_rng(0)
+    unequal = tokens = down = 0
+    for number in rng.choice(len(paths), count, replace=False).tolist():
+        piece = read_midi(paths[number])
+        moment_s = float(rng.uniform(2, piece.seconds))
+        duet = Duet(Performer(_Listening(_Silent())), lambda *_: None, seed=0, takeover="key")
+        done = [action for action in _actions(piece) if action[0] < moment_s]
+        for at_s, name, values in done:
+            duet.tick(at_s)
+            getattr(duet, name)(at_s, *values)
+        down += any(map(duet.sounds, range(128)))
+        duet.tick(moment_s)
+        duet.strike(moment_s, CALL, 64)
+        read = duet._heard._session.tokens[1:]
+        tokens += len(read)
+        unequal += read != _expected(done, moment_s)
+    print(
+        f"read something else than what was played: {unequal} of {count} ({tokens:,} tokens; keys were down in {down})"
+    )
 
 
 def minutes(performer: Performer, paths: list[Path], seconds: float) -> None:
@@ -161,6 +189,21 @@ class _Counting:
         elif message[0] == live.NOTE_OFF:
             self.let += 1
             self.down.discard(message[1])
+
+
+class _Silent:
+    """An engine that reads at no cost."""
+
+    labels, motifs = (), None
+
+    def begin(self) -> _Silent:
+        return self
+
+    def fork(self) -> _Silent:
+        return self
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        return np.zeros(codec.N_EVENTS, np.float32)
 
 
 class _Listening:
@@ -262,12 +305,12 @@ def _wait(until_s: float) -> None:
     time.sleep(max(0.0, until_s - time.monotonic()))
 
 
-def _until(duet: Duet, time_s: float) -> None:
-    """Lets the duet do what is due up to a moment."""
-    while (now_s := time.monotonic()) < time_s:
+def _until(duet: Duet, time_s: float, ahead_s: float) -> None:
+    """Lets the duet do what is due up to a moment of a clock that is so far ahead of the real one."""
+    while (now_s := time.monotonic() + ahead_s) < time_s:
         wait_s = duet.tick(now_s)
         if wait_s > 0:
-            time.sleep(min(wait_s, max(0.0, time_s - time.monotonic())))
+            time.sleep(min(wait_s, max(0.0, time_s - time.monotonic() - ahead_s)))
 
 
 def _resident_mb() -> float:

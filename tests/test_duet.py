@@ -354,6 +354,7 @@ def test_a_pedal_that_is_down_before_the_first_key_tells_nothing() -> None:
 
 def test_keys_that_are_sent_ahead_sound_as_they_would_otherwise() -> None:
     """Whoever plays them at their time hears the same; those that an interruption forgets were never heard."""
+    early: list[float] = []
     for seed in range(10):
         messages = [(time_s, message) for time_s, message in scenario(seed)[0] if message]
         scripts = [performed(messages, "key", "key", lead_s) for lead_s in (0.0, 0.1)]
@@ -361,9 +362,9 @@ def test_keys_that_are_sent_ahead_sound_as_they_would_otherwise() -> None:
         assert len(at_once) == len(ahead)
         np.testing.assert_allclose(at_once, ahead, atol=1e-6)
         assert scripts[0].heard() == scripts[1].heard()
-        early = [now_s - due_s for (now_s, _, velocity), due_s in zip(scripts[1].sent, scripts[1].due) if velocity]
-        assert early
-        assert all(-0.1 - 1e-9 <= early_s <= 0 for early_s in early)
+        early += [due_s - now_s for (now_s, _, velocity), due_s in zip(scripts[1].sent, scripts[1].due) if velocity]
+    assert min(early) >= 0
+    assert max(early) == pytest.approx(0.1, abs=1e-6)
 
 
 # ---- scenarios, which the page's duet passes too ----
@@ -387,6 +388,9 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
             pitch = int(rng.choice([0, 21, 60, 62, 64, 67, 100, 104, 127]))
             down.add(pitch)
             messages.append((time_s, [0x90, pitch, int(rng.integers(1, 128))]))
+            if rng.random() < 0.2:  # it bounces
+                messages += [(time_s + 0.001, [0x80, pitch, 0]), (time_s + 0.002, [0x90, pitch, 50])]
+                time_s += 0.002
         elif kind < 0.9 and down:
             pitch = int(rng.choice(sorted(down)))
             down.discard(pitch)
@@ -394,7 +398,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
         else:
             messages.append((time_s, [0xB0, 64, int(rng.integers(128))]))
             messages += [(time_s, odd) for odd in ([0xFE], [0xF8], [60, 64, 64], [0xB0, 67, 127], [0xC0, 5])]
-        if rng.random() < 0.3:
+        if rng.random() < 0.4:
             time_s += 0.01
             messages += [(time_s, [0x80, pitch, 0]) for pitch in sorted(down)]
             down = set()
@@ -404,7 +408,7 @@ def scenario(seed: int) -> tuple[list[tuple[float, list[int]]], Takeover, Handba
 def performed(
     messages: list[tuple[float, list[int]]], takeover: Takeover, handback: Handback, lead_s: float, told: Any = None
 ) -> Stage:
-    """The duet after it, ended two seconds later; ``told`` gets whose turn it is after each message."""
+    """The duet, ended two seconds later; ``told`` gets after each message whose turn it is, and the plan's size."""
     stage = Stage(takeover, handback=handback, lead_s=lead_s)
     for time_s, message in messages:
         if not message:
@@ -413,7 +417,7 @@ def performed(
         stage.until(time_s)
         live.obey(stage.duet, time_s, message)
         if told is not None:
-            told.append(stage.duet.playing)
+            told.append([stage.duet.playing, len(stage.duet._plan)])
     stage.until(messages[-1][0] + 2)
     stage.duet.close(stage.now_s)
     return stage

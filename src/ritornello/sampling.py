@@ -1,8 +1,9 @@
 """From logits to a token: temperature, top-p, min-p, the event grammar, and one random generator.
 
-All three act within a kind of events: among strikes, releases, waits and velocities, each by itself. Whether something
-is struck or let go, waited for or ended stays as likely as the model says, and so does the longest wait, which stands
-for all beyond it: it is often the likeliest of all events, and whoever draws safely would hardly play.
+At any moment the longest wait, which stands for all beyond it, is often the likeliest of all events: whoever drew safely
+among all events alike would hardly play. So the temperature acts within a kind of events (strikes, releases, velocities), and
+cuts act over all events only as far as `ALL_TOP_P` and `ALL_MIN_P`, where they leave out what is rare; beyond that they act
+within each kind, and whether something is struck, let go or waited for stays as likely as it was.
 
 Axes: V = codec.N_EVENTS events.
 """
@@ -19,7 +20,9 @@ from ritornello.errors import RitornelloError
 
 STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT)
 WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
-KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)
+TEMPERED = (STRIKES, RELEASES, VELOCITIES)
+KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)  # without the longest wait
+ALL_TOP_P, ALL_MIN_P = 0.95, 0.05
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Sampling:
 
     temperature: float = 1.0
     """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are"""
-    top_p: float = 0.97
+    top_p: float = 0.98
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
@@ -54,23 +57,22 @@ class Sampling:
         if not np.isfinite(wide.max()):
             raise RitornelloError("the model's likelihoods are no numbers: its weights are damaged; use another model")
         p = _shares(wide)
-        if (self.temperature, self.top_p, self.min_p) != (1, 1, 0):
+        if self.temperature != 1:
+            for kind in TEMPERED:
+                if (share := p[kind].sum()) > 0:
+                    p[kind] = share * self._tempered(wide[kind])
+        p = _cut(p, max(self.top_p, ALL_TOP_P), min(self.min_p, ALL_MIN_P))
+        if self.top_p < ALL_TOP_P or self.min_p > ALL_MIN_P:
             for kind in KINDS:
                 if (share := p[kind].sum()) > 0:
-                    p[kind] = share * self._among(wide[kind], 1.0 if kind is WAITS else self.temperature)
+                    p[kind] = share * _cut(p[kind] / share, min(1.0, self.top_p / ALL_TOP_P), self.min_p)
         return p
 
-    def _among(self, wide: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    def _tempered(self, wide: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities of the events of a kind among themselves."""
-        if temperature == 0:
+        if self.temperature == 0:
             return (np.arange(len(wide)) == wide.argmax()).astype(np.float64)
-        p = _shares(wide, temperature)
-        if self.top_p < 1:
-            order = np.argsort(-p, kind="stable")
-            before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
-            p[order[before >= self.top_p]] = 0.0
-        p[p < self.min_p * p.max()] = 0.0
-        return p / p.sum()
+        return _shares(wide, self.temperature)
 
     def draw(self, logits: NDArray[np.floating], legal: NDArray[np.bool_], rng: np.random.Generator) -> int:
         """One event; never an illegal one. Takes exactly one number from ``rng``."""
@@ -82,4 +84,15 @@ def _shares(wide: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.f
     """The softmax of logits, one of which is a number."""
     with np.errstate(over="ignore"):  # close to temperature 0 all but the likeliest are infinitely far
         p: NDArray[np.float64] = np.exp((wide - wide.max()) / temperature)
+    return p / p.sum()
+
+
+def _cut(p: NDArray[np.float64], top_p: float, min_p: float) -> NDArray[np.float64]:
+    """Probabilities without the events that top-p and min-p leave out."""
+    p = p.copy()
+    if top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
+        p[order[before >= top_p]] = 0.0
+    p[p < min_p * p.max()] = 0.0
     return p / p.sum()

@@ -48,7 +48,7 @@ duets.forEach(({messages, options, turns, keys, heard, notes, pedals}, n) => {
       }
       until(time);
       duet.obey(time, message);
-      whose.push(duet.playing);
+      whose.push([duet.playing, duet.plan.length]);
     }
     until(messages.at(-1)[0] + 2);
     duet.finish(now);

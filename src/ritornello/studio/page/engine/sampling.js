@@ -4,9 +4,11 @@ import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
 /** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 1, topP: 0.97, minP: 0, topK: 0, returns: 1};
+export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, topK: 0, returns: 1};
 // All settings act within each; the longest wait and the end, of no kind, stay as likely as the model says.
-const KINDS = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [SHIFT, VELOCITY - 1], [VELOCITY, END]];
+const TEMPERED = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]];
+const KINDS = [...TEMPERED, [SHIFT, VELOCITY - 1]]; // without the longest wait
+const ALL_TOP_P = 0.95, ALL_MIN_P = 0.05; // beyond which cuts act within each kind
 const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity, returns: 60};
 
 /**
@@ -37,13 +39,18 @@ export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
   }
   const p = Float64Array.from(legal, (may, i) => (may ? Math.exp(logits[i] - highest) : 0));
   normalise(p);
-  for (const [first, behind] of KINDS) {
+  for (const [first, behind] of temperature === 1 ? [] : TEMPERED) {
     const kind = p.subarray(first, behind), share = sum(kind);
     if (!(share > 0)) continue;
-    if (first !== SHIFT && temperature !== 1) {
-      temper(kind, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
-    }
-    cut(normalise(kind), topP, minP, topK);
+    temper(kind, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
+    normalise(kind, share);
+  }
+  cut(p, Math.max(topP, ALL_TOP_P), Math.min(minP, ALL_MIN_P), topK);
+  normalise(p);
+  for (const [first, behind] of topP < ALL_TOP_P || minP > ALL_MIN_P ? KINDS : []) {
+    const kind = p.subarray(first, behind), share = sum(kind);
+    if (!(share > 0)) continue;
+    cut(normalise(kind), Math.min(1, topP / ALL_TOP_P), minP, 0);
     normalise(kind, share);
   }
   return p;
@@ -70,7 +77,7 @@ function temper(kind, logits, legal, temperature) {
   });
 }
 
-/** Leaves out what top-k, top-p and min-p do not keep of a kind. */
+/** Leaves out what top-k, top-p and min-p do not keep . */
 function cut(kind, topP, minP, topK) {
   if (topP < 1 || topK > 0) {
     const order = [...kind.keys()].sort((a, b) => kind[b] - kind[a] || a - b);
