@@ -26,9 +26,9 @@ from ritornello.sampling import Sampling
 MAX_MINUTES = 24 * 60.0
 BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.1, 0.95, 256
 """a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
-INSIST_STRIKES, INSIST_NATS = 4, 3.0
-"""strikes of a passage that is called back, and by how much each is likelier than the model says: it is led back from
-music that it has just made up, and not from what a pianist led to the return"""
+INSIST_NATS = 5.0
+"""by how much each event of what is called back is likelier than the model says, while it is told as called back: it is
+led there from music that it has just made up, and not from what a pianist led to the return"""
 MAX_GUIDANCE = 10.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
@@ -275,12 +275,12 @@ class Take:
             self._call(int(begins[int(rng.random() * len(begins))]))
 
     def _insisted(self) -> NDArray[np.float32]:
-        """The logits (V,), those of what begins a passage that was called back raised."""
+        """The logits (V,), that of the event with which a passage that was called back goes on raised."""
         motifs = self._session.motifs
-        if motifs is None or motifs.called <= codec.CALL_STRIKES - INSIST_STRIKES or motifs.awaited < 0:
+        if motifs is None or (event := motifs.insisted) < 0:
             return self._logits
         logits = self._logits.copy()
-        logits[motifs.awaited] += np.float32(INSIST_NATS)
+        logits[event] += np.float32(INSIST_NATS)
         return logits
 
     def _call(self, place: int) -> None:

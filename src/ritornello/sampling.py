@@ -1,9 +1,9 @@
 """From logits to a token: temperature, top-p, min-p, the event grammar, and one random generator.
 
-At any moment the longest wait, which stands for all beyond it, is often the likeliest of all events: whoever drew safely
-among all events alike would hardly play. So the temperature acts within a kind of events (strikes, releases, velocities), and
-cuts act over all events only as far as `ALL_TOP_P` and `ALL_MIN_P`, where they leave out what is rare; beyond that they act
-within each kind, and whether something is struck, let go or waited for stays as likely as it was.
+At any moment the longest wait, which stands for all beyond it, is often the likeliest of all events: whoever drew
+safely among all events alike would hardly play. So temperature and min-p act within a kind of events: strikes,
+releases, velocities, for min-p also waits but the longest. Top-p acts over all events as far as `ALL_TOP_P`, where it
+leaves out what is rare, and beyond that within each kind: whether a key is struck or let go stays as likely.
 
 Axes: V = codec.N_EVENTS events.
 """
@@ -22,7 +22,7 @@ STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, 
 WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
 TEMPERED = (STRIKES, RELEASES, VELOCITIES)
 KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)  # without the longest wait
-ALL_TOP_P, ALL_MIN_P = 0.95, 0.05
+ALL_TOP_P = 0.95
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sampling:
     """How a token is drawn. Raises RitornelloError for a number outside its limits."""
 
     temperature: float = 1.0
-    """logits are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest. Waits are left as they are"""
+    """logits of keys and velocities are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest"""
     top_p: float = 0.98
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
@@ -61,12 +61,14 @@ class Sampling:
             for kind in TEMPERED:
                 if (share := p[kind].sum()) > 0:
                     p[kind] = share * self._tempered(wide[kind])
-        p = _cut(p, max(self.top_p, ALL_TOP_P), min(self.min_p, ALL_MIN_P))
-        if self.top_p < ALL_TOP_P or self.min_p > ALL_MIN_P:
+        q = np.where(_kept(p, max(self.top_p, ALL_TOP_P), 0.0), p, 0.0)
+        if self.top_p < ALL_TOP_P or self.min_p:
+            top_p = self.top_p if self.top_p < ALL_TOP_P else 1.0
             for kind in KINDS:
-                if (share := p[kind].sum()) > 0:
-                    p[kind] = share * _cut(p[kind] / share, min(1.0, self.top_p / ALL_TOP_P), self.min_p)
-        return p
+                if (share := q[kind].sum()) > 0:
+                    few = np.where(_kept(p[kind] / p[kind].sum(), top_p, self.min_p), q[kind], 0.0)
+                    q[kind] = share * (few / few.sum())
+        return q / q.sum()
 
     def _tempered(self, wide: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities of the events of a kind among themselves."""
@@ -87,12 +89,11 @@ def _shares(wide: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.f
     return p / p.sum()
 
 
-def _cut(p: NDArray[np.float64], top_p: float, min_p: float) -> NDArray[np.float64]:
-    """Probabilities without the events that top-p and min-p leave out."""
-    p = p.copy()
+def _kept(p: NDArray[np.float64], top_p: float, min_p: float) -> NDArray[np.bool_]:
+    """Which events top-p and min-p leave in."""
+    kept = p >= min_p * p.max()
     if top_p < 1:
         order = np.argsort(-p, kind="stable")
         before = np.cumsum(p[order]) - p[order]  # what the likelier ones reach without this one
-        p[order[before >= top_p]] = 0.0
-    p[p < min_p * p.max()] = 0.0
-    return p / p.sum()
+        kept[order[before >= top_p]] = False
+    return kept

@@ -59,7 +59,7 @@ test('the same uniform numbers draw the same events', () => {
 });
 
 test('settings outside their limits and likelihoods that are no numbers are refused', () => {
-  for (const bad of [{temperature: -1}, {topP: 0}, {topP: 1.1}, {minP: NaN}, {topK: -1}]) {
+  for (const bad of [{temperature: -1}, {topP: 0}, {topP: 1.1}, {minP: NaN}, {returns: -1}]) {
     assert.throws(() => complete(bad), /must lie between/);
   }
   const legal = Uint8Array.from([1, 1, 1]);

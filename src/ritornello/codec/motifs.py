@@ -135,9 +135,13 @@ class MotifMemory:
         return self._called
 
     @property
-    def awaited(self) -> int:
-        """The pitch that the old passage goes on with; -1 for none."""
-        return self._upcoming()[0]
+    def insisted(self) -> int:
+        """The event with which a passage that is called back goes on, the key that begins it at first; -1 for none."""
+        if not self._called:
+            return -1
+        pitch, _, wait, loudness = self._upcoming()
+        event = pitch if self._called == CALL_STRIKES else self._event(pitch, wait, loudness)
+        return event if event < v.END else -1
 
     @property
     def may_call(self) -> bool:

@@ -3,7 +3,7 @@
 //   engine.about   -> {name, licence, parameters, memoryBytes, stateBytes, labels}
 //   const stream = await engine.start({notes, pedals, seed, sampling, told, from})
 //       notes: [{pitch, velocity, start, end}] in seconds, sorted by start: the prompt, which may be empty;
-//       pedals: [{start, end}]; seed: an integer; sampling: {temperature, topP, minP, topK, returns};
+//       pedals: [{start, end}]; seed: an integer; sampling: {temperature, topP, minP, returns};
 //       told: what the music is to be, {label: weight from 0 to 1}, of the labels in `about` (none: it cannot be told).
 //       Music goes on from the prompt's last event, or from the time `from`, where the prompt is cut.
 //   stream.on('notes', ({notes, pedals, upTo}) => ...)   notes that have finished (start >= from);

@@ -57,6 +57,14 @@ export class MotifMemory {
     return this.count ? this.onsets[(this.count - 1) % this.notes] : 0;
   }
 
+  /** The event with which a passage that is called back goes on, the key that begins it at first; -1 for none. */
+  get insisted() {
+    if (!this.called) return -1;
+    const {pitch, wait, loudness} = this.upcoming();
+    const event = this.called === CALL_STRIKES ? pitch : this.event(pitch, wait, loudness);
+    return event < END ? event : -1;
+  }
+
   /** Sets the pointer to a strike by its number. */
   call(place) {
     if (place < Math.max(0, this.count - this.notes + 1) || place >= this.count) throw new Error(`strike ${place} is not remembered`);

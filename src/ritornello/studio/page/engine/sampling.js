@@ -2,14 +2,13 @@
 
 import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
-/** @typedef {{temperature?: number, topP?: number, minP?: number, topK?: number, returns?: number}} Sampling */
+/** @typedef {{temperature?: number, topP?: number, minP?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, topK: 0, returns: 1};
-// All settings act within each; the longest wait and the end, of no kind, stay as likely as the model says.
+export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, returns: 1};
 const TEMPERED = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]];
 const KINDS = [...TEMPERED, [SHIFT, VELOCITY - 1]]; // without the longest wait
-const ALL_TOP_P = 0.95, ALL_MIN_P = 0.05; // beyond which cuts act within each kind
-const HIGHEST = {temperature: 100, topP: 1, minP: 1, topK: Infinity, returns: 60};
+const ALL_TOP_P = 0.95; // beyond which top-p acts within each kind, as min-p does
+const HIGHEST = {temperature: 100, topP: 1, minP: 1, returns: 60};
 
 /**
  * All settings, those that are not given by default.
@@ -27,12 +26,12 @@ export function complete(sampling = {}) {
 }
 
 /**
- * Probabilities of the events: zero for illegal ones and for those that top-k, top-p and min-p leave out.
+ * Probabilities of the events: zero for illegal ones and for those that top-p and min-p leave out.
  * @param {Float32Array} logits
  * @param {Uint8Array} legal
  * @param {Required<Sampling>} sampling
  */
-export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
+export function probabilities(logits, legal, {temperature, topP, minP}) {
   const highest = legal.reduce((most, may, i) => (may ? Math.max(most, logits[i]) : most), -Infinity);
   if (!Number.isFinite(highest)) {
     throw new Error("the model's likelihoods are no numbers: its weights are damaged; use another model");
@@ -45,15 +44,16 @@ export function probabilities(logits, legal, {temperature, topP, minP, topK}) {
     temper(kind, logits.subarray(first, behind), legal.subarray(first, behind), temperature);
     normalise(kind, share);
   }
-  cut(p, Math.max(topP, ALL_TOP_P), Math.min(minP, ALL_MIN_P), topK);
-  normalise(p);
-  for (const [first, behind] of topP < ALL_TOP_P || minP > ALL_MIN_P ? KINDS : []) {
-    const kind = p.subarray(first, behind), share = sum(kind);
+  const q = p.slice();
+  cut(q, Math.max(topP, ALL_TOP_P), 0);
+  for (const [first, behind] of topP < ALL_TOP_P || minP ? KINDS : []) {
+    const kind = q.subarray(first, behind), share = sum(kind), few = normalise(p.slice(first, behind));
     if (!(share > 0)) continue;
-    cut(normalise(kind), Math.min(1, topP / ALL_TOP_P), minP, 0);
+    cut(few, topP < ALL_TOP_P ? topP : 1, minP);
+    few.forEach((own, i) => { if (!own) kind[i] = 0; });
     normalise(kind, share);
   }
-  return p;
+  return normalise(q);
 }
 
 /**
@@ -77,23 +77,19 @@ function temper(kind, logits, legal, temperature) {
   });
 }
 
-/** Leaves out what top-k, top-p and min-p do not keep . */
-function cut(kind, topP, minP, topK) {
-  if (topP < 1 || topK > 0) {
-    const order = [...kind.keys()].sort((a, b) => kind[b] - kind[a] || a - b);
-    if (topK > 0) {
-      for (const i of order.slice(topK)) kind[i] = 0;
-      normalise(kind);
-    }
+/** Leaves out what top-p and min-p do not keep of events whose shares have the sum 1. */
+function cut(p, topP, minP) {
+  const least = minP * p.reduce((a, b) => Math.max(a, b));
+  if (topP < 1) {
+    const order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b);
     let before = 0; // what the likelier ones reach
     for (const i of order) {
-      const own = kind[i];
-      if (topP < 1 && before >= topP) kind[i] = 0;
+      const own = p[i];
+      if (before >= topP) p[i] = 0;
       before += own;
     }
   }
-  const least = minP * kind.reduce((a, b) => Math.max(a, b));
-  kind.forEach((share, i) => { if (share < least) kind[i] = 0; });
+  p.forEach((share, i) => { if (share < least) p[i] = 0; });
 }
 
 const sum = (values) => values.reduce((a, b) => a + b);

@@ -12,7 +12,7 @@ import {draw} from './sampling.js';
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
-const INSIST_STRIKES = 4, INSIST_NATS = 3; // of a passage that is called back
+const INSIST_NATS = 5; // by which what is called back is likelier than the model says
 const RETURN_STEPS = 2_000; // so old is what is called back
 export {REST_S};
 
@@ -106,12 +106,12 @@ export class Take {
     return legal;
   }
 
-  /** The logits, those of what begins a passage that was called back raised. */
+  /** The logits, that of the event with which a passage that was called back goes on raised. */
   insisted() {
-    const {motifs} = this.session;
-    if (!motifs || motifs.called <= CALL_STRIKES - INSIST_STRIKES) return this.logits;
-    const {pitch} = motifs.upcoming(), logits = this.logits.slice();
-    if (pitch >= 0) logits[pitch] += INSIST_NATS;
+    const event = this.session.motifs?.insisted ?? -1;
+    if (event < 0) return this.logits;
+    const logits = this.logits.slice();
+    logits[event] += INSIST_NATS;
     return logits;
   }
 
