@@ -138,13 +138,4 @@ export class Take {
       motifs.call(begins[Math.trunc(random.next() * begins.length)]);
     }
   }
-
-  /** The logits, those of what begins a passage that was called back raised. */
-  insisted() {
-    const {motifs} = this.session;
-    if (!motifs || motifs.called <= CALL_STRIKES - INSIST_STRIKES) return this.logits;
-    const {pitch} = motifs.upcoming(), logits = this.logits.slice();
-    if (pitch >= 0) logits[pitch] += INSIST_NATS;
-    return logits;
-  }
 }
