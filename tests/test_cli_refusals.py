@@ -16,7 +16,7 @@ from definition import tiny_model
 from tiny import save_model, write_corpus
 
 from ritornello import codec
-from ritornello.files import with_checksum
+from ritornello.files import with_checksum, without_checksum
 from ritornello.notes import Piece
 from ritornello.performing import Take
 
@@ -193,7 +193,8 @@ def test_sources_that_hold_nothing_usable_get_one_line_and_leave_nothing(command
 def test_a_corpus_made_with_another_vocabulary_gets_one_line(command, model, tmp_path):
     folder = write_corpus(tmp_path / "corpus", {"train": [codec.encode(song(9))]}).path
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"vocabulary": "0123456789abcdef"}))
+    changed = without_checksum(folder, manifest, "") | {"vocabulary": "0123456789abcdef"}
+    (folder / "manifest.json").write_text(json.dumps(with_checksum(changed)))
     assert_refused(command("evaluate", model, "--data", folder), folder, "another vocabulary", "prepare")
     outcome = command("train", "--data", folder, "--out", tmp_path / "run", "--recipe", "tiny", "--steps", "1")
     assert_refused(outcome, folder, "another vocabulary", "prepare")

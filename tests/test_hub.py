@@ -13,6 +13,7 @@ from command import Run, assert_refused
 from hub_server import Hub
 
 from ritornello.corpus import Corpus
+from ritornello.files import with_checksum, without_checksum
 from ritornello.hub import is_on_hub
 
 GENERATE = ("--minutes", "0.05", "--seed", "3", "--json")
@@ -155,9 +156,9 @@ def test_weights_without_a_licence_are_not_pushed(hub: Hub, command: Run, tmp_pa
     from tiny import save_model
 
     unlicensed = save_model(tiny_model(), tmp_path / "run")
-    manifest = json.loads((unlicensed / "checkpoint.json").read_text())
+    manifest = without_checksum(unlicensed, json.loads((unlicensed / "checkpoint.json").read_text()), "")
     manifest["data"]["licence"] = ""
-    (unlicensed / "checkpoint.json").write_text(json.dumps(manifest))
+    (unlicensed / "checkpoint.json").write_text(json.dumps(with_checksum(manifest)))
     assert_refused(command("push", unlicensed, "somebody/tiny"), "--licence")
     assert hub.files == {}
     assert command("push", unlicensed, "somebody/tiny", "--licence", "My own terms").code == 0

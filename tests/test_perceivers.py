@@ -140,7 +140,7 @@ class Recording:
     """A torch engine that keeps the logits of its session, and how many bytes it held."""
 
     trained_on: dict[str, str] = {}  # noqa: RUF012
-    name = "recording"
+    name, motifs = "recording", None
 
     def __init__(self, model: Perceiver) -> None:
         self._engine = TorchEngine(model)

@@ -138,8 +138,8 @@ def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
 
 
 def test_sampling_acts_on_what_is_played_next(page):
-    page.start(sampling={"temperature": 1}, until=20)
-    assert len({note[3] for note in page.played(10)}) > 2
+    page.start(sampling={"temperature": 1}, until=45)
+    assert len({note[3] for note in page.played(40)}) > 2
     page.send("sampling", sampling={"temperature": 0})
     page.send("advance", until=200)
     later = [note for note in page.played(150) if note[0] > 50]
