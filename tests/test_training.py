@@ -321,6 +321,8 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
     for name in ("last", "best"):
         data = load_checkpoint(tmp_path / "run" / name).trained_on
         assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0"}
+    train(corpus, tmp_path / "again", replace(STILL, steps=1), init=tmp_path / "run" / "best")
+    assert load_checkpoint(tmp_path / "again" / "best").trained_on == data
 
 
 def test_init_adds_the_recipe_s_motif_memory_and_changes_nothing_by_that(corpus: Corpus, tmp_path: Path) -> None:

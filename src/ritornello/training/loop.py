@@ -408,7 +408,8 @@ def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:
     """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
     now = {"name": corpus.name, "licence": corpus.licence}
     before = init.trained_on if init else {}
-    return {key: "; ".join(dict.fromkeys(filter(None, (before.get(key, ""), now[key])))) for key in now}
+    told = {key: [*before.get(key, "").split("; "), now[key]] for key in now}
+    return {key: "; ".join(dict.fromkeys(filter(None, parts))) for key, parts in told.items()}
 
 
 def _check_length(hours: float | None, steps: int | None) -> None:
