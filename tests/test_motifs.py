@@ -333,3 +333,15 @@ def test_only_what_is_remembered_can_be_called_back(place):
     memory.read(tokens_of(piece(THEME)))
     with pytest.raises(ValueError, match="not remembered"):
         memory.call(place)
+
+
+def test_a_better_match_does_not_take_a_call_away():
+    """What leads to the call once led to the theme's first eight strikes and others; the call is to the whole theme."""
+    other = (*ELSEWHERE[:12], *THEME[:8], 20, 22)
+    again = piece((*ELSEWHERE[:12], *THEME[:12]), start_s=25)
+    tokens = tokens_of(piece(THEME), piece(other, start_s=12), again)
+    before = len(THEME) + len(other) + 12
+    rows = MotifMemory(NOTES * 4, may_call=True).read(tokens, {before: (0, 0)})
+    eighth = np.flatnonzero(tokens < codec.NOTE_OFF)[before + 7]
+    assert told(rows[eighth])["pitch"] == THEME[8]
+    assert told(MotifMemory(NOTES * 4).read(tokens)[eighth])["pitch"] == 20, "uncalled it is the later one"

@@ -22,7 +22,7 @@ from ritornello.notes import Piece
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio import server
-from ritornello.studio.voices import LATER, NOW, Voice
+from ritornello.studio.voices import LATER, NOW, Partner, Voice
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -497,3 +497,21 @@ def test_a_taken_port_is_refused_in_one_line(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert_refused(command("studio", "--port", port, "--no-open"), f"127.0.0.1:{port}", "--port")
+
+
+def test_an_agreement_does_not_overtake_keys_that_wait():
+    """The key that calls the model is struck, and then the model comes in after silences: it is no note."""
+    told = []
+    partner = Partner(
+        Performer(Tinkling()), seed=1, takeover="key", handback="key", tell=told.append, clock=lambda: 10.0
+    )
+    for status, pitch in ((0x90, 60), (0x80, 60), (0x90, 21), (0x80, 21)):
+        partner.hear(5.0, [status, pitch, 70])
+    partner.agree("silence", "key")
+    partner.hear(5.0, None)
+    for _ in partner.turns():
+        pass
+    notes = [note for message in told if message["op"] == "notes" for note in message["notes"]]
+    assert 21 not in [note[2] for note in notes]
+    assert 60 in [note[2] for note in notes]
+    assert any(message["op"] == "turn" and message["playing"] for message in told)

@@ -281,7 +281,7 @@ class _Session:
 
         def agree() -> None:
             if partner := self._open(number, Partner):
-                partner.duet.agree(**agreed)
+                partner.agree(**agreed)
 
         return agree
 

@@ -230,7 +230,7 @@ class Partner:
         self.performer, self.closed = performer, False
         self._tell, self._clock = tell, clock
         self.duet = Duet(performer, self._send, seed=seed, takeover=takeover, handback=handback, lead_s=LEAD_S)
-        self._inbox: deque[tuple[float, Sequence[int] | None]] = deque()
+        self._inbox: deque[tuple[float, Callable[[], None] | None]] = deque()  # what is to be done, in order
         self._behind_s = math.inf  # of our clock to the page's,
         self._least_s = 0.0  # and the least that is believed
         self._now_s = 0.0
@@ -242,20 +242,25 @@ class Partner:
         if math.isinf(self._behind_s):
             self._least_s = now_s - at_s - JUMP_S
         self._behind_s = max(min(self._behind_s, now_s - at_s), self._least_s)
-        self._inbox.append((min(at_s, now_s - self._behind_s), message))
+        act = None if message is None else lambda: obey(self.duet, self._now_s, message)
+        self._inbox.append((min(at_s, now_s - self._behind_s), act))
+
+    def agree(self, takeover: Takeover, handback: Handback) -> None:
+        """How turns change from here on: for messages that come later, not for those that wait."""
+        self._inbox.append((-math.inf, lambda: self.duet.agree(takeover, handback)))
 
     def turns(self) -> Turns:
         """Plays until the duet is ended, or closed."""
         while not self.closed:
             was_playing = self.duet.playing
             if self._inbox:
-                at_s, message = self._inbox.popleft()
+                at_s, act = self._inbox.popleft()
                 self._now_s = max(self._now_s, at_s)
-                if message is None:
+                if act is None:
                     self.duet.close(self._now_s)
                     self.closed = True
                 else:
-                    obey(self.duet, self._now_s, message)
+                    act()
                 wait_s = NOW
             else:
                 self._now_s = max(self._now_s, self._clock() - self._behind_s)

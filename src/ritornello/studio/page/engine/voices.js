@@ -113,7 +113,7 @@ class Partner {
     const send = (pitch, velocity, at) => tell({op: 'key', turn: this.number, pitch, velocity, at});
     const options = {random: new Random(seed), sampling: complete(sampling), told: model.weightsOf(told), takeover, handback};
     this.duet = new Duet(model, send, {...options, lead: LEAD_S});
-    /** @type {{at: number, message: number[] | null}[]} */
+    /** @type {{at: number, message?: number[] | null, agreed?: {takeover: string, handback: string}}[]} */
     this.inbox = [];
   }
 
@@ -133,6 +133,7 @@ class Partner {
     this.now = Math.max(this.now, next?.at ?? (performance.timeOrigin + performance.now()) / 1000);
     let wait = NOW;
     if (!next) wait = duet.tick(this.now);
+    else if (next.agreed) duet.agree(next.agreed.takeover, next.agreed.handback);
     else if (next.message) duet.obey(this.now, next.message);
     else duet.finish(this.now);
     if (duet.playing !== playing) {
@@ -144,7 +145,7 @@ class Partner {
       this.tell({op: 'notes', notes: duet.notes, pedals});
       [duet.notes, duet.pedals] = [[], []];
     }
-    if (next && !next.message) {
+    if (next && !next.message && !next.agreed) {
       this.tell({op: 'end'});
       this.close();
     }
@@ -218,7 +219,7 @@ export class Player {
       if (op === 'start') this.tasks.set(id, new Voice(this.model, content, tell));
       else if (op === 'score') this.tasks.set(id, new Score(this.model, content, tell));
       else if (op === 'duet') this.tasks.set(id, new Partner(this.model, content, tell));
-      else if (op === 'agree') task?.duet.agree(content.takeover, content.handback);
+      else if (op === 'agree') task?.inbox.push({at: -Infinity, agreed: content}); // behind keys that wait
       else if (op === 'midi' || op === 'finish') task?.inbox.push({at: content.at, message: content.message ?? null});
       else if (op === 'fork' && task) this.tasks.set(id, task.fork(content.seed, tell));
       else if (op === 'fork') throw new Error('this stream has ended; start another');
