@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,19 @@ def test_a_seed_not_given_is_told_and_gives_the_same_file_again(command, model, 
     command("generate", tmp_path / "again.mid", "--model", model, "--minutes", "0.1", "--seed", first)
     assert (tmp_path / "again.mid").read_bytes() == (tmp_path / "a.mid").read_bytes()
     assert (tmp_path / "again.mid").read_bytes() != (tmp_path / "b.mid").read_bytes()
+
+
+def test_a_pedal_is_written_where_one_is_asked_for_and_nothing_sounds_otherwise(command, model, tmp_path):
+    source, plain, pedalled = (tmp_path / name for name in ("mine.mid", "plain.mid", "pedalled.mid"))
+    replace(song(20), pedals=np.array([[0.1, 0.9], [4.8, 9.0]])).write(source)
+    rest = ("--prompt-seconds", "5.3", "--minutes", "0.2", "--model", model, "--seed", "2")
+    assert command("continue", source, plain, *rest).code == 0
+    assert command("continue", source, pedalled, *rest, "--pedal").code == 0
+    piece = read_midi(pedalled)
+    assert codec.encode(piece).tolist() == codec.encode(read_midi(plain)).tolist()
+    # The prompt's own pedals stay, the second up to the border; what the model plays has some, and the plain file none.
+    assert piece.pedals[:2].tolist() == read_midi(plain).pedals.tolist() == [[0.1, 0.9], [4.8, 5.3]]
+    assert piece.pedals[2:, 0].min() > 5.3
 
 
 def test_continue_keeps_the_prompt_and_plays_on(command, model, tmp_path):

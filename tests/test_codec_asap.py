@@ -179,7 +179,8 @@ def test_every_performance_survives_note_for_note_in_one_legal_encoding(asap, ch
         tokens = encode(read_midi(path))
         piece = decode(tokens)
         compare(path, piece)
-        np.testing.assert_array_equal(encode(piece), tokens, err_msg=str(path))
+        for same in (piece, piece.with_pedal()):
+            np.testing.assert_array_equal(encode(same), tokens, err_msg=str(path))
         assert np.flatnonzero(tokens >= END).tolist() == [len(tokens) - 1], f"{path}: END stands once, at the end"
         assert tokens[-1] == END, path
         legal = legal_events(contexts(tokens))[np.arange(len(tokens)), tokens]

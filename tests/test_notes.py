@@ -212,6 +212,58 @@ def test_sounding_offsets_are_what_a_search_in_quarters_of_a_second_finds(notes,
     assert piece.sounding_offset().tolist() == [falls_silent(note, notes, pedals) for note in rows(piece)]
 
 
+# ---- and back: with a pedal ----
+
+
+def test_notes_that_end_together_are_let_go_by_a_pedal_and_others_by_their_keys():
+    chord = [(0.0, 2.0, 48, 60), (0.5, 2.0, 55, 60), (1.0, 2.0, 64, 60)]
+    alone = [(2.5, 3.0, 72, 60)]
+    piece = Piece.from_notes([*chord, *alone], title="Étude").with_pedal()
+    # The foot follows the first strike by 0.08 s; each key is let go at the next strike, the last one at the lift.
+    assert piece.pedals.tolist() == [[0.08, 2.0]]
+    assert rows(piece) == [(0.0, 0.5, 48, 60), (0.5, 1.0, 55, 60), (1.0, 2.0, 64, 60), *alone]
+    assert piece.title == "Étude"
+
+
+def test_a_pedal_goes_down_after_the_lift_before_and_not_before_a_note_that_ends_alone():
+    first, second = [(0.0, 1.0, 48, 60), (0.2, 1.0, 55, 60)], [(0.9, 2.0, 50, 60), (1.2, 2.0, 57, 60)]
+    assert Piece.from_notes(first + second).with_pedal().pedals.tolist() == [[0.08, 1.0], [1.08, 2.0]]
+    alone = [(0.1, 1.6, 72, 60)]
+    assert Piece.from_notes(second + alone).with_pedal().pedals.tolist() == [[1.6 + 0.08, 2.0]]
+
+
+def test_without_notes_that_end_together_there_is_no_pedal():
+    notes = [(0.0, 1.0, 48, 60), (0.5, 1.5, 55, 60)]
+    assert rows(Piece.from_notes(notes).with_pedal()) == notes
+    assert (
+        Piece.from_notes(notes).with_pedal().pedals.tolist() == Piece.from_notes([]).with_pedal().pedals.tolist() == []
+    )
+
+
+def test_what_was_played_before_keeps_its_keys_and_its_pedal():
+    played = [(0.0, 0.3, 48, 60), (0.5, 0.8, 55, 60), (0.9, 3.0, 60, 60)]
+    new = [(2.0, 4.0, 50, 60), (2.5, 4.0, 57, 60)]
+    piece = Piece.from_notes(played + new, pedals=[(0.1, 1.5)]).with_pedal(1.8)
+    assert piece.pedals.tolist() == [[0.1, 1.5], [3.08, 4.0]]
+    assert rows(piece) == [*played, (2.0, 3.08, 50, 60), (2.5, 4.0, 57, 60)]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(NOTES, max_size=12), st.lists(SPANS, max_size=6), QUARTERS)
+def test_a_pedal_put_in_changes_nothing_that_sounds(notes, pedals, since_s):
+    piece = Piece.from_notes(notes, pedals=pedals)
+    pedalled = piece.with_pedal(since_s)
+    as_heard = [
+        sorted(zip(*(each.tolist() for each in (p.onset, p.pitch, p.velocity, p.sounding_offset()))))
+        for p in (piece, pedalled)
+    ]
+    assert as_heard[0] == as_heard[1]
+    before = [
+        row for row, silent in zip(rows(piece), piece.sounding_offset()) if silent <= since_s and row[0] < since_s
+    ]
+    assert not set(before) - set(rows(pedalled))
+
+
 # ---- the same music elsewhere ----
 
 PIECE = Piece.from_notes([(1.0, 2.0, 60, 64), (2.0, 2.5, 72, 65)], pedals=[(0.5, 3.0)], title="Étude")

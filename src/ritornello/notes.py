@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Seconds = NDArray[np.float64]
 MAX_SECONDS = 1e6  # eleven days: beyond any performance, and far below where 10 ms steps lose exactness
+PEDAL_LAG_S = 0.08
+"""how long after a strike or a lift a foot presses the pedal (`Piece.with_pedal`)"""
+SHORTEST_S = 0.1
+"""of a pedal span, and before a key held by the pedal is let go"""
 
 
 def _no_pedals() -> Seconds:
@@ -106,21 +110,59 @@ class Piece:
             span = np.searchsorted(self.pedals[:, 0], offset, side="right") - 1
             up = self.pedals[span, 1]
             offset = np.where((span >= 0) & (offset < up), up, offset)
+        return np.minimum(offset, self._struck_again())
+
+    def _struck_again(self) -> Seconds:
+        """(N,) the next later onset of each note's pitch; infinite for the last."""
+        again = np.full(len(self), np.inf)
+        if len(self) < 2:
+            return again
         order = np.lexsort((self.onset, self.pitch))
         onset, pitch = self.onset[order], self.pitch[order]
-        if len(order) > 1:
-            begins = np.r_[True, (onset[1:] != onset[:-1]) | (pitch[1:] != pitch[:-1])]
-            strike = np.cumsum(begins) - 1  # notes of one key at one time are one strike
-            first = np.flatnonzero(begins)
-            following = np.r_[first[1:], len(order) - 1][strike]
-            again = np.where(pitch[following] == pitch, onset[following], np.inf)
-            again[strike == strike[-1]] = np.inf
-            offset[order] = np.minimum(offset[order], again)
-        return offset
+        begins = np.r_[True, (onset[1:] != onset[:-1]) | (pitch[1:] != pitch[:-1])]
+        strike = np.cumsum(begins) - 1  # notes of one key at one time are one strike
+        first = np.flatnonzero(begins)
+        following = np.r_[first[1:], len(order) - 1][strike]
+        later = (pitch[following] == pitch) & (strike < strike[-1])
+        again[order] = np.where(later, onset[following], np.inf)
+        return again
 
     def without_pedal(self) -> Piece:
         """The same music with the pedal turned into note lengths (see `sounding_offset`)."""
         return Piece(self.onset, self.sounding_offset(), self.pitch, self.velocity, title=self.title)
+
+    def with_pedal(self, since_s: float = 0.0) -> Piece:
+        """The same music with what only a pedal holds as pedal spans: the way back from `without_pedal`.
+
+        Several notes that fall silent at once were let go by a pedal, which went down soon after the lift before; their
+        keys are let go at the next strike. A span holds no other note's end, so `sounding_offset` stays what it was,
+        and `codec.encode` gives the same tokens.
+
+        Args:
+            since_s: what sounds until then, and notes struck before, stay as they were played.
+        """
+        silent, new = self.sounding_offset(), self.onset >= since_s
+        freely = (silent < self._struck_again()) & (silent > since_s)
+        lifts, ending = np.unique(silent[freely], return_inverse=True)
+        # What sounds towards a lift, or towards a later one, began then or earlier.
+        begun = np.full(len(lifts), np.inf)
+        np.minimum.at(begun, ending, self.onset[freely])
+        begun = np.minimum.accumulate(begun[::-1])[::-1]
+        downs = np.maximum(np.maximum(begun, since_s), np.r_[0.0, lifts[:-1]]) + PEDAL_LAG_S
+        pedalled = (np.bincount(ending, minlength=len(lifts)) > 1) & (lifts - downs >= SHORTEST_S)
+        downs, lifts = downs[pedalled], lifts[pedalled]
+
+        offset = np.where(new | (silent > since_s), silent, self.offset)
+        if len(lifts):
+            span = np.minimum(np.searchsorted(lifts, silent), len(lifts) - 1)
+            held = freely & new & (lifts[span] == silent)
+            following = np.searchsorted(self.onset, self.onset[held] + SHORTEST_S)
+            strike = np.append(self.onset, np.inf)[following]
+            offset[held] = np.minimum(np.maximum(strike, downs[span[held]]), silent[held])
+        kept = self.pedals[self.pedals[:, 0] < since_s].reshape(-1, 2).copy()
+        kept[:, 1] = np.minimum(kept[:, 1], since_s)
+        pedals = np.concatenate([kept, np.stack([downs, lifts], axis=1)])
+        return Piece(self.onset, offset, self.pitch, self.velocity, pedals, self.title)
 
     def transposed(self, semitones: int) -> Piece:
         """Every pitch moved by ``semitones``. Raises ValueError if one would leave 0-127."""

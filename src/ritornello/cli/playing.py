@@ -91,6 +91,9 @@ class Outputs:
             help="A SoundFont to play --wav with; else RITORNELLO_SOUNDFONT, or the piano that comes along.",
         ),
     ] = None
+    pedal: Annotated[
+        bool, typer.Option("--pedal", help="Write what is new as keys and sustain pedal; else it is in the notes.")
+    ] = False
     as_json: AsJson = False
 
     def files(self) -> dict[str, Path]:
@@ -214,6 +217,8 @@ def _write(
         raise typer.Exit(130)
     # A file name may hold bytes that are no text; a title may not.
     piece = replace(performance.piece, title=title.encode("utf-8", "replace").decode())
+    if files.pedal:
+        piece = piece.with_pedal(performance.prompt_s)
     piece.write(out)
     _draw(piece, performance.prompt_s or None, files)
     if files.wav is not None:
