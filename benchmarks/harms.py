@@ -116,9 +116,16 @@ def _command(words: list[str], said: Path) -> None:
 
 
 def killed(words: list[str], folder: Path, took_s: float, nbytes: int, draw: random.Random) -> str:
-    """Killed while it works, the later part of its time more often."""
+    """Killed at any moment, or, every other time, as soon as something is in the making."""
     process = begun(words, Path(os.devnull))
-    process.join(draw.uniform(0.1, 1.1) * took_s)
+    if draw.random() < 0.5:
+        process.join(draw.uniform(0.1, 1.1) * took_s)
+    else:
+        while process.is_alive() and not any(
+            name.startswith(".ritornello-") for _, folders, files in os.walk(folder) for name in folders + files
+        ):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.01) * took_s)
     process.kill()
     process.join()
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,12 +18,15 @@ import pytest
 import torch
 from conftest import one_line
 from short_runs import losses, make_corpus
+from tiny import save_model
 from torch import Tensor
 
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
+from ritornello.evaluation import evaluate
 from ritornello.feed import Augmentation, Crops, Lanes
+from ritornello.models.dsmr import DSMR
 from ritornello.training.loop import train
 from ritornello.training.ranks import Ranks
 from ritornello.training.recipes import recipe_named
@@ -54,9 +58,8 @@ def started(ranks: int, *words: str) -> Iterator[subprocess.Popen[str]]:
     """The command line under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*torchrun, "-m", "ritornello", *words], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*torchrun, "-m", "ritornello", *words], env=environment, **pipes)
     try:
         yield process
     finally:
@@ -65,10 +68,12 @@ def started(ranks: int, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def trained(ranks: int, *words: str) -> None:
+def done(ranks: int, *words: str) -> tuple[str, str]:
+    """What was said on standard output and standard error."""
     with started(ranks, *words) as process:
-        _, errors = process.communicate(timeout=500)
+        said, errors = process.communicate(timeout=500)
         assert process.returncode == 0, errors
+        return said, errors
 
 
 def reached(run: Path, step: int) -> bool:
@@ -102,7 +107,7 @@ def test_any_number_of_ranks_trains_the_same(corpus: Corpus, tmp_path: Path, rec
     """Three lanes on two ranks are two and one; pieces end where they end."""
     alone = recipe_named(recipe).with_settings(SETTINGS)
     train(corpus, tmp_path / "alone", alone, steps=12, seed=3, precision="fp32", device=torch.device("cpu"))
-    trained(ranks, *arguments(corpus, tmp_path / "run", 12, *new(recipe)))
+    done(ranks, *arguments(corpus, tmp_path / "run", 12, *new(recipe)))
     close(tmp_path / "run", tmp_path / "alone")
 
 
@@ -117,7 +122,7 @@ def test_a_killed_rank_ends_the_run_within_a_minute_and_it_is_resumed_on_fewer(c
         assert process.wait(60) != 0
         assert time.monotonic() < began_s + 60
     step = load_checkpoint(run / "last").run["step"]
-    trained(2, *arguments(corpus, run, step + 3, "--resume"))
+    done(2, *arguments(corpus, run, step + 3, "--resume"))
     assert load_checkpoint(run / "last").run["step"] == step + 3
 
 
@@ -131,6 +136,32 @@ def test_an_interrupted_run_is_saved_and_resumed_alone(corpus: Corpus, tmp_path:
     recipe = recipe_named("tiny").with_settings(SETTINGS)
     train(corpus, run, recipe, steps=step + 2, resume=True)
     assert load_checkpoint(run / "last").run["step"] == step + 2
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_reads_the_same_pieces(corpus: Corpus, tmp_path: Path, ranks: int) -> None:
+    """One of them says what was read. With a single piece most have none."""
+    model = DSMR(recipe_named("tiny").model)
+    words = ("evaluate", str(save_model(model, tmp_path / "model")), "--data", str(corpus.path), "--device", "cpu")
+    for split in ("train", "validation"):
+        said, _ = done(ranks, *words, "--split", split, "--legal", "--json")
+        figures, expected = json.loads(said), evaluate(model, corpus, split, legal=True).figures()
+        assert figures["pieces"] == len(corpus.pieces(split))
+        assert figures["tokens"] == expected["tokens"]
+        assert figures["nats_per_token"] == pytest.approx(expected["nats_per_token"], rel=1e-6)
+
+
+def test_the_runs_of_a_study_are_dealt_over_ranks(corpus: Corpus, tmp_path: Path) -> None:
+    rows = ("--row", "uniform", "--row", "two-scale", "--row", "ascending")
+    short = ("--recipe", "tiny", "--steps", "3", "--seeds", "1", "--pieces", "2", "--device", "cpu")
+    _, errors = done(2, "study", "run", "dsmr", "--data", str(corpus.path), "--out", str(tmp_path), *rows, *short)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "ascending-seed-0.json",
+        "two-scale-seed-0.json",
+        "uniform-seed-0.json",
+    ]
+    assert all(f"(part {part} of 2)" in errors for part in (1, 2))
+    assert [errors.count(f"run {number} of 3") for number in (1, 2, 3)] == [1, 1, 1]
 
 
 def children(process: int) -> list[int]:

@@ -21,6 +21,7 @@ from ritornello.feed import Lanes
 
 if TYPE_CHECKING:
     from ritornello.engines import Engine
+    from ritornello.training.ranks import Ranks
 
 LANES = 8  # read side by side
 READ_TOKENS = 4096  # of a piece at once by an engine
@@ -81,6 +82,7 @@ def evaluate(
     lanes: int = LANES,
     pieces: list[int] | None = None,
     precision: str = "fp32",
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Reads whole pieces of a split in ``lanes`` lanes; the figures do not depend on how many.
@@ -93,16 +95,48 @@ def evaluate(
         lanes: pieces read side by side, at most.
         pieces: only these indices of the split; None for all.
         precision: of matrix products, see `likelihood.autocast`.
-        progress: called with tokens done and tokens in all.
+        ranks: processes that read a share each, and all get the figures of all; None for this one alone.
+        progress: called with tokens done and tokens in all, of this process.
     """
+    records = corpus.pieces(split)
+    chosen = list(range(len(records)) if pieces is None else sorted(pieces))
+    own = chosen if ranks is None else _share([records[i].tokens for i in chosen], chosen, ranks)
+    how: dict[str, Any] = {"legal": legal, "lanes": lanes, "precision": precision, "progress": progress}
+    read = _read(model, corpus, split, own, **how) if own else {}
+    nats = read if ranks is None else {i: of_piece for part in ranks.all(read) for i, of_piece in part.items()}
+    return Evaluation(tuple(records[i] for i in chosen), tuple(nats[i] for i in chosen), legal)
+
+
+def _share(lengths: list[int], pieces: list[int], ranks: Ranks) -> list[int]:
+    """This rank's of the pieces: the longest first, each goes to the rank that has least to read."""
+    load, own = [0] * ranks.size, []
+    for length, piece in sorted(zip(lengths, pieces), reverse=True):
+        rank = load.index(min(load))
+        load[rank] += length
+        if rank == ranks.rank:
+            own.append(piece)
+    return sorted(own)
+
+
+def _read(
+    model: Any,
+    corpus: Corpus,
+    split: str,
+    pieces: list[int],
+    *,
+    legal: bool,
+    lanes: int,
+    precision: str,
+    progress: Callable[[int, int], None] | None,
+) -> dict[int, NDArray[np.float32]]:
+    """-ln p of every token of each of these pieces, one at least; arguments as in `evaluate`."""
     import torch
 
     from ritornello.likelihood import autocast, to_device, token_nats
 
-    records = corpus.pieces(split)
-    chosen = range(len(records)) if pieces is None else sorted(pieces)
-    lengths = [records[i].tokens for i in chosen]
-    lanes = max(1, min(lanes, sum(lengths) // max(lengths)))  # more would stand idle behind the longest piece
+    lengths = {i: corpus.pieces(split)[i].tokens for i in pieces}
+    total, done = sum(lengths.values()), 0
+    lanes = max(1, min(lanes, total // max(lengths.values())))  # more would stand idle behind the longest piece
     feed = Lanes(
         corpus,
         split,
@@ -114,8 +148,7 @@ def evaluate(
         motif_notes=model.config.motif_notes,
         pieces=pieces,
     )
-    nats = {i: np.zeros(records[i].tokens, np.float32) for i in chosen}
-    total, done = sum(map(len, nats.values())), 0
+    nats = {i: np.zeros(length, np.float32) for i, length in lengths.items()}
     was_training, device = model.training, model.device
     model.eval()
     state = model.initial_state(lanes)
@@ -135,7 +168,7 @@ def evaluate(
                 progress(done, total)
     finally:
         model.train(was_training)
-    return Evaluation(tuple(records[i] for i in chosen), tuple(nats[i] for i in chosen), legal)
+    return nats
 
 
 def evaluate_engine(

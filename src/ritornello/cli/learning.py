@@ -161,6 +161,7 @@ def evaluate(
     from ritornello.horizons import HorizonSchedule
     from ritornello.models import from_checkpoint
     from ritornello.recall import draw_repeats, repeat_test
+    from ritornello.training.ranks import is_first, ranks_of
 
     if png is not None:
         check_writable(png)
@@ -170,19 +171,18 @@ def evaluate(
         if network.config.schedule is None:
             raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
-    network.to(device_named(device))
-    legal = checkpoint.legal if free is None else not free
-    with count_bar() as progress:
+    legal, recalls = checkpoint.legal if free is None else not free, []
+    with ranks_of(device_named(device)) as (ranks, place), count_bar() as progress:
         result = read_pieces(
-            network,
+            network.to(place),
             corpus,
             split.value,
             legal=legal,
             lanes=lanes,
-            progress=lambda done, total: progress(done, total, "tokens"),
+            ranks=ranks,
+            progress=(lambda done, total: progress(done, total, "tokens")) if is_first() else None,
         )
-        recalls = []
-        if repeats or png is not None:
+        if (repeats or png is not None) and is_first():
             recalls = repeat_test(
                 network,
                 corpus,
@@ -190,6 +190,8 @@ def evaluate(
                 legal=legal,
                 progress=lambda done, total: progress(done, total, "gaps"),
             )
+    if not is_first():
+        return
     if png is not None:
         draw_repeats(recalls, png)
     figures = {

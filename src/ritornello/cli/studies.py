@@ -70,9 +70,10 @@ def run(
     from ritornello.studies.run import run_study
     from ritornello.studies.study import study_named
     from ritornello.training.precision import faster_precision
+    from ritornello.training.ranks import launched, own_device
     from ritornello.training.recipes import recipe_named
 
-    study, on, corpus = study_named(name), device_named(device), Corpus.open(data)
+    study, on, corpus = study_named(name), own_device(device_named(device)), Corpus.open(data)
     chosen = recipe_named(recipe or study.recipe)
     faster = faster_precision(on, width=chosen.model.width) if on.type == "cuda" else "fp32"
     conditions = study.conditions(
@@ -86,10 +87,11 @@ def run(
         pieces=pieces,
         precision=faster if precision is None else precision.value,
     )
-    wanted = row or []
-    done = run_study(corpus, out, conditions, device=str(on), rows=wanted, seeds=seeds, jobs=jobs, say=console.print)
+    share, how = launched(), {"rows": row or [], "seeds": seeds, "jobs": jobs}
+    done = run_study(corpus, out, conditions, device=str(on), share=share, say=console.print, **how)
     reached = "complete" if done else "stopped; the same command goes on"
-    console.print(f"{out}: {reached}; see 'ritornello study table {name} --out {out}'")
+    part = f" (part {share[0] + 1} of {share[1]})" if share[1] > 1 else ""
+    console.print(f"{out}: {reached}{part}; see 'ritornello study table {name} --out {out}'")
 
 
 @study_app.command(epilog="Example: ritornello study play perceivers --out runs/study --pieces 32")

@@ -36,6 +36,7 @@ def run_study(
     rows: Sequence[str] = (),
     seeds: int = 2,
     jobs: int = 1,
+    share: tuple[int, int] = (0, 1),
     say: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Trains and reads every row that has no record in ``out/runs`` yet, seed by seed.
@@ -48,10 +49,11 @@ def run_study(
         rows: only these; none: all.
         seeds: runs of each row, with seeds from 0.
         jobs: runs at a time; of a CPU's threads each has its share.
+        share: which of how many processes this is; each takes its part of the runs, and they need not meet.
         say: called with one line before each run.
 
     Returns:
-        Whether all runs are done; False if the process was asked to stop.
+        Whether all runs of its share are done; False if the process was asked to stop.
 
     Raises:
         RitornelloError: for unknown rows, another study's folder, rows that would not fit the machine, or a run that
@@ -62,7 +64,8 @@ def run_study(
             raise RitornelloError(f"{name} is {value}; it must lie between 1 and {most}")
     recipes = recipes_of(conditions, tuple(rows))
     runs = [(row, seed) for seed in range(seeds) for row in recipes]
-    waiting = deque((row, seed) for row, seed in runs if not record_path(out, row, seed).exists())
+    own = runs[share[0] :: share[1]]
+    waiting = deque((row, seed) for row, seed in own if not record_path(out, row, seed).exists())
     _check_fit(corpus, [recipes[row] for row, _ in waiting], jobs, torch.device(device), conditions.precision)
     claim(out, conditions)
     threads = max(1, torch.get_num_threads() // jobs)
@@ -127,6 +130,7 @@ def _child(pipe: Connection, threads: int, run: tuple[Any, ...]) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a Ctrl-C reaches the parent alone, which hands it on: two requests would stop us unsaved
     torch.set_num_threads(threads)
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)  # torchrun deals runs to processes; each run is trained by one
     # Saves and ends when the parent was killed: no two processes train in one folder.
     end_with_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:

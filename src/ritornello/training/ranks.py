@@ -102,11 +102,11 @@ ALONE = Ranks()
 @contextmanager
 def ranks_of(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """This process among those that torchrun started with it, and the device that is its own."""
-    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+    if launched()[1] == 1:
         yield ALONE, device
         return
+    device = own_device(device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
@@ -116,9 +116,23 @@ def ranks_of(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
+def launched() -> tuple[int, int]:
+    """This process's rank among those that torchrun started with it, and how many they are; alone (0, 1)."""
+    if not dist.is_torchelastic_launched():
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Of a machine's GPUs the one that is this rank's; without torchrun, and on a CPU, the device itself."""
+    if device.type == "cuda" and dist.is_torchelastic_launched():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
 def is_first() -> bool:
     """Whether this process speaks for all: it is rank 0 or alone."""
-    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+    return launched()[0] == 0
 
 
 @contextmanager
@@ -128,7 +142,7 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0][:160]
-        raise RitornelloError(f"another rank has ended ({first}); go on with --resume") from None
+        raise RitornelloError(f"another rank has ended ({first}); a training goes on with --resume") from None
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

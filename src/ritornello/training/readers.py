@@ -67,9 +67,9 @@ class Reader:
         raise NotImplementedError
 
     def validate(self, progress: float) -> float:
-        """Nats/token of whole validation pieces, the same in every run of a recipe."""
+        """Nats/token of whole validation pieces, the same in every run of a recipe; each rank reads its share."""
         model, pieces = self._validated(progress), self._validation_pieces
-        how: dict[str, Any] = {"legal": self._recipe.legal, "precision": self._precision}
+        how: dict[str, Any] = {"legal": self._recipe.legal, "precision": self._precision, "ranks": self._ranks}
         return evaluate(model, self._corpus, "validation", pieces=pieces, **how).nats_per_token
 
     def _validated(self, progress: float) -> Model[Any]:
