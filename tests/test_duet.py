@@ -506,7 +506,7 @@ def test_ports_are_found_by_a_part_of_their_name_and_taken_again_when_they_come_
     now_s[0] = 3.0
     ports.look()
     ports.send(0x90, 60, 1)
-    assert wires.sent == [(0x90, 60, 1)]
+    assert wires.sent == [(0xB0, 123, 0), (0x90, 60, 1)], "keys that were down when it was pulled out"
     assert wires.opened[-1] == ("MidiOut", 1)
     with one_line("no MIDI port named 'cello' to listen to", "Piano 1, Other"):
         live.Ports("cello", "Synth", heard.append)
