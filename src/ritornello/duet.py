@@ -300,6 +300,7 @@ class Duet:
         if event.velocity:
             if late_s > LATE_S:
                 self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
+                self._put_off(late_s)
             if self._awaited:
                 self.delays.takeovers.append(max(0.0, late_s))
             else:
@@ -308,6 +309,12 @@ class Duet:
         if event.velocity or event.pitch in self._down:  # else a key of the person's, which is theirs to let go
             (self._down.add if event.velocity else self._down.discard)(event.pitch)
             self._send(event.pitch, event.velocity, self._coming[-1].at_s)
+
+    def _put_off(self, late_s: float) -> None:
+        """All that is still to come comes so much later: what is late hesitates once, instead of rushing after time."""
+        assert self._began_s is not None
+        self._began_s += late_s
+        self._plan = deque(event._replace(at_s=event.at_s + late_s) for event in self._plan)
 
     def _sound(self, time_s: float) -> None:
         """Takes what was sent and is due now as having sounded."""
