@@ -7,7 +7,7 @@ prints one JSON object, in a headless Chromium (of the system):
 
 first: from the beginning of the page's loading to the first sound that leaves the piano, in seconds, with the server
     (`ritornello studio`) and from a static host (`export --web`); each time with a new server and a browser that has
-    nothing stored. Play is pressed as soon as there is a player. ``rest_s`` is what the music itself rests.
+    nothing stored. Play is pressed as soon as there is a player.
 minutes: so many of new music at default sampling, played by the clock with either engine: how often it had to wait
     (``underruns``), notes that came too late to be struck (``lost``), and the server's resident megabytes.
 speed: tokens a second and times real time of the engine in the browser and of Python's, one after the other.
@@ -60,7 +60,6 @@ const look = () => {{
     studio.piano.analyser.getFloatTimeDomainData(wave);
     if (wave.some((value) => Math.abs(value) > {LOUD})) {{
       times.sounded = seconds();
-      times.rest = studio.session.piece.notes[0].start;
       return;
     }}
   }}
@@ -188,7 +187,6 @@ def first(serve: Callable[[], Any], runs: int) -> dict[str, Any]:
         "median_s": round(statistics.median(row["sounded"] for row in rows), 3),
         "most_s": round(max(row["sounded"] for row in rows), 3),
         "pressed_s": [round(row["pressed"], 3) for row in rows],
-        "rest_s": [round(row["rest"], 3) for row in rows],
     }
 
 

@@ -580,7 +580,9 @@ def test_a_run_plays_what_its_inbox_holds_and_leaves_no_key_down_when_it_fails()
     keys = [(0.0, m[1], m[2] if m[0] == 0x90 else 0) for m in sink.messages if m[0] in (0x80, 0x90)]
     assert any(velocity for _, _, velocity in keys)
     assert not still_down(keys)
-    assert (sink.messages[0], *sink.messages[-2:]) == ((0xFA,), (0xFC,), (0xB0, 123, 0))
+    assert sink.messages[-2:] == [(0xFC,), (0xB0, 123, 0)]
+    assert sink.messages.count((0xFA,)) == 1
+    assert sink.messages.index((0xFA,)) < 3, "with the first key"
     assert sum(message == (0xF8,) for message in sink.messages) == pytest.approx(1.2 * 100 / 60 * 24, abs=1)
 
 

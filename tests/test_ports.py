@@ -158,9 +158,11 @@ def test_ports_that_vanish_are_used_again_and_no_key_is_left_down(jack: Jack, mo
     record = tmp_path / "duet.mid"
     options = ("--in", "keyboard", "--out", "synth", "--send-clock", "120", "--record", str(record))
     playing, _ = duet(jack, model, *options)
-    until(lambda: messages(heard).count((0xFA,)) == 1)
-    began_s, clocks = time.monotonic(), messages(heard).count((0xF8,))
+    until(lambda: (0xF8,) in messages(heard))
+    assert (0xFA,) not in messages(heard), "who is to follow may not be connected yet"
     press(keyboard, *CALL[:3])
+    until(lambda: (0xFA,) in messages(heard))
+    began_s, clocks = time.monotonic(), messages(heard).count((0xF8,))
     until(lambda: struck(heard) > 5)
     time.sleep(max(0.0, began_s + 2 - time.monotonic()))
     beats = (messages(heard).count((0xF8,)) - clocks) / 24

@@ -126,6 +126,11 @@ class Duet:
         self._sounding: dict[int, tuple[float, int]] = {}  # its keys: since when, and velocity
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a key was struck."""
+        return self._began_s is not None
+
+    @property
     def playing(self) -> bool:
         """Whether it is the model's turn."""
         return self._prefetched is not None
@@ -167,7 +172,7 @@ class Duet:
         if self._takeover == "key" and pitch == self._key:
             if self.playing:
                 self.interrupt(time_s)
-            elif self._has_begun:
+            elif self.has_begun:
                 self._take_over(time_s)
             return
         if self.playing:
@@ -204,7 +209,7 @@ class Duet:
             return
         self._encoder.pedal(self._piece_s(time_s), down)
         self._last_s = time_s
-        if not down and self._takeover == "pedal" and self._has_begun and self._has_turn and not self._held:
+        if not down and self._takeover == "pedal" and self.has_begun and self._has_turn and not self._held:
             self._take_over(time_s)
 
     # ---- what time does ----
@@ -259,10 +264,6 @@ class Duet:
         self.pedal(time_s, False)
 
     # ---- inside ----
-
-    @property
-    def _has_begun(self) -> bool:
-        return self._began_s is not None
 
     def _listen(self, time_s: float) -> float:
         may_come_in = self._takeover == "silence" and self._has_turn and not self._held

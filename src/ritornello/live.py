@@ -131,18 +131,20 @@ def run(
         port: what MIDI clock and the last all-notes-off are sent to.
         stop: asked at least every twentieth of a second.
         look: see `Ports.look`; a port that vanished ends the model's turn.
-        beats_per_minute: of the MIDI clock that is sent; None for none.
+        beats_per_minute: of the MIDI clock that is sent; None for none. It is told to start with the first key, when
+            whoever is to follow is connected.
         monitor: called as often.
         clock: the time in seconds.
     """
     beat_s = None if beats_per_minute is None else 60 / (beats_per_minute * CLOCKS_PER_QUARTER)
-    next_beat_s = clock()
-    if beat_s is not None:
-        port.send(START)
+    next_beat_s, started = clock(), False
     try:
         while not stop():
             wait_s = duet.tick(clock())
             if beat_s is not None:
+                if duet.has_begun and not started:
+                    port.send(START)
+                    next_beat_s, started = clock(), True
                 while next_beat_s <= clock():
                     port.send(CLOCK)
                     next_beat_s += beat_s
@@ -157,7 +159,7 @@ def run(
             monitor()
     finally:
         duet.close(clock())
-        if beat_s is not None:
+        if started:
             port.send(STOP)
         port.send(CONTROL, ALL_NOTES_OFF, 0)
 
