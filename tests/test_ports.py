@@ -73,7 +73,7 @@ class Jack:
         own = {"JACK_DEFAULT_SERVER": f"test-{os.getpid()}", "JACK_NO_AUDIO_RESERVATION": "1"}
         self.env = os.environ | own | {"PYTHONPATH": os.pathsep.join(paths), "LD_PRELOAD": JACK}
         self._folder, self._stack, self._count = folder, stack, 0
-        self.start("jackd", "-r", "-d", "dummy", "-r", "48000", "-p", "256")
+        self.start("jackd", "-r", "-d", "dummy", "-r", "48000", "-p", "1024")
         until(lambda: self.ask("jack_wait", "-c").startswith("running"))
 
     def start(self, *command: str) -> tuple[subprocess.Popen[str], Path]:
@@ -99,8 +99,12 @@ class Jack:
 
     @staticmethod
     def end(process: subprocess.Popen[str]) -> None:
-        process.kill()
-        process.wait()
+        process.terminate()  # a server that is killed leaves its shared memory behind
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         process.stdin.close()
 
 
@@ -110,7 +114,7 @@ def jack(tmp_path: Path) -> Iterator[Jack]:
         yield Jack(tmp_path, stack)
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
     end_s = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end_s

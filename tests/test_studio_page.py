@@ -36,6 +36,8 @@ MELODY = Piece.from_notes(
     [(i / 2, i / 2 + 0.4, 60 + i % 12, 40 + 3 * i) for i in range(20)], pedals=[[2, 4]], title="Mine"
 )
 
+INSTRUMENT = "studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined"
+
 
 @pytest.fixture(scope="module")
 def served():
@@ -293,7 +295,9 @@ def test_a_program_that_is_killed_in_mid_play_is_told_and_gone_on_with(browser):
     program = Program()
     page = opened(browser.new_context(), program.address, sound=False)
     try:
-        page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+        page.evaluate(
+            "studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined"
+        )
         page.keyboard.press("Space")
         until(page, "studio.sent.some(([status, , velocity]) => status === 0x90 && velocity)")
         program.kill()
@@ -372,7 +376,7 @@ def test_the_sound_has_the_pitch_the_level_and_the_length_of_the_notes(page, tmp
 
 def test_a_loop_at_another_tempo_reaches_an_instrument_and_leaves_no_key_down(page, tmp_path):
     drop(page, MELODY, tmp_path)
-    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.evaluate(INSTRUMENT)
     page.evaluate("studio.roll.setRegion({start: 1, end: 2}); studio.transport.setTempo(2)")
     page.keyboard.press("l")
     page.keyboard.press("Space")
@@ -381,15 +385,8 @@ def test_a_loop_at_another_tempo_reaches_an_instrument_and_leaves_no_key_down(pa
     page.keyboard.press("Space")
     page.keyboard.press("l")
     page.evaluate("studio.hands.output = null; studio.transport.setTempo(1)")
-    sent = page.evaluate("studio.sent")
-    down = set()
-    for status, pitch, velocity in sent:
-        if status == 0x90 and velocity:
-            down.add(pitch)
-        else:
-            down.discard(pitch)
-    assert down == set()
-    assert {pitch for _, pitch, _ in sent} == {62, 63}
+    assert still_down(page) == set()
+    assert {pitch for _, pitch, _ in page.evaluate("studio.sent")} == {62, 63}
 
 
 @every_engine
@@ -411,15 +408,12 @@ def test_what_hands_play_is_recorded(page):
 @every_engine
 def test_a_duet_by_turns_is_heard_recorded_and_leaves_no_key_down(page):
     before = shown(page)
-    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.evaluate(INSTRUMENT)
     page.click("#jam")
     duet_by_turns(page)
     page.click("#jam")
     until(page, "!studio.duet.stream")
-    down = set()
-    for status, pitch, velocity in page.evaluate("studio.sent"):
-        (down.add if status == 0x90 and velocity else down.discard)(pitch)
-    assert down == set()
+    assert still_down(page) == set()
     page.evaluate("studio.hands.output = null")
     notes = [note for note in shown(page) if note not in before]
     mine, its = ([note for note in notes if note[4] is given] for given in (True, False))

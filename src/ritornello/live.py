@@ -23,7 +23,7 @@ CLOCK, START, STOP = 0xF8, 0xFA, 0xFC
 CLOCKS_PER_QUARTER = 24
 LOOK_S = 1.0
 """between looks at whether the ports are still there"""
-SENDING_S = 0.1
+SENDING_S = 0.5
 """that a port stays open behind its last message: some drivers send in a thread of their own, and forget the rest"""
 ALSA_PLACE = re.compile(r" \d+:\d+$")
 """what ALSA puts behind a name: other numbers when the port comes back"""
