@@ -23,6 +23,7 @@ from ritornello import read_midi
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROMPT_S, MOMENT_S = 24.0, 36.0
+READY = "window.studio?.maker.live && studio.samples.buffers.size === 60"
 
 
 def main() -> None:
@@ -48,13 +49,14 @@ def main() -> None:
             browser = tool.chromium.launch(executable_path=BROWSER, args=arguments)
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(address)
-            until(page, "window.studio?.maker.engine && studio.samples.buffers.size === 60")
-            page.evaluate("([seed, prompt]) => studio.session.begin(seed, prompt)", [options.seed, prompt])
+            until(page, READY)
+            begin = "([seed, prompt]) => { studio.maker.stop(); studio.session.begin(seed, prompt); }"
+            page.evaluate(begin, [options.seed, prompt])
             page.click("#on")
             until(page, f"studio.maker.live?.upTo > {MOMENT_S + 16}")
             page.click("#play")
             page.evaluate("studio.roll.emit('seek', 29.3)")
-            shot(page, "studio")
+            shot(page, "studio", 11, 41)
             page.evaluate(f"studio.roll.emit('seek', {MOMENT_S})")
             page.keyboard.press("c")
             page.keyboard.press("2")
@@ -63,20 +65,21 @@ def main() -> None:
             until(page, f"studio.transport.position > {MOMENT_S + 3} && studio.transport.sounding().length > 1")
             page.click("#play")
             page.evaluate("studio.hands.show(studio.roll.sounding); undefined")
-            shot(page, "studio-ways")
+            shot(page, "studio-ways", 21, 51)
             page.set_viewport_size({"width": 2560, "height": 1440})
             page.emulate_media(color_scheme="dark")
-            shot(page, "studio-wide")
+            shot(page, "studio-wide", 18, 54)
             phone = browser.new_page(viewport={"width": 390, "height": 844}, device_scale_factor=2)
             phone.goto(address)
-            until(phone, "window.studio?.maker.engine && studio.samples.buffers.size === 60")
+            until(phone, READY)
             session = page.evaluate("studio.session.toText()")
-            phone.evaluate("(text) => studio.session.fromText(text)", session)
+            phone.evaluate("(text) => { studio.maker.stop(); studio.session.fromText(text); }", session)
             phone.evaluate(f"studio.roll.emit('seek', {MOMENT_S})")
             phone.click("#ways")
             until(phone, f"studio.maker.choice?.ways.every((way) => way.ended || way.upTo > {MOMENT_S + 12})")
             phone.click("#play")
-            shot(phone, "studio-phone")
+            phone.evaluate(f"studio.roll.emit('seek', {MOMENT_S + 3})")
+            shot(phone, "studio-phone", 29, 43)
             browser.close()
     finally:
         server.terminate()
@@ -89,8 +92,13 @@ def until(page: Page, condition: str) -> None:
         page.wait_for_timeout(100)
 
 
-def shot(page: Page, name: str) -> None:
-    """What is shown, half a second later."""
+def shot(page: Page, name: str, start_s: float, end_s: float) -> None:
+    """What is shown between two times, half a second later."""
+    page.evaluate(
+        "([start, end]) => { const {roll} = studio; roll.zoom(roll.seconds / (end - start));"
+        "Object.assign(roll, {start, follow: false, stale: true, dirty: true}); }",
+        [start_s, end_s],
+    )
     page.wait_for_timeout(500)
     page.screenshot(path=IMAGES / f"{name}.png")
 
