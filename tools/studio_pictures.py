@@ -10,12 +10,14 @@ and four ways on from one moment, at 2,560 the same, dark, and on a phone of 390
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from ritornello import read_midi
@@ -100,7 +102,8 @@ def shot(page: Page, name: str, start_s: float, end_s: float) -> None:
         [start_s, end_s],
     )
     page.wait_for_timeout(500)
-    page.screenshot(path=IMAGES / f"{name}.png")
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
