@@ -33,7 +33,7 @@ from ritornello.engines import exported
 from ritornello.engines.weights import quantised
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.midi import parse_midi
+from ritornello.midi import parse_midi, write_midi
 from ritornello.notes import Piece
 from ritornello.performing import Performer
 from ritornello.sampling import Sampling
@@ -90,7 +90,9 @@ def test_midi_files_are_read_and_written_as_in_python(tmp_path):
     overlapping = [crowded(seed) for seed in range(3)]
     for number, piece in enumerate(overlapping):
         piece.write(tmp_path / f"crowded-{number}.mid")
-    pieces = [{"piece": described(piece), "written": f"crowded-{n}.mid"} for n, piece in enumerate(overlapping)]
+    pieces = [{"pieces": [described(piece)], "written": f"crowded-{n}.mid"} for n, piece in enumerate(overlapping)]
+    write_midi(overlapping[:2], tmp_path / "duet.mid")
+    pieces.append({"pieces": [described(piece) for piece in overlapping[:2]], "written": "duet.mid"})
     write_json(tmp_path / "pieces.json", pieces)
 
     good = SMALL["junk between tracks"][0]

@@ -14,10 +14,11 @@ import time
 import wave
 from contextlib import ExitStack
 
+import mido
 import numpy as np
 import pytest
 from PIL import Image
-from studio_server import Served, Tinkling, site
+from studio_server import Program, Served, Tinkling, site
 
 from ritornello import read_midi
 from ritornello.codec import steering
@@ -34,6 +35,8 @@ LABELS = steering.labels(("Bach", "Chopin", "Ravel"), ())
 MELODY = Piece.from_notes(
     [(i / 2, i / 2 + 0.4, 60 + i % 12, 40 + 3 * i) for i in range(20)], pedals=[[2, 4]], title="Mine"
 )
+
+INSTRUMENT = "studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined"
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +290,66 @@ def test_a_server_that_is_gone_is_told_and_gone_on_with_when_it_is_back(page, se
     until(page, f"studio.maker.live.upTo > {end} + 5")
 
 
+def test_a_program_that_is_killed_in_mid_play_is_told_and_gone_on_with(browser):
+    """What is there is heard to its end; then it waits, without a key that is down, until the player is back."""
+    program = Program()
+    page = opened(browser.new_context(), program.address, sound=False)
+    try:
+        page.evaluate(
+            "studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined"
+        )
+        page.keyboard.press("Space")
+        until(page, "studio.sent.some(([status, , velocity]) => status === 0x90 && velocity)")
+        program.kill()
+        until(page, "document.querySelector('#status').textContent.includes('gone')")
+        made = shown(page)
+        page.evaluate("studio.transport.seek(studio.roll.length - 1)")
+        until(page, "studio.transport.waiting")
+        page.wait_for_timeout(200)
+        assert still_down(page) == set()
+        assert shown(page) == made
+        assert page.evaluate("studio.transport.playing")
+        program.start()
+        until(page, f"studio.roll.piece.notes.length > {len(made)} + 5 && !studio.transport.waiting")
+        sent = page.evaluate("studio.sent.length")
+        until(page, f"studio.sent.length > {sent} + 3")
+        assert shown(page)[: len(made)] == made
+        page.keyboard.press("Space")
+        page.wait_for_timeout(200)
+        assert still_down(page) == set()
+    finally:
+        program.kill()
+        page.context.close()
+
+
+def test_a_reload_in_mid_play_leaves_no_key_down_and_loses_nothing(page):
+    page.evaluate(
+        "localStorage.sent = '[]'; studio.hands.output = {send: (message) => {"
+        "localStorage.sent = JSON.stringify([...JSON.parse(localStorage.sent), [...message]]); }}; undefined"
+    )
+    page.keyboard.press("Space")
+    until(page, "JSON.parse(localStorage.sent).filter(([status]) => status === 0x90).length > 3")
+    before = [note for note in shown(page) if note[0] < 15]  # what comes then may not be final yet
+    page.reload()
+    until(page, "window.studio?.session.piece.notes.length")
+    assert [note for note in shown(page) if note[0] < 15] == before
+    page.evaluate("studio.sent = JSON.parse(localStorage.sent)")
+    assert still_down(page) == set()
+    assert [0xB0, 120, 0] in page.evaluate("studio.sent"), "what was about to sound"
+    until(page, "studio.maker.engine && studio.samples.buffers.size >= 8")
+
+
+def still_down(page) -> set[int]:
+    """The keys that an instrument was told to strike and not to let go."""
+    down: set[int] = set()
+    for status, pitch, velocity in page.evaluate("studio.sent.map((message) => [...message])"):
+        if status == 0xB0 and pitch == 123:
+            down.clear()
+        elif status in (0x80, 0x90):
+            (down.add if status == 0x90 and velocity else down.discard)(pitch)
+    return down
+
+
 def test_the_sound_has_the_pitch_the_level_and_the_length_of_the_notes(page, tmp_path):
     piece = Piece.from_notes([(1, 2, 69, 100), (4, 5, 69, 30), (7, 8, 45, 60)])
     drop(page, piece, tmp_path)
@@ -313,7 +376,7 @@ def test_the_sound_has_the_pitch_the_level_and_the_length_of_the_notes(page, tmp
 
 def test_a_loop_at_another_tempo_reaches_an_instrument_and_leaves_no_key_down(page, tmp_path):
     drop(page, MELODY, tmp_path)
-    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.evaluate(INSTRUMENT)
     page.evaluate("studio.roll.setRegion({start: 1, end: 2}); studio.transport.setTempo(2)")
     page.keyboard.press("l")
     page.keyboard.press("Space")
@@ -322,15 +385,8 @@ def test_a_loop_at_another_tempo_reaches_an_instrument_and_leaves_no_key_down(pa
     page.keyboard.press("Space")
     page.keyboard.press("l")
     page.evaluate("studio.hands.output = null; studio.transport.setTempo(1)")
-    sent = page.evaluate("studio.sent")
-    down = set()
-    for status, pitch, velocity in sent:
-        if status == 0x90 and velocity:
-            down.add(pitch)
-        else:
-            down.discard(pitch)
-    assert down == set()
-    assert {pitch for _, pitch, _ in sent} == {62, 63}
+    assert still_down(page) == set()
+    assert {pitch for _, pitch, _ in page.evaluate("studio.sent")} == {62, 63}
 
 
 @every_engine
@@ -352,21 +408,22 @@ def test_what_hands_play_is_recorded(page):
 @every_engine
 def test_a_duet_by_turns_is_heard_recorded_and_leaves_no_key_down(page):
     before = shown(page)
-    page.evaluate("studio.sent = []; studio.hands.output = {send: (message) => studio.sent.push(message)}; undefined")
+    page.evaluate(INSTRUMENT)
     page.click("#jam")
     duet_by_turns(page)
     page.click("#jam")
     until(page, "!studio.duet.stream")
-    down = set()
-    for status, pitch, velocity in page.evaluate("studio.sent"):
-        (down.add if status == 0x90 and velocity else down.discard)(pitch)
-    assert down == set()
+    assert still_down(page) == set()
     page.evaluate("studio.hands.output = null")
     notes = [note for note in shown(page) if note not in before]
     mine, its = ([note for note in notes if note[4] is given] for given in (True, False))
     assert [note[2] for note in mine] == [60, 64, 67, 72, 50, 55, 57, 59, 62]
     assert its
     assert page.evaluate("studio.session.piece.pedals.length") == 2
+    tracks = mido.MidiFile(file=io.BytesIO(saved(page, "midi"))).tracks
+    struck = [[message.note for message in track if message.type == "note_on"] for track in tracks]
+    assert struck[0] == [note[2] for note in mine]
+    assert len(struck[1]) == len(shown(page)) - len(mine)
     page.keyboard.press("Control+z")
     after = shown(page)  # the piece from before, which may have been played on meanwhile
     assert [note for note in after if note in before] == before
@@ -382,8 +439,7 @@ def duet_by_turns(page) -> None:
     for letter in "adgk":
         page.keyboard.press(letter, delay=60)
     assert page.evaluate(turn) == "You play"
-    until(page, f"{turn} === 'The model plays' && studio.duet.sounding.length")
-    assert page.locator(".key.sounds").count() > 0
+    until(page, f"{turn} === 'The model plays' && document.querySelector('.key.sounds')")
     silent = page.evaluate(
         "(studio.hands.take(new Uint8Array([0x90, 50, 80])), "
         f"[{turn}, studio.duet.sounding.length, studio.duet.timers.size])"

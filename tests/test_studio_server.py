@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RELAXED
-from studio_server import Served, Tinkling
+from studio_server import Program, Served, Tinkling
 from tiny import random_model
 
 from ritornello import codec
@@ -453,6 +454,16 @@ def test_a_page_that_says_nothing_is_let_go(performer):
             socket.receive_json()
 
 
+async def dropped(websockets, address: str) -> None:
+    """A page that asks for hours of music, hears the first of it, and is cut off."""
+    async with websockets.connect(address.replace("http", "ws") + "session", origin=address.rstrip("/")) as socket:
+        assert json.loads(await socket.recv())["op"] == "hello"
+        await socket.send(json.dumps({"op": "start", "id": 1, "seed": 1, "notes": SCALE}))
+        await socket.send(json.dumps({"op": "advance", "id": 1, "until": 7200}))
+        await socket.recv()
+        socket.transport.abort()
+
+
 def test_huge_frames_and_dropped_pages_leave_nothing_behind(performer):
     websockets = pytest.importorskip("websockets")
     served = Served(performer)
@@ -465,18 +476,10 @@ def test_huge_frames_and_dropped_pages_leave_nothing_behind(performer):
             await socket.wait_closed()
             assert socket.close_code == 1009
 
-    async def drop() -> None:
-        async with websockets.connect(url, origin=origin) as socket:
-            assert json.loads(await socket.recv())["op"] == "hello"
-            await socket.send(json.dumps({"op": "start", "id": 1, "seed": 1, "notes": SCALE}))
-            await socket.send(json.dumps({"op": "advance", "id": 1, "until": 7200}))
-            await socket.recv()
-            socket.transport.abort()
-
     async def all_of_it() -> None:
         await huge()
         for _ in range(100):
-            await drop()
+            await dropped(websockets, served.address)
             await asyncio.sleep(0.02)
         await asyncio.sleep(1)
 
@@ -487,6 +490,27 @@ def test_huge_frames_and_dropped_pages_leave_nothing_behind(performer):
         assert performer.engine.read_tokens == before  # nobody plays any more
     finally:
         served.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds in memory is read from /proc")
+def test_a_hundred_pages_that_are_cut_off_leave_no_memory_behind():
+    """Of the bundled model, whose voices hold 14 MB each."""
+    websockets = pytest.importorskip("websockets")
+    program = Program()
+
+    async def drop(count: int) -> None:
+        for _ in range(count):
+            await dropped(websockets, program.address)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+
+    try:
+        asyncio.run(drop(20))
+        before = program.resident_mb()
+        asyncio.run(drop(80))
+        assert program.resident_mb() < before + 4 * 14
+    finally:
+        program.kill()
 
 
 def test_a_taken_port_is_refused_in_one_line(command):

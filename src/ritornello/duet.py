@@ -126,6 +126,11 @@ class Duet:
         self._sounding: dict[int, tuple[float, int]] = {}  # its keys: since when, and velocity
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a key was struck."""
+        return self._began_s is not None
+
+    @property
     def playing(self) -> bool:
         """Whether it is the model's turn."""
         return self._prefetched is not None
@@ -167,7 +172,7 @@ class Duet:
         if self._takeover == "key" and pitch == self._key:
             if self.playing:
                 self.interrupt(time_s)
-            elif self._has_begun:
+            elif self.has_begun:
                 self._take_over(time_s)
             return
         if self.playing:
@@ -204,7 +209,7 @@ class Duet:
             return
         self._encoder.pedal(self._piece_s(time_s), down)
         self._last_s = time_s
-        if not down and self._takeover == "pedal" and self._has_begun and self._has_turn and not self._held:
+        if not down and self._takeover == "pedal" and self.has_begun and self._has_turn and not self._held:
             self._take_over(time_s)
 
     # ---- what time does ----
@@ -260,10 +265,6 @@ class Duet:
 
     # ---- inside ----
 
-    @property
-    def _has_begun(self) -> bool:
-        return self._began_s is not None
-
     def _listen(self, time_s: float) -> float:
         may_come_in = self._takeover == "silence" and self._has_turn and not self._held
         if may_come_in and time_s - self._last_s >= self.silence_s:
@@ -300,6 +301,7 @@ class Duet:
         if event.velocity:
             if late_s > LATE_S:
                 self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
+                self._put_off(late_s)
             if self._awaited:
                 self.delays.takeovers.append(max(0.0, late_s))
             else:
@@ -308,6 +310,12 @@ class Duet:
         if event.velocity or event.pitch in self._down:  # else a key of the person's, which is theirs to let go
             (self._down.add if event.velocity else self._down.discard)(event.pitch)
             self._send(event.pitch, event.velocity, self._coming[-1].at_s)
+
+    def _put_off(self, late_s: float) -> None:
+        """All that is still to come comes so much later: what is late hesitates once, instead of rushing after time."""
+        assert self._began_s is not None
+        self._began_s += late_s
+        self._plan = deque(event._replace(at_s=event.at_s + late_s) for event in self._plan)
 
     def _sound(self, time_s: float) -> None:
         """Takes what was sent and is due now as having sounded."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import queue
+import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ritornello.duet import Duet
@@ -20,6 +23,10 @@ CLOCK, START, STOP = 0xF8, 0xFA, 0xFC
 CLOCKS_PER_QUARTER = 24
 LOOK_S = 1.0
 """between looks at whether the ports are still there"""
+SENDING_S = 0.5
+"""that a port stays open behind its last message: some drivers send in a thread of their own, and forget the rest"""
+ALSA_PLACE = re.compile(r" \d+:\d+$")
+"""what ALSA puts behind a name: other numbers when the port comes back"""
 
 Message = tuple[float, Sequence[int]]
 
@@ -76,6 +83,8 @@ class Ports:
             is_there = _found(name, self._there(number)) is not None
             if is_there and self._open[number] is None:
                 self._connect(number)
+                if number:  # it may have been pulled out while keys were down
+                    self.send(CONTROL, ALL_NOTES_OFF, 0)
             elif not is_there and self._open[number] is not None:
                 gone.append(name)
                 self._close(number)
@@ -83,6 +92,7 @@ class Ports:
 
     def close(self) -> None:
         """Closes both."""
+        time.sleep(SENDING_S)
         for number in range(2):
             self._close(number)
 
@@ -90,13 +100,7 @@ class Ports:
         return _listed(self._rtmidi)[number]
 
     def _connect(self, number: int) -> None:
-        made = (self._rtmidi.MidiIn, self._rtmidi.MidiOut)[number](NAME)
-        name = self._names[number]
-        if name == VIRTUAL:
-            made.open_virtual_port(NAME)
-        else:
-            there = self._there(number)
-            made.open_port(there.index(_found(name, there) or ""))
+        made = _opened(self._rtmidi, number, self._names[number])
         if number == 0:
             made.callback = lambda message, _: self._receive((self._clock(), message))
         self._open[number] = made
@@ -127,18 +131,20 @@ def run(
         port: what MIDI clock and the last all-notes-off are sent to.
         stop: asked at least every twentieth of a second.
         look: see `Ports.look`; a port that vanished ends the model's turn.
-        beats_per_minute: of the MIDI clock that is sent; None for none.
+        beats_per_minute: of the MIDI clock that is sent; None for none. It is told to start with the first key, when
+            whoever is to follow is connected.
         monitor: called as often.
         clock: the time in seconds.
     """
     beat_s = None if beats_per_minute is None else 60 / (beats_per_minute * CLOCKS_PER_QUARTER)
-    next_beat_s = clock()
-    if beat_s is not None:
-        port.send(START)
+    next_beat_s, started = clock(), False
     try:
         while not stop():
             wait_s = duet.tick(clock())
             if beat_s is not None:
+                if duet.has_begun and not started:
+                    port.send(START)
+                    next_beat_s, started = clock(), True
                 while next_beat_s <= clock():
                     port.send(CLOCK)
                     next_beat_s += beat_s
@@ -153,7 +159,7 @@ def run(
             monitor()
     finally:
         duet.close(clock())
-        if beat_s is not None:
+        if started:
             port.send(STOP)
         port.send(CONTROL, ALL_NOTES_OFF, 0)
 
@@ -176,6 +182,39 @@ def obey(duet: Duet, time_s: float, message: Sequence[int]) -> None:
 def sender(port: Port) -> Callable[[int, int, float], None]:
     """What a `Duet` sends its keys with."""
     return lambda pitch, velocity, _: port.send(NOTE_ON if velocity else NOTE_OFF, pitch, velocity)
+
+
+@contextmanager
+def guarded(name: str) -> Iterator[None]:
+    """While it lasts, another process lets all keys of a port go should this one be killed or fail in its depths.
+
+    A port of our own vanishes with us: there is nothing to send to then, and whoever listened sees it go.
+    """
+    if name == VIRTUAL:
+        yield
+        return
+    command = [sys.executable, "-c", "from ritornello.live import watch; watch()", name]
+    apart = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # from the terminal's Ctrl-C, as the session is
+    nowhere = subprocess.DEVNULL
+    watcher = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, creationflags=apart
+    )
+    try:
+        yield
+    finally:
+        watcher.communicate(b"all is well")
+
+
+def watch() -> None:
+    """What the other process of `guarded` does."""
+    if sys.stdin.buffer.read():
+        return
+    port = _opened(loaded(), 1, sys.argv[1])
+    for pitch in range(128):
+        port.send_raw(NOTE_OFF, pitch, 0)
+    port.send_raw(CONTROL, ALL_NOTES_OFF, 0)
+    time.sleep(SENDING_S)
+    port.close_port()
 
 
 def listed() -> tuple[list[str], list[str]]:
@@ -204,7 +243,19 @@ def _listed(rtmidi: Any) -> tuple[list[str], list[str]]:
         ) from None
 
 
+def _opened(rtmidi: Any, number: int, name: str) -> Any:
+    """A port to listen to (0) or to send to (1)."""
+    port = (rtmidi.MidiIn, rtmidi.MidiOut)[number](NAME)
+    if name == VIRTUAL:
+        port.open_virtual_port(NAME)
+    else:
+        there = _listed(rtmidi)[number]
+        port.open_port(there.index(_found(name, there) or ""))
+    return port
+
+
 def _found(name: str, there: list[str]) -> str | None:
     """The port of that name, else the first that has it in its name."""
+    part = ALSA_PLACE.sub("", name).casefold()
     exact = [port for port in there if port == name]
-    return next(iter(exact + [port for port in there if name.casefold() in port.casefold()]), None)
+    return next(iter(exact + [port for port in there if part in port.casefold()]), None)

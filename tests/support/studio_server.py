@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -85,6 +87,35 @@ class Served:
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(10)
         self.socket.close()
+
+
+class Program:
+    """``ritornello studio`` with the bundled model, a process of its own, always at the same port."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self.port = taken.getsockname()[1]
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "ritornello", "studio", "--no-open", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        assert self.address in self.process.stderr.readline()
+
+    def kill(self) -> None:
+        """At once, as the system does when there is no memory left."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1e3
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -87,7 +87,7 @@ def duet(
     )
     until_s = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
     try:
-        with stopping(*ENDS) as stop, _monitor(playing, seed) as monitor:
+        with live.guarded(target), stopping(*ENDS) as stop, _monitor(playing, seed) as monitor:
             live.run(
                 playing,
                 inbox,

@@ -13,7 +13,7 @@ import {Transport} from './transport.js';
 
 const LEAD_S = 2; // of what stands before, heard before what is played anew
 const REST_S = 0.1; // before the first note of new music
-const SAVE_MS = 1500, RETRY_MS = 2000, WAYS_MS = 100;
+const SAVE_MS = 1500, GROWN_MS = 5000, RETRY_MS = 2000, WAYS_MS = 100;
 const MOST_FILE_BYTES = 32 * 2 ** 20;
 
 /** @returns {any} */
@@ -32,8 +32,12 @@ const transport = new Transport(context, (note, when, release) => {
   return {release: (time, fade) => (hands.output ? hands.send(note.pitch, 0, 0, 0) : voice?.release(time, fade, true))};
 });
 const maker = new Maker(session, () => transport.position);
-transport.limit = () => maker.limit();
-transport.growing = () => maker.growing;
+let wantedBack = false; // it played when the player went
+transport.limit = () => {
+  if (!maker.choice && (wantedBack || !session.piece.notes.length)) return endOf(session.piece);
+  return maker.limit();
+};
+transport.growing = () => maker.growing || wantedBack;
 
 const duet = new Duet((pitch, velocity, after) => (hands.output ? hands.play : played)(pitch, velocity, after));
 let recording = null; // {time: of the context when second `from` was, from, open: Map, pedal}
@@ -178,11 +182,16 @@ const play = doing(async () => {
   await stopHands();
   if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session);
   roll.follow = true;
-  const first = maker.shown.notes[0];
-  if (first && !first.given && !transport.position) transport.seek(Math.max(0, first.start - REST_S)); // no wait for it
+  skipRest();
   if (!maker.growing && transport.position >= endOf(maker.shown)) transport.seek(0);
   await transport.play();
 });
+
+/** Nobody waits for the first note of new music. */
+function skipRest() {
+  const first = maker.shown.notes[0];
+  if (first && !first.given && !transport.position) transport.seek(Math.max(0, first.start - REST_S));
+}
 
 const goOn = doing(async () => {
   await stopHands();
@@ -568,12 +577,12 @@ async function lost(reason, token) {
     }
   }, RETRY_MS);
 }
-let wantedBack = false;
 
 // ---- wiring ----
 
 session.on('change', () => { showPiece(); showAddress(); });
 session.on('growth', (detail) => {
+  if (transport.playing) skipRest();
   if (maker.choice) return;
   roll.add(detail);
   overview.draw();
@@ -581,12 +590,11 @@ session.on('growth', (detail) => {
   showTime();
 });
 let saving = 0;
-for (const event of ['change', 'growth']) {
-  session.on(event, () => {
-    clearTimeout(saving);
-    saving = setTimeout(() => save(session).catch(() => {}), SAVE_MS);
-  });
-}
+const saveLater = (after) => {
+  saving = setTimeout(() => { saving = 0; save(session).catch(() => {}); }, after);
+};
+session.on('change', () => { clearTimeout(saving); saveLater(SAVE_MS); });
+session.on('growth', () => { if (!saving) saveLater(GROWN_MS); }); // it may grow without a pause
 addEventListener('pagehide', () => {
   if (hands.output) hands.quiet();
   save(session).catch(() => {});

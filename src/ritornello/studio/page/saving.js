@@ -21,7 +21,12 @@ export function download(name, content, type) {
 /** A name that every system takes for a file. */
 export const fileName = (title) => (title || 'ritornello').replace(/[^\p{L}\p{N} ._()-]+/gu, '').trim().slice(0, 80) || 'ritornello';
 
-export const midiOf = (piece) => writeMidi(piece);
+/** A piece as a MIDI file: what was put in or played by hands on a track of its own, where there is something of both. */
+export function midiOf({notes, pedals, title}) {
+  const [given, played] = [true, false].map((by) => notes.filter((note) => Boolean(note.given) === by));
+  if (!given.length || !played.length) return writeMidi({notes, pedals, title});
+  return writeMidi([{notes: given, pedals, title: title || 'person'}, {notes: played, pedals, title: 'model'}]);
+}
 
 /** The sound of a piece as a WAV file, rendered faster than it sounds; `onPart` gets the share that is done. */
 export async function wavOf(piece, samples, onPart = (_) => {}) {

@@ -128,14 +128,19 @@ const checkedSpan = ({start, end}) => ({start: within(start, 0, 1e6), end: withi
 
 // ---- in the browser ----
 
-function store(mode) {
+/** @type {Promise<IDBDatabase> | undefined} */
+let database; // stays open: a page that is left has no time to open it
+
+function opened() {
   return new Promise((resolve, reject) => {
     const asked = indexedDB.open('ritornello', 1);
     asked.onupgradeneeded = () => asked.result.createObjectStore('sessions', {keyPath: 'id'});
-    asked.onsuccess = () => resolve(asked.result.transaction('sessions', mode).objectStore('sessions'));
+    asked.onsuccess = () => resolve(asked.result);
     asked.onerror = () => reject(asked.error);
   });
 }
+
+const store = async (mode) => (await (database ??= opened())).transaction('sessions', mode).objectStore('sessions');
 
 const done = (request) => new Promise((resolve, reject) => {
   request.onsuccess = () => resolve(request.result);

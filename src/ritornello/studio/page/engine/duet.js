@@ -197,11 +197,20 @@ export class Duet {
   play(event, time) {
     const at = Math.max(event.at, time), {pitch, velocity} = event;
     this.coming.push({...event, at});
-    if (velocity && time - event.at > LATE_S) this.reserve = Math.min(2 * this.reserve, MOST_AHEAD_S);
+    if (velocity && time - event.at > LATE_S) {
+      this.reserve = Math.min(2 * this.reserve, MOST_AHEAD_S);
+      this.putOff(time - event.at);
+    }
     if (!velocity && !this.sent.has(pitch)) return; // no key, or one of the person's, which is theirs to let go
     if (velocity) this.sent.add(pitch);
     else this.sent.delete(pitch);
     this.send(pitch, velocity, at);
+  }
+
+  /** All that is still to come comes so much later: what is late hesitates once, instead of rushing after time. */
+  putOff(late) {
+    this.began += late;
+    for (const event of this.plan) event.at += late;
   }
 
   /** Takes what was sent and is due now as having sounded. */

@@ -489,16 +489,33 @@ export function merged(spans) {
 const WRITTEN_TICKS_PER_QUARTER = 500; // at 120 quarters a minute: a tick is a millisecond
 const MAX_DELTA_TICKS = 0x0fffffff;
 
+/** @typedef {{notes: Note[], pedals?: Span[], title?: string}} Part */
+
 /**
  * A MIDI file of format 0: one piano track, 1 ms a tick, the pedal as controller 64. A note struck while an older one of
- * its key is held takes another channel, since a release cannot say which note it means.
- * @param {{notes: Note[], pedals?: Span[], title?: string}} piece
+ * its key is held takes another channel, since a release cannot say which note it means. Several pieces that sound
+ * together, such as those of two players, are the tracks of a file of format 1, each on channels of its own.
+ * @param {Part | Part[]} piece
  * @returns {Uint8Array<ArrayBuffer>}
  */
-export function writeMidi({notes, pedals = [], title = ''}) {
+export function writeMidi(piece) {
+  const parts = [piece].flat(), channels = [...Array(16).keys()].filter((channel) => channel !== DRUM_CHANNEL);
+  const letters = (kind) => [...kind].map((letter) => letter.charCodeAt(0));
+  const sizes = [Number(parts.length > 1), parts.length, WRITTEN_TICKS_PER_QUARTER];
+  const file = [...letters('MThd'), 0, 0, 0, 6, ...sizes.flatMap((size) => bigEndian(size, 2))];
+  parts.forEach((part, number) => {
+    const track = trackOf(part, channels.filter((_, n) => n % parts.length === number));
+    file.push(...letters('MTrk'), ...bigEndian(track.length, 4));
+    for (const byte of track) file.push(byte);
+  });
+  return new Uint8Array(file);
+}
+
+/** @param {Part} part @param {number[]} channels */
+function trackOf({notes, pedals = [], title = ''}, channels) {
   const events = [];
-  const lanes = inLanes(notes);
-  for (const channel of [...new Set([0, ...lanes.map(({channel}) => channel)])].sort((a, b) => a - b)) {
+  const lanes = inLanes(notes, channels);
+  for (const channel of [...new Set([channels[0], ...lanes.map((lane) => lane.channel)])].sort((a, b) => a - b)) {
     events.push([0, 0, 0xc0 | channel, 0]);
     for (const {start, end} of merged(pedals)) {
       const [down, up] = [ticksOf(start), ticksOf(end)];
@@ -523,22 +540,15 @@ export function writeMidi({notes, pedals = [], title = ''}) {
     now = tick;
   }
   track.push(0, 0xff, 0x2f, 0);
-  const letters = (kind) => [...kind].map((letter) => letter.charCodeAt(0));
-  const head = [...letters('MThd'), 0, 0, 0, 6, 0, 0, 0, 1, ...bigEndian(WRITTEN_TICKS_PER_QUARTER, 2)];
-  head.push(...letters('MTrk'), ...bigEndian(track.length, 4));
-  const bytes = new Uint8Array(head.length + track.length);
-  bytes.set(head);
-  bytes.set(track, head.length);
-  return bytes;
+  return track;
 }
 
 /** Notes in ticks with a channel for each, so that no two of a key overlap in one: the first that is free. */
-function inLanes(notes) {
-  const channels = [...Array(16).keys()].filter((channel) => channel !== DRUM_CHANNEL);
+function inLanes(notes, channels) {
   const ends = new Map();
   const sorted = [...notes].sort((a, b) => a.start - b.start || a.pitch - b.pitch || a.end - b.end);
   const lanes = sorted.map(({pitch, velocity, start, end}) => (
-    {on: ticksOf(start), off: ticksOf(end), pitch, velocity, channel: 0}));
+    {on: ticksOf(start), off: ticksOf(end), pitch, velocity, channel: channels[0]}));
   for (const lane of [...lanes].sort((a, b) => a.on - b.on || a.pitch - b.pitch || a.off - b.off)) {
     if (!ends.has(lane.pitch)) ends.set(lane.pitch, new Array(channels.length).fill(0));
     const silent = ends.get(lane.pitch);
