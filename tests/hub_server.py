@@ -6,13 +6,17 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_RDWR
 from threading import Thread
 from typing import Any
 
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/(revision|tree|preupload|commit)/([^/?]+)")
+LARGE = re.compile(r"/(?:datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch")
+STORED = re.compile(r"/stored/([0-9a-f]{64})/(\w+)")
+LARGE_KINDS = (".safetensors", ".onnx")  # of any size: so the hub's own .gitattributes of a new repository say
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
 
 
@@ -21,6 +25,10 @@ class Hub:
 
     Attributes:
         files: of each repository, by path.
+        large: what is stored of large files, by SHA-256; a commit only names it.
+        part_bytes: a large file beyond this is sent in parts of so many bytes.
+        sent: transfers of large files, or of parts of them, in order: SHA-256, "whole" or the part's number.
+        cut_sends: the numbers of those that break off in the middle.
         cut: files whose content breaks off in the middle, and how often it still will.
         readers: tokens that may read at all; None for everybody.
         writers: tokens that may write.
@@ -28,6 +36,11 @@ class Hub:
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.large: dict[str, bytes] = {}
+        self.part_bytes = 10**9
+        self.parts: dict[tuple[str, str], bytes] = {}
+        self.sent: list[tuple[str, str]] = []
+        self.cut_sends: Container[int] = ()
         self.cut: dict[str, int] = {}
         self.readers: set[str] | None = None
         self.writers = {"writer"}
@@ -128,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._token() not in self.hub.writers:
+        if stored := STORED.fullmatch(self.path):  # an address that only who may write was given
+            self._answer(*self._finished(stored[1], stored[2], json.loads(body)))
+        elif self._token() not in self.hub.writers:
             self._answer(403, {"error": "no right to write"})
         elif self.path == "/api/repos/create":
             asked = json.loads(body)
@@ -137,18 +152,66 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"url": f"http://127.0.0.1:{self.hub.port}/{name}", "id": name})
         elif self.path == "/api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
+        elif LARGE.fullmatch(self.path):
+            objects = [self._wanted(o["oid"], o["size"]) for o in json.loads(body)["objects"]]
+            self._answer(200, {"transfer": "basic", "objects": objects})
         elif asked_for := API.match(self.path):
             kind, name, what, _ = asked_for.groups()
             if what == "preupload":
-                paths = [file["path"] for file in json.loads(body)["files"]]
-                self._answer(
-                    200, {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
-                )
+                modes = {
+                    f["path"]: "lfs" if f["path"].endswith(LARGE_KINDS) else "regular"
+                    for f in json.loads(body)["files"]
+                }
+                files = [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]
+                self._answer(200, {"files": files})
                 return
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.hub.files[kind, name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            lines = [json.loads(line) for line in body.splitlines()]
+            if any(line["key"] == "lfsFile" and line["value"]["oid"] not in self.hub.large for line in lines):
+                self._answer(400, {"error": "a file that never arrived"})
+                return
+            for value in (line["value"] for line in lines if "path" in line["value"]):
+                content = base64.b64decode(value["content"]) if "content" in value else self.hub.large[value["oid"]]
+                self.hub.files[kind, name][value["path"]] = content
             address = f"http://127.0.0.1:{self.hub.port}/{name}/commit/{self.hub.commit(kind, name)}"
             self._answer(200, {"success": True, "commitOid": self.hub.commit(kind, name), "commitUrl": address})
         else:
             self._answer(404, {})
+
+    def _wanted(self, oid: str, size: int) -> dict[str, Any]:
+        """How an object is to be sent, if it is not here: whole, or in parts."""
+        if oid in self.hub.large:
+            return {"oid": oid, "size": size}
+        place = f"http://127.0.0.1:{self.hub.port}/stored/{oid}"
+        upload: dict[str, Any] = {"href": f"{place}/whole"}
+        if size > self.hub.part_bytes:
+            numbers = range(1, -(-size // self.hub.part_bytes) + 1)
+            header = {"chunk_size": str(self.hub.part_bytes), **{str(n): f"{place}/{n}" for n in numbers}}
+            upload = {"href": f"{place}/complete", "header": header}
+        return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": {"href": f"{place}/verify"}}}
+
+    def do_PUT(self) -> None:
+        oid, part = STORED.fullmatch(self.path).groups()  # type: ignore[union-attr]
+        size, number = int(self.headers["Content-Length"]), len(self.hub.sent)
+        self.hub.sent.append((oid, part))
+        if number in self.hub.cut_sends:
+            self.rfile.read(size // 2)
+            self.close_connection = True
+            self.connection.shutdown(SHUT_RDWR)
+            return
+        content = self.rfile.read(size)
+        if part != "whole":
+            self.hub.parts[oid, part] = content
+        elif hashlib.sha256(content).hexdigest() == oid:
+            self.hub.large[oid] = content
+        self._answer(200, {}, ETag=hashlib.sha1(content).hexdigest())
+
+    def _finished(self, oid: str, what: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Joins an object's parts; tells whether it is whole."""
+        if what == "complete":
+            parts = [(self.hub.parts[oid, str(part["partNumber"])], part["etag"]) for part in asked["parts"]]
+            whole = b"".join(content for content, _ in parts)
+            hashes = [hashlib.sha1(content).hexdigest() == etag for content, etag in parts]
+            if all(hashes) and hashlib.sha256(whole).hexdigest() == oid:
+                self.hub.large[oid] = whole
+        is_whole = oid in self.hub.large and asked.get("size", len(self.hub.large[oid])) == len(self.hub.large[oid])
+        return (200, {}) if is_whole else (400, {"error": "not what was announced"})

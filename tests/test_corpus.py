@@ -217,6 +217,7 @@ def test_a_corpus_of_one_file_is_trained_on_with_a_word_on_what_that_means(tmp_p
     midi = melodies(tmp_path / "midi", {"a.mid": (0, 0, 0)}, notes=20)
     word = "nothing is held out: validation reads training music, and no figure is of new music"
     assert word in command("data", "prepare", midi, tmp_path / "packed").err
+    pytest.importorskip("torch")
     options = ("--recipe", "tiny", "--steps", "1", "--device", "cpu", "--json")
     done = command("train", "--data", tmp_path / "packed", "--out", tmp_path / "run", *options)
     assert done.code == 0, done.err

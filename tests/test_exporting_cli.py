@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Run
+from command import Run, assert_refused
 from conftest import made_up_piece
 from definition import WIDTH, tiny_model
 from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
@@ -39,6 +39,8 @@ def test_an_export_plays_through_the_command_line(command: Run, model, tmp_path)
     one, other = (read_midi(tmp_path / name) for name in ("a.mid", "b.mid"))
     assert len(one) > 0
     np.testing.assert_array_equal(np.stack([one.onset, one.pitch]), np.stack([other.onset, other.pitch]))
+    in_fp32 = ("--model", tmp_path / "out", "--engine", "onnx-fp32")
+    assert_refused(command("generate", tmp_path / "c.mid", *in_fp32), "holds int8 weights", "--engine onnx,")
 
 
 def test_info_of_a_model_says_its_bytes_before_anything_is_played(command: Run, model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 from command import Run, assert_refused
-from hub_server import Hub
+from hub_server import LARGE_KINDS, Hub
 
 from ritornello.corpus import Corpus
 from ritornello.files import with_checksum, without_checksum
 from ritornello.hub import is_on_hub
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # how the hub's library sends files
 
 GENERATE = ("--minutes", "0.05", "--seed", "3", "--json")
 
@@ -40,8 +43,9 @@ def hub(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """Empty, and nothing fetched yet."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "writer")
-    server.files.clear()
-    server.cut.clear()
+    for content in (server.files, server.large, server.parts, server.sent, server.cut):
+        content.clear()
+    server.cut_sends, server.part_bytes = (), 10**9
     server.readers = None
     return server
 
@@ -108,6 +112,49 @@ def test_a_transfer_that_never_ends_is_refused_and_another_try_mends_it(
     assert_refused(command("info", "hf://somebody/tiny"), "hf://somebody/tiny", "try again")
     hub.cut.clear()
     assert command("info", "hf://somebody/tiny").code == 0
+
+
+def hashes(files: dict[str, bytes]) -> set[str]:
+    """Of the large ones."""
+    return {hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(LARGE_KINDS)}
+
+
+def test_what_is_large_is_sent_by_itself_and_once(
+    hub: Hub, pushed: dict[str, bytes], command: Run, model: Path
+) -> None:
+    assert sorted(hub.sent) == sorted((oid, "whole") for oid in hashes(pushed))
+    assert command("push", model, "somebody/again").code == 0
+    assert hub.files["models", "somebody/again"].keys() == pushed.keys()
+    assert len(hub.sent) == len(hashes(pushed))
+
+
+@pytest.mark.parametrize("part_bytes", [10**9, 20_000])
+def test_a_push_that_breaks_off_is_tried_again(
+    hub: Hub, command: Run, model: Path, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.part_bytes, hub.cut_sends = part_bytes, {0, 2}
+    assert command("push", model, "somebody/tiny").code == 0
+    files = hub.files["models", "somebody/tiny"]
+    assert hashes(files) == hub.large.keys()
+    assert len(set(hub.sent)) < len(hub.sent)
+    assert any(part == "2" for _, part in hub.sent) == (part_bytes < 10**9)
+    assert command("info", "hf://somebody/tiny").code == 0
+
+
+def test_a_push_that_never_ends_changes_nothing_and_the_next_sends_what_is_missing(
+    hub: Hub, command: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.cut_sends = range(2, 1000)
+    assert_refused(command("push", model, "somebody/tiny"), "somebody/tiny", "not sent", "try again")
+    assert hub.files["models", "somebody/tiny"] == {}
+    arrived = set(hub.large)
+    assert len(arrived) == 2
+    hub.sent.clear()
+    hub.cut_sends = ()
+    assert command("push", model, "somebody/tiny").code == 0
+    assert {oid for oid, _ in hub.sent} == hub.large.keys() - arrived
 
 
 def test_weights_that_are_not_those_of_the_manifest_are_refused(

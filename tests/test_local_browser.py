@@ -11,11 +11,12 @@ from studio_server import site
 from ritornello.studio import static
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LOADED = """new Promise((resolve, reject) => {
-  const look = () => (window.studio?.maker.engine ? resolve(studio.maker.engine.about) : setTimeout(look, 50));
+UNTIL = """new Promise((resolve, reject) => {
+  const look = () => { const there = %s; if (there) resolve(there); else setTimeout(look, 50); };
   look();
-  setTimeout(() => reject(new Error('no engine')), 120_000);
+  setTimeout(() => reject(new Error('not yet')), 120_000);
 })"""
+LOADED, PLAYING = UNTIL % "window.studio?.maker.engine?.about", UNTIL % "studio.transport.playing"
 PLAY = """async ({options, until}) => {
   const stream = await studio.maker.engine.start(options);
   const heard = [];
@@ -44,7 +45,10 @@ def test_a_browser_plays_from_a_static_folder(tmp_path):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
+        page.click("#first")  # before the model is there
         about = page.evaluate(LOADED)
+        page.evaluate(PLAYING)
+        page.click("#play")
         assert about["licence"] == "CC BY-NC-SA 4.0"
         assert about["parameters"] > 6e6
         prompt = [{"pitch": 60 + n, "velocity": 70, "start": n / 4, "end": n / 4 + 0.2} for n in range(8)]

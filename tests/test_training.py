@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line
+from rich.console import Console
 from short_runs import (
     RECIPE,
     assert_same_run,
@@ -40,6 +42,7 @@ from ritornello.models.config import ModelConfig
 from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.notes import Piece
 from ritornello.training import loop, precision
+from ritornello.training.display import watch
 from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
 from ritornello.training.precision import faster_precision
@@ -474,6 +477,18 @@ def test_hours_and_steps_together_end_with_what_comes_first(
 
 
 # ---- refusals ----
+
+
+def test_progress_shows_no_loss_where_no_step_was_made_since_it_was_shown_last() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    after_steps = Report(4, 0.5, 400, 3.25, 100.0, 2**20, 60.0, None, None)
+    with watch(console) as show:
+        show(after_steps)
+        show(replace(after_steps, nats_per_token=math.nan, tokens_per_s=0.0, validation=3.5, best=3.5))
+    first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "3.250 nats/token  100 tokens/s" in first
+    assert "nats/token" not in second
+    assert "validation 3.5000" in second
 
 
 def test_a_folder_in_use_is_refused_unless_resumed(corpus: Corpus, uninterrupted: Path) -> None:

@@ -4,7 +4,8 @@
     python tools/wheels.py
 
 prints a table of Pythons and platforms; exit code 1, and what uv says, where something has no wheel. The versions are
-those that an install there would choose (``uv pip compile``); nothing is downloaded but what the index says of them.
+those that an install there would choose (``uv pip compile``), with and without ``constraints.txt``; nothing is
+downloaded but what the index says of them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def missing(python: str, platform: str, extras: list[str], *, uv: str) -> str:
     """What the resolver says against an install there; empty if nothing."""
     options = ["--python-version", python, "--python-platform", platform, "--only-binary", ":all:", "--quiet"]
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
-    command = [uv, "pip", "compile", str(PROJECT), *extras, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"uv ended with {done.returncode}"
+    for constraints in ([], ["--constraint", str(PROJECT.with_name("constraints.txt"))]):
+        command = [uv, "pip", "compile", str(PROJECT), *extras, *constraints, *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            return " ".join([*constraints, *done.stderr.split()]) or f"uv ended with {done.returncode}"
+    return ""
 
 
 def main() -> None:

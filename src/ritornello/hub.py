@@ -55,13 +55,15 @@ def remedy(folder: Path) -> str:
 def upload(folder: Path, repository: str, *, private: bool) -> str:
     """Puts all of a folder into a model repository, made if need be, in one commit; gives its address.
 
+    Large files go first, in parts where they are very large, and what arrived of them is not sent again by another try.
+
     Raises:
         RitornelloError: for a name that is none, without `huggingface_hub`, a network, or the right to write there.
     """
     if NAME.fullmatch(f"hf://{repository}") is None or "@" in repository:
         raise RitornelloError(f"{repository}: no name of a repository; write owner/name")
     hub = _library(repository)
-    with _telling(repository, None):
+    with _telling(repository, sending=True):
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="By ritornello push")
@@ -82,20 +84,25 @@ def _library(name: str) -> Any:
 
 
 @contextmanager
-def _telling(name: str, revision: str | None) -> Iterator[None]:
+def _telling(name: str, revision: str | None = None, *, sending: bool = False) -> Iterator[None]:
     """What the hub's library raises, in one line."""
     from huggingface_hub import errors
 
+    its_own = (RuntimeError, ValueError) if sending else ()  # what it raises where a large file is not sent
     try:
         yield
     except errors.RevisionNotFoundError:
         raise RitornelloError(f"{name}: has no revision {revision!r}; leave it out, or name another") from None
     except errors.HFValidationError as error:
         raise RitornelloError(f"{name}: no name on the hub ({' '.join(str(error).split())}); check it") from None
-    except (OSError, errors.HTTPError) as error:
+    except (OSError, errors.HTTPError, *its_own) as error:
         answer = next((e for e in (error, error.__cause__) if isinstance(e, errors.HfHubHTTPError)), None)
         if answer is None:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
+            if sending:
+                raise RitornelloError(
+                    f"{name}: not sent ({reason}); try again, and what has arrived is not sent twice"
+                ) from None
             raise RitornelloError(f"{name}: not reached, and no whole copy is here ({reason}); try again") from None
         code = answer.response.status_code
         if code in (401, 403, 404):

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import tempfile
+import urllib.error
 import urllib.request
 import zipfile
 from contextlib import suppress
@@ -124,6 +125,8 @@ def download(url: str, path: Path, official: Archive, *, progress: Progress | No
         part.replace(path)
     except (OSError, http.client.HTTPException) as error:  # of the network (URLError is one), or of the disk
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the reply, too
         raise RitornelloError(
             f"{url}: cannot be downloaded to {path} ({reason}); try again, or give the file with --archive"
         ) from None

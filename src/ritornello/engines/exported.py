@@ -170,9 +170,10 @@ def _prepared(model: str, precision: WeightPrecision) -> tuple[Checkpoint, DSMRC
 def _open_export(folder: Path, precision: WeightPrecision, threads: int | None) -> OnnxEngine:
     manifest = read_manifest(folder)
     if manifest["precision"] != precision:
+        plays_it, how = ("onnx-fp32", "with") if precision == "int8" else ("onnx", "without")
         raise RitornelloError(
-            f"{folder}: holds {manifest['precision']} weights, not {precision}; export it again "
-            f"{'with' if precision == 'int8' else 'without'} --int8, or choose the other engine"
+            f"{folder}: holds {manifest['precision']} weights, not {precision}; play it with --engine {plays_it}, "
+            f"or export it again {how} --int8"
         )
     try:
         config = exportable(str(manifest["family"]), manifest["config"])

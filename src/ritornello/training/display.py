@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -53,12 +54,10 @@ def _plain(console: Console, named: str = "") -> Callable[[Report], None]:
 
 
 def _line(report: Report) -> str:
-    left_min = report.left_s / 60
-    line = (
-        f"{report.share:4.0%}  step {report.step:,}  {report.tokens / 1e6:.2f} M tokens  "
-        f"{report.nats_per_token:.3f} nats/token  {report.tokens_per_s:,.0f} tokens/s  "
-        f"{report.memory_bytes / 2**20:,.0f} MiB  {left_min:.0f} min left"
-    )
+    line = f"{report.share:4.0%}  step {report.step:,}  {report.tokens / 1e6:.2f} M tokens"
+    if not math.isnan(report.nats_per_token):  # which it is where no step was made since the last report
+        line += f"  {report.nats_per_token:.3f} nats/token  {report.tokens_per_s:,.0f} tokens/s"
+    line += f"  {report.memory_bytes / 2**20:,.0f} MiB  {report.left_s / 60:.0f} min left"
     if report.validation is not None:
         line += f"  validation {report.validation:.4f} (best {report.best:.4f})"
     return line

@@ -180,6 +180,7 @@ const begin = doing(async (seed = Math.floor(Math.random() * 2 ** 31)) => {
 const play = doing(async () => {
   if (transport.playing) return transport.pause();
   await stopHands();
+  await arriving;
   if (!session.piece.notes.length && !maker.live && !maker.choice) await maker.begin(session.seed, session);
   roll.follow = true;
   skipRest();
@@ -547,6 +548,8 @@ function showTold() {
 
 // ---- the engine ----
 
+let arriving = null; // the player, for the first time: whoever asks for music before it is there gets it then
+
 async function connect(token) {
   const kind = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=engine]')).content;
   const {open} = await import(kind === 'local' ? './engine/local.js' : './remote.js');
@@ -795,9 +798,12 @@ async function main() {
   showAddress();
   showRecent(all.filter((one) => one !== last));
   try {
-    await connect(token);
+    arriving = connect(token);
+    await arriving;
   } catch (error) {
     return lost(error.message, token);
+  } finally {
+    arriving = null;
   }
   if (!last) await maker.begin(session.seed, session);
 }
