@@ -243,7 +243,7 @@ def test_key_lengths_are_all_that_a_pedal_turned_into_lengths_changes():
     piece = made_up_piece(np.random.default_rng(3))
     played, plain = extract(piece), extract(piece.without_pedal())
     changed = {name for name in played if not np.allclose(played[name], plain[name], rtol=1e-9, atol=1e-12)}
-    assert changed == set(KEY_LENGTH_FEATURES)
+    assert changed == KEY_LENGTH_FEATURES
 
 
 @pytest.mark.parametrize("pedals", ["generated", "both"])

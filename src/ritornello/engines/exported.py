@@ -23,7 +23,7 @@ from ritornello.engines.sizes import WEIGHT_PRECISIONS, WEIGHTS_FILE, WeightPrec
 from ritornello.engines.weights import initialisers
 from ritornello.errors import RitornelloError
 from ritornello.files import whole_folder, with_checksum, write_whole
-from ritornello.models.config import FAMILIES, DSMRConfig, at_place
+from ritornello.models.config import DSMRConfig, at_place
 
 MANIFEST = "export.json"
 WEB_MANIFEST = "web.json"
@@ -202,7 +202,7 @@ def _built(
     spans: Mapping[str, tuple[int, int]],
 ) -> bytes:
     try:
-        build_graph = at_place(FAMILIES[config.family].exporter or "")
+        build_graph = at_place(config.exporter or "")
     except ModuleNotFoundError as missing:
         raise RitornelloError(
             f"this model has no graph yet, and making one needs the package {missing.name}; install it with: "

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ritornello.errors import RitornelloError
 from ritornello.metrics.counting import Counts, Floats, microseconds
+from ritornello.metrics.registry import feature
 from ritornello.notes import Piece
 
 NGRAM_NOTES = 4
@@ -65,12 +66,14 @@ def autocorrelation(sequence: ArrayLike, max_lag: int) -> Floats:
     return correlation
 
 
+@feature("near_repetition", "structure", "share", "notes that repeat the last 30 s")
 def near_repetition(piece: Piece) -> float:
     """Share of the notes that repeat what was played within 30 s before; 0 without notes."""
     near = _repeats(piece).near
     return float(near.mean()) if len(near) else 0.0
 
 
+@feature("far_repetition", "structure", "share", "notes that repeat what is longer ago")
 def far_repetition(piece: Piece) -> float:
     """Share of the notes that repeat what was last played more than 30 s before; 0 without notes."""
     far = _repeats(piece).far

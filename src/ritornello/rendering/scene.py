@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ImageFont
 
 from ritornello.notes import Piece
 from ritornello.rendering.geometry import GAP_PX, LEFT_PX, RIGHT_PX, Layout, bars, clock, note_bars, ticks
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float, Colour]  # x0, y0, x1, y1
@@ -98,6 +101,8 @@ def velocity_colour(velocity: float) -> Colour:
 
 def font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font."""
+    from PIL import ImageFont
+
     return ImageFont.load_default(size=size_px)
 
 

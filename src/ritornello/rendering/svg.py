@@ -1,4 +1,7 @@
-"""A piano roll as vector graphics: the same scene as the PNG, sharp at any size, one path for all bars of a colour."""
+"""A piano roll, as vector graphics.
+
+The same scene as the PNG, sharp at any size, with one path for all bars of a colour.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ ANCHOR = {"l": "start", "m": "middle", "r": "end"}
 BASE_LINE = {"s": 0.0, "m": 0.36, "t": 0.75}  # below the anchor, in parts of the letters' size
 
 
-def piano_roll_svg(
+def write(
     piece: Piece, path: str | Path, *, split_s: float | None = None, title: str | None = None, width_px: int = 1600
 ) -> None:
-    """Draws a piece as an SVG piano roll, written whole or not at all; arguments and errors are `piano_roll`'s."""
+    """Draws a piece as an SVG piano roll, written whole or not at all; arguments and errors are `png.write`'s."""
     path = Path(path)
     text = svg(piece, split_s=split_s, title=heading(piece, path, title), width_px=width_px)
     with whole_file(path) as file:
@@ -27,7 +30,7 @@ def piano_roll_svg(
 
 
 def svg(piece: Piece, *, split_s: float | None = None, title: str = "", width_px: int = 1600) -> str:
-    """The piano roll as an SVG document; arguments and errors are those of `piano_roll`."""
+    """The piano roll as an SVG document; arguments and errors are those of `png.write`."""
     plan = layout(piece, split_s=split_s, width_px=width_px)
     title = _one_line(title)
     shown = scene(piece, plan, split_s=split_s, title=title)

@@ -163,7 +163,7 @@ class Comparison:
                 f"{len(self.same)} of {len(self.generated.names)} generated pieces are, note for note, in the "
                 f"reference; the first: {self.same[0][1]} is {self.same[0][0]}"
             )
-        if self.without_pedals != "none" and set(KEY_LENGTH_FEATURES) & self.results.keys():
+        if self.without_pedals != "none" and KEY_LENGTH_FEATURES & self.results.keys():
             bare = "generated" if self.without_pedals == "reference" else "reference"
             lines.append(
                 f"the {bare} pieces have no pedals: for features of key lengths, the {self.without_pedals} pieces' "

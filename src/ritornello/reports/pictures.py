@@ -18,6 +18,7 @@ from ritornello.metrics.comparison import pairwise
 from ritornello.metrics.densities import Distances
 from ritornello.metrics.durations import LENGTH_CLASSES, UNITS_PER_S
 from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US, RepetitionCurve
+from ritornello.metrics.segments import SEGMENTS
 from ritornello.notes import Piece
 from ritornello.rendering import picture
 from ritornello.reports.comparison import Comparison, Result
@@ -106,7 +107,8 @@ def _entries(result: Result) -> tuple[NDArray[np.integer], dict[float, str], str
         return np.arange(n), dict(enumerate(PITCH_CLASSES)), "pitch class"
     if name == "velocity_histogram":
         return np.arange(n), {velocity / 4: str(velocity) for velocity in (1, 32, 64, 96, 124)}, "velocity"
-    return np.arange(n), {0: "1", n // 2 - 1: str(n // 2), n - 1: str(n)}, "segment of the piece"
+    words = "segment of the piece" if n == SEGMENTS else "entry"
+    return np.arange(n), {0: "1", n // 2 - 1: str(n // 2), n - 1: str(n)}, words
 
 
 def _draw_maps(axes: Any, result: Result) -> None:

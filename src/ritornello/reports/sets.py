@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
-from ritornello.metrics import autocorrelation, extract, repetition_curve
+from ritornello.metrics import FEATURES, autocorrelation, extract, repetition_curve
 from ritornello.metrics.repetition import RepetitionCurve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
@@ -30,14 +30,7 @@ Values = dict[str, NDArray[np.float64]]
 
 LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
-KEY_LENGTH_FEATURES = (
-    "key_length",
-    "total_pitch_class_histogram",
-    "pitch_class_transition_matrix",
-    "note_length_hist",
-    "note_length_transition_matrix",
-)
-"""those that read how long keys are held; all others are the same whether a pedal is written or turned into lengths"""
+KEY_LENGTH_FEATURES = {name for name, feature in FEATURES.items() if feature.of_keys}
 
 
 class Measured(NamedTuple):

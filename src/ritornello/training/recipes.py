@@ -28,7 +28,7 @@ from ritornello.checkpoint import load_checkpoint, renamed
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, read_config
+from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, family_named, read_config
 
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
@@ -418,9 +418,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe i
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of a name, or in a file ``*.toml``. Raises RitornelloError, naming those there are."""
+    """The recipe of a name, or in a file ``*.toml``; of a family's name ``small``'s, with the family's default sizes.
+
+    Raises:
+        RitornelloError: for any other, naming the recipes there are.
+    """
     if name.endswith(".toml"):
         return read_recipe(Path(name))
-    if name not in RECIPES:
-        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}, or a TOML file's")
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    try:
+        model = family_named(name)()
+    except (RitornelloError, TypeError):
+        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}, or a TOML file's") from None
+    return replace(small(), name=name, model=model, interleave=1, balance_titles=False)
