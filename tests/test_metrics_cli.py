@@ -23,7 +23,9 @@ from short_studies import assert_drawn, table_below
 from ritornello import codec
 from ritornello.charts import COLOURS
 from ritornello.errors import RitornelloError
-from ritornello.metrics import FEATURES, STANDARD, compare, extract, repetition_band, repetition_curve
+from ritornello.metrics.comparison import compare
+from ritornello.metrics.registry import FEATURES, STANDARD, extract
+from ritornello.metrics.repetition import repetition_band, repetition_curve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.reports import Comparison, compare_folders, compare_pieces, page

@@ -179,21 +179,16 @@ def test_without_full_memory_there_are_no_ratios_but_the_paper_s() -> None:
 # Records.
 
 
-def test_a_record_is_read_as_it_was_written_and_older_ones_as_they_were(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written_and_what_came_later_may_lack(tmp_path: Path) -> None:
     repeats = (Recall(gap_tokens=0, gains=(0.5, 1.5)),)
     run = replace(result("two-scale", 1, recipe={"interleave": 3}), repeats=repeats)
     run.write(tmp_path)
     assert read_records(tmp_path, "dsmr") == [run]
     old = to_json(run)
-    del old["settings"]["study"], old["recipe"], old["model"], old["playing"], old["cuts"], old["repeats"]
-    del old["settings"]["recipe_settings"]["family"], old["settings"]["recipe_settings"]["balance_titles"]
-    for piece in old["by_piece"]:
-        del piece["blocks"], piece["composition"]
-    old["schedule"] = "1024, 3x256"
+    del old["playing"], old["cuts"], old["repeats"], old["recipe"]["balance_titles"]
     record_path(tmp_path, "two-scale", 1).write_text(json.dumps(old))
     (read,) = read_records(tmp_path, "dsmr")
-    assert read.recipe.interleave == 3
-    assert (read.model, read.evaluation, read.training) == (run.model, run.evaluation, run.training)
+    assert (read.recipe, read.model, read.evaluation) == (run.recipe, run.model, run.evaluation)
     assert (read.playing, read.cuts, read.repeats) == (None, (), ())
     del old["evaluation"]
     record_path(tmp_path, "two-scale", 1).write_text(json.dumps(old))

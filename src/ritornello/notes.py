@@ -20,10 +20,6 @@ Seconds = NDArray[np.float64]
 MAX_SECONDS = 1e6  # eleven days: beyond any performance, and far below where 10 ms steps lose exactness
 
 
-def _no_pedals() -> Seconds:
-    return np.zeros((0, 2))
-
-
 @dataclass(frozen=True, eq=False)
 class Piece:
     """One performance. Built from arrays in any order; kept sorted by onset, then pitch, then offset.
@@ -45,7 +41,7 @@ class Piece:
     offset: Seconds
     pitch: NDArray[np.integer]
     velocity: NDArray[np.integer]
-    pedals: Seconds = field(default_factory=_no_pedals)
+    pedals: Seconds = field(default_factory=lambda: np.zeros((0, 2)))
     title: str = ""
     mended: tuple[tuple[str, int], ...] = ()
 

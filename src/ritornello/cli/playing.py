@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ritornello.cli.common import AsJson, app, clock, console, music_bar, stopping, with_options
+from ritornello.cli.common import AsJson, app, console, music_bar, stopping, with_options
 from ritornello.codec import steering
 from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
 from ritornello.files import STANDARD_OUTPUT, check_writable
 from ritornello.rendering import formats, wav
+from ritornello.rendering.scene import clock
 from ritornello.sampling import Sampling
 
 DEFAULT_MODEL = "small"
@@ -95,17 +96,12 @@ class Rendered:
     as_json: AsJson = False
 
     def files(self) -> dict[str, Path]:
-        """Those asked for, by their formats."""
         return {name: path for name in FORMATS if (path := getattr(self, name)) is not None}
 
     def checked(self, out: Path, seconds: float, *, source: Path | None = None, force: bool = False) -> Rendered:
         """Looks whether all can be written before anything is played: minutes of playing must not be lost.
 
-        Args:
-            out: the MIDI file.
-            seconds: of the sound, at most.
-            source: the performance that is read, which no picture or sound may replace.
-            force: whether the MIDI file may.
+        ``source`` is the performance that is read, which only ``out`` may replace, and that with ``force``.
 
         Returns:
             The same with the SoundFont of the sound; None for the package's own piano, or no sound.

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Counts, Floats, duration_us, microseconds, moves, shares
-from ritornello.metrics.registry import feature
+from ritornello.metrics.registry import Counts, Floats, duration_us, feature, microseconds, moves, shares
 from ritornello.notes import Piece
 
 UNITS_PER_S = 48  # of which 96 make a bar of 2 s

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Floats, duration_us, shares
-from ritornello.metrics.registry import feature
+from ritornello.metrics.registry import Floats, duration_us, feature, shares
 from ritornello.notes import Piece
 
 VELOCITY_BINS = 32

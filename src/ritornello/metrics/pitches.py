@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Floats, microseconds, moves, shares
-from ritornello.metrics.registry import feature
+from ritornello.metrics.registry import Floats, feature, microseconds, moves, shares
 from ritornello.notes import Piece
 
 ADJOINING_US = 50_000

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Counts, Floats, duration_us, microseconds
-from ritornello.metrics.registry import feature
+from ritornello.metrics.registry import Counts, Floats, duration_us, feature, microseconds
 from ritornello.notes import Piece
 
 SEGMENTS = 64

@@ -15,8 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.metrics.counting import Floats, duration_us
-from ritornello.metrics.registry import feature
+from ritornello.metrics.registry import Floats, duration_us, feature
 from ritornello.notes import Piece
 
 Singles = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""MIDI files to pieces and back: ``chunks``, ``tracks``, ``keys``, ``reading``, ``writing``.
+"""MIDI files to pieces and back: ``tracks``, ``keys``, ``reading``, ``writing``.
 
 The parser is the project's own, in numpy, because nothing that a file holds may be lost: docs/architecture.md says
 what the libraries lose.

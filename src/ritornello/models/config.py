@@ -16,7 +16,7 @@ import numpy as np
 
 from ritornello.codec import N_EVENTS, N_HINTS, MotifMemory
 from ritornello.codec.motifs import memory_bytes
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, needing
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.costs import key_flops, mean_keys_seen
 from ritornello.horizons.schedule import key_value_bytes
@@ -171,11 +171,8 @@ class AttentionConfig(ModelConfig):
     qk_bias: bool = False
     """queries and keys have learned biases, which start as a preference for what is near"""
     motif_notes: int = 0
-    """see `ModelConfig`"""
     recalls: bool = False
-    """see `ModelConfig`"""
     labels: tuple[str, ...] = ()
-    """see `ModelConfig`"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -190,7 +187,6 @@ class AttentionConfig(ModelConfig):
 
     @property
     def head_size(self) -> int:
-        """D."""
         return self.width // self.heads
 
     def key_value_bytes(self, slots: int, bytes_per_number: int = 4) -> int:
@@ -367,11 +363,8 @@ def family_named(name: str) -> type[ModelConfig]:
     """The sizes of a family. Raises RitornelloError for an unknown one, or one whose file needs what is not here."""
     place = f"{__package__}.{name}"
     if name not in FAMILIES and name.isidentifier() and find_spec(place):
-        try:
+        with needing(f"the family {name}", "'ritornello[train]'"):
             import_module(place)
-        except ModuleNotFoundError as missing:
-            extra = "install it with: pip install 'ritornello[train]'"
-            raise RitornelloError(f"the family {name} needs the package {missing.name}; {extra}") from None
     if name not in FAMILIES:
         raise RitornelloError(f"unknown model family {name!r}; there are {', '.join(FAMILIES)}")
     return FAMILIES[name]

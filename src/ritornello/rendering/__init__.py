@@ -1,17 +1,16 @@
 """What one likes to look at and to hear: piano rolls and sound, a format a file, named by the ending of what it writes.
 
-A format has ``write(piece, path, *, split_s)``; its docstring opens with what a verb's option says of it. ``geometry``
-says where things are, ``scene`` what is drawn there; ``png`` and ``svg`` write the same scene, ``wav`` plays.
+A format has ``write(piece, path, *, split_s)``; its docstring opens with what a verb's option says of it. ``scene`` is
+what is drawn, and where: ``png`` and ``svg`` write the same one; ``wav`` plays.
 """
 
 import pkgutil
 from importlib import import_module
 from types import ModuleType
 
-from ritornello.rendering.geometry import Layout, layout, note_bars
 from ritornello.rendering.png import picture
 from ritornello.rendering.png import write as piano_roll
-from ritornello.rendering.scene import SPLIT, velocity_colour
+from ritornello.rendering.scene import SPLIT, Layout, layout, note_bars, velocity_colour
 from ritornello.rendering.svg import write as piano_roll_svg
 
 __all__ = ["SPLIT", "Layout", "formats", "layout", "note_bars", "piano_roll", "piano_roll_svg", "picture"]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from ritornello.files import whole_file
 from ritornello.notes import Piece
-from ritornello.rendering.geometry import Layout, layout
-from ritornello.rendering.scene import PAGE, Box, Roll, font, heading, scene
+from ritornello.rendering.scene import PAGE, Box, Layout, Roll, font, heading, layout, scene
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

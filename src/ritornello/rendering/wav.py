@@ -122,17 +122,13 @@ def find_soundfont(named: Path | None = None) -> Path | None:
 
 def _checked(path: Path, by: str = "") -> Path:
     try:
-        if _is_soundfont(path):
+        with path.open("rb") as file:
+            head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"sfbk":
             return path
     except OSError as error:
         raise RitornelloError(f"{path}{by}: cannot be read ({error.strerror}); name a SoundFont") from None
     raise RitornelloError(f"{path}{by}: is no SoundFont; name a file that ends in .sf2 or .sf3")
-
-
-def _is_soundfont(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(12)
-    return head[:4] == b"RIFF" and head[8:] == b"sfbk"
 
 
 def check_soundfont(soundfont: Path | None) -> None:
@@ -205,7 +201,6 @@ class _FluidSynth:
         self._synth.noteoff(0, pitch)
 
     def render(self, frames: int) -> Iterator[Frames]:
-        """What sounds next, (F, 2) at a time."""
         for begin in range(0, frames, BLOCK_FRAMES):
             block = np.empty((min(BLOCK_FRAMES, frames - begin), 2), np.float32)
             out = block.ctypes.data

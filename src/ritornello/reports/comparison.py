@@ -17,18 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import (
-    STANDARD,
-    Feature,
-    Resampling,
-    compare_feature,
-    repetition_band,
-    repetition_mean,
-    select,
-    shares_above,
-)
-from ritornello.metrics.comparison import pairwise
-from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US
+from ritornello.metrics.comparison import Resampling, compare_feature, pairwise
+from ritornello.metrics.registry import STANDARD, Feature, select
+from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US, repetition_band, repetition_mean, shares_above
 from ritornello.notes import Piece
 from ritornello.reports.sets import (
     KEY_LENGTH_FEATURES,
@@ -172,8 +163,6 @@ class Comparison:
         return lines
 
     def figures(self) -> dict[str, Any]:
-        """Everything as JSON-able values."""
-
         def of_sides(describe: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
             return {"reference": describe(self.reference), "generated": describe(self.generated)}
 
@@ -254,13 +243,6 @@ def compare_pieces(
     name: str = "generated",
 ) -> Comparison:
     """Compares pieces that are here already, in this process: what `compare_folders` finds of the same pieces.
-
-    Args:
-        reference: at least 4 pieces with notes.
-        generated: the pieces that are judged, as many.
-        wanted: see `compare_folders`.
-        seed: of the resampling.
-        name: what the generated set is called in tables.
 
     Raises:
         RitornelloError: for unknown features, and fewer than 4 pieces with notes on a side.
