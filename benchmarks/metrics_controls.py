@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ritornello.metrics import STANDARD, Resampling, compare_feature, extract
-from ritornello.metrics.comparison import TOLERANCE
+from ritornello.metrics.comparison import TOLERANCE, Resampling, compare_feature
+from ritornello.metrics.registry import STANDARD, extract
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 

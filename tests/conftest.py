@@ -18,11 +18,11 @@ from ritornello.notes import Piece
 
 SLOW = {  # files of tests that --fast leaves out
     *("bench", "cli", "cli_places", "codec_asap", "continuing", "corpus", "duet", "engine", "engine_law"),
-    *("fast", "law", "law_perceivers", "local_browser", "local_engine", "maestro", "metrics_asap"),
+    *("extensions", "fast", "law", "law_perceivers", "local_browser", "local_engine", "maestro", "metrics_asap"),
     *("metrics_cli", "midi_mending", "new_family", "notebooks", "perceivers", "perceivers_training"),
     *("performing", "ports", "ranks", "small_engine", "sound", "steering", "studies", "studies_perceivers"),
     *("studies_training", "studio_page", "studio_server", "takes", "training", "training_stops"),
-    *("workers"),
+    "workers",
 }
 
 

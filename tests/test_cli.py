@@ -25,11 +25,11 @@ from tiny import made_up_tokens, write_corpus
 import ritornello
 from ritornello import cli, codec
 from ritornello.checkpoint import load_checkpoint
-from ritornello.cli.common import clock
 from ritornello.corpus import Corpus
 from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint
 from ritornello.performing import Performer
+from ritornello.rendering.scene import clock
 
 
 @pytest.fixture(scope="module")

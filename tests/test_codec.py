@@ -8,6 +8,7 @@ import math
 import mido
 import numpy as np
 import pytest
+from events import off, on, shift, velocity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from ritornello.codec import (
     StreamDecoder,
     contexts,
     decode,
-    describe,
     encode,
     legal_events,
     seconds_of,
@@ -32,22 +32,6 @@ from ritornello.notes import Piece
 
 Row = tuple[float, float, int, int]  # onset s, offset s, pitch, velocity
 MF = 371  # velocity bin 15: velocities 61 to 64
-
-
-def on(pitch: int) -> int:
-    return pitch
-
-
-def off(pitch: int) -> int:
-    return 128 + pitch
-
-
-def shift(steps: int) -> int:
-    return 255 + steps
-
-
-def velocity(bin: int) -> int:
-    return 356 + bin
 
 
 def encoded(notes: list[Row], pedals=()) -> list[int]:
@@ -84,28 +68,6 @@ def test_the_fingerprint_is_that_of_the_table_s_text():
     text = "performance/1 on=0 off=128 shift=256x100@100Hz velocity=356x32 end=388 start=389 pad=390 order=off<on,pitch"
     assert hashlib.sha256(text.encode()).hexdigest().startswith(FINGERPRINT)
     assert len(FINGERPRINT) == 16
-
-
-@pytest.mark.parametrize(
-    ("token", "words"),
-    [
-        (0, "note-on 0"),
-        (127, "note-on 127"),
-        (128, "note-off 0"),
-        (255, "note-off 127"),
-        (256, "shift 10 ms"),
-        (355, "shift 1000 ms"),
-        (356, "velocity 0"),
-        (387, "velocity 31"),
-        (388, "END"),
-        (389, "START"),
-        (390, "PAD"),
-        (391, "unknown token 391"),
-        (-1, "unknown token -1"),
-    ],
-)
-def test_a_token_in_words(token, words):
-    assert describe(token) == words
 
 
 def test_tokens_stand_at_the_sum_of_the_shifts_so_far():

@@ -473,25 +473,6 @@ def test_a_damaged_corpus_is_refused(corpus):
         Corpus.open(corpus.path).report["skipped"]
 
 
-def test_a_corpus_of_the_first_format_still_opens(corpus):
-    old = {"format_version": 1, "vocabulary": corpus.manifest["vocabulary"], "name": "old", "licence": "CC0"}
-    columns = ("composer", "title", "split", "shard", "start", "tokens", "notes", "seconds")
-    pieces = [{**{name: getattr(r, name) for name in columns}, "source": r.file} for r in corpus.records]
-    lists = {"shards": corpus.manifest["shards"], "skipped": [{"file": "x", "reason": "y"}], "duplicates": []}
-    text = json.dumps({**old, **lists, "pieces": pieces})
-    (corpus.path / "manifest.json").write_text(text)
-    for name in ("pieces.npy", "names.jsonl", "report.json"):
-        (corpus.path / name).unlink()
-    again = Corpus.open(corpus.path)
-    assert list(again.records) == list(corpus.records)
-    assert again.report == {"skipped": [{"file": "x", "reason": "y"}], "mended": [], "duplicates": [], "takes": []}
-    assert [again.tokens(r).tolist() for r in again.records] == [corpus.tokens(r).tolist() for r in corpus.records]
-    for damaged in (text.replace('"notes"', '"tones"'), text.replace('"start": 0', '"start": 9999')):
-        (corpus.path / "manifest.json").write_text(damaged)
-        with pytest.raises(RitornelloError, match=r"manifest\.json: is damaged"):
-            Corpus.open(corpus.path)
-
-
 def test_a_folder_without_a_corpus_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(RitornelloError, match="no corpus here"):

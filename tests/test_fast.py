@@ -69,7 +69,7 @@ def assert_same_batch(packed: Any, batch: Any) -> None:
     ids = fast._ids(rows, "input").numpy()
     assert np.array_equal(ids[..., : batch.inputs.shape[-1]] if batch.inputs.ndim == 3 else ids[..., 0], batch.inputs)
     assert np.array_equal(fast._ids(rows, "target")[..., 0].numpy(), batch.targets)
-    assert np.array_equal(packed.targets, batch.targets)
+    assert np.array_equal(packed.rows["target"], batch.targets)
     assert packed.tokens == batch.tokens
     if batch.context is not None:
         for name, found, expected in zip(codec.Context._fields, unpacked(rows), batch.context):

@@ -19,8 +19,7 @@ from ritornello.models.protocol import nbytes
 from ritornello.studies.record import Conditions
 from ritornello.studies.study import recipes_of, studies
 from ritornello.training import fitting
-from ritornello.training.fitting import Memories, memories_of
-from ritornello.training.precision import Precision
+from ritornello.training.fitting import Memories, Precision, memories_of
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

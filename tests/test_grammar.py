@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from events import off, on, shift, velocity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,22 +13,6 @@ from ritornello.codec import END, N_EVENTS, PAD, START, Context, Grammar, contex
 ALL_PITCHES = set(range(128))
 ALL_BINS = set(range(32))
 ALL_SHIFTS = set(range(1, 101))
-
-
-def on(pitch: int) -> int:
-    return pitch
-
-
-def off(pitch: int) -> int:
-    return 128 + pitch
-
-
-def shift(steps: int) -> int:
-    return 255 + steps
-
-
-def velocity(bin: int) -> int:
-    return 356 + bin
 
 
 def after(*tokens: int) -> dict[str, set[int]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ritornello.horizons import MAX_HORIZON_TOKENS, HorizonSchedule, Rule, requested, visible
 from ritornello.horizons.costs import costs_of, mean_keys_seen
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 
 # Budgets.
 
@@ -106,12 +106,9 @@ def test_hand_computed_budget_and_bytes() -> None:
     assert two_scale.layers == 8
     assert two_scale.budget_tokens == 11_264
     # 11,264 slots x (256 numbers of a key + 256 of a value) x 4 bytes
-    assert two_scale.state_bytes(width=256, bytes_per_number=4) == 23_068_672
-    assert two_scale.state_bytes(width=256, bytes_per_number=2) == 11_534_336
-    assert HorizonSchedule.uniform(layers=8, horizon=0).state_bytes(width=256, bytes_per_number=4) == 0
-    some = HorizonSchedule((0, None))
-    assert some.budget_tokens is None
-    assert some.state_bytes(width=256, bytes_per_number=4) is None
+    costs = costs_of(two_scale, width=256, segment_tokens=512, piece_tokens=16_384)
+    assert costs.state_bytes == {"fp32": 23_068_672, "bf16": 11_534_336, "int8": 5_767_168}
+    assert HorizonSchedule((0, None)).budget_tokens is None
 
 
 def test_hand_computed_keys_seen() -> None:

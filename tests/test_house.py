@@ -69,7 +69,7 @@ MAY_NAME = {
     "rich": r"cli/.*|training/display\.py",
     "typer": r"cli/.*",
     "PIL": r"rendering/(scene|png)\.py",
-    "fluidsynth": r"rendering/sound\.py",
+    "fluidsynth": r"rendering/wav\.py",
     "miniaudio": r"rendering/piano\.py",
     "starlette": r"studio/server\.py",
     "uvicorn": r"studio/server\.py",

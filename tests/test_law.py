@@ -114,7 +114,7 @@ def subject_of(
         declared_bytes=attention_memory_bytes(
             schedule, segment_tokens=segment_tokens, width=WIDTH, bytes_per_number=size
         ),
-        full_bytes=schedule.state_bytes(width=WIDTH, bytes_per_number=size),
+        full_bytes=None if reach is None else (schedule.budget_tokens or 0) * 2 * WIDTH * size,
         first_reached=functools.partial(schedule.first_reached, segment_tokens=segment_tokens),
         attached=functools.partial(model.forward, detach=False),
         embedding=model.embedding.weight,

@@ -30,7 +30,7 @@ from ritornello import codec, read_midi
 from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.codec import steering
 from ritornello.engines import exported
-from ritornello.engines.weights import quantised
+from ritornello.engines.sizes import quantised
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.midi import parse_midi, write_midi

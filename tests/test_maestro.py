@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,10 +92,12 @@ def test_a_download_is_verified_kept_and_not_repeated(archive, tmp_path, serve):
     path, official = archive
     url, asked = serve(path.read_bytes())
     told = []
-    maestro.fetch(tmp_path / "m", official=official, url=url, workers=1, progress=lambda *news: told.append(news))
+    maestro.fetch(
+        tmp_path / "m", official=replace(official, url=url), workers=1, progress=lambda *news: told.append(news)
+    )
     assert (tmp_path / official.name).read_bytes() == path.read_bytes()
     assert (official.size_bytes, official.size_bytes, "download") in told
-    maestro.fetch(tmp_path / "m", official=official, url=url, workers=1, overwrite=True)
+    maestro.fetch(tmp_path / "m", official=replace(official, url=url), workers=1, overwrite=True)
     assert asked == ["/maestro.zip"]
 
 
@@ -111,7 +114,7 @@ def test_a_download_that_is_not_the_archive_is_refused_and_deleted(archive, tmp_
     path, official = archive
     url, _ = serve(damage(path.read_bytes()))
     with pytest.raises(RitornelloError, match=rf"{reason}.*--archive"):
-        maestro.fetch(tmp_path / "maestro", official=official, url=url, workers=1)
+        maestro.fetch(tmp_path / "maestro", official=replace(official, url=url), workers=1)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["given.zip", "songs"]
 
 
@@ -120,7 +123,7 @@ def test_a_connection_that_is_cut_a_refusal_and_no_network_get_one_line(archive,
     cut, refusing = serve(path.read_bytes(), sent_bytes=1000)[0], serve(b"no", status=503)[0]
     for url in (cut, refusing, "http://127.0.0.1:9/x.zip"):
         with pytest.raises(RitornelloError, match=r".*--archive") as caught:
-            maestro.download(url, tmp_path / "m.zip", official)
+            maestro.download(tmp_path / "m.zip", replace(official, url=url))
         assert str(caught.value).startswith(f"{url}: ")
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("m.zip*"))
@@ -130,7 +133,7 @@ def test_a_download_that_cannot_be_written_gets_one_line(archive, tmp_path, serv
     path, official = archive
     url, _ = serve(path.read_bytes())
     with pytest.raises(RitornelloError, match=r"cannot be downloaded to .*given\.zip.m\.zip \("):
-        maestro.download(url, path / "m.zip", official)
+        maestro.download(path / "m.zip", replace(official, url=url))
 
 
 def test_a_local_archive_that_is_another_file_is_refused_and_kept(archive, tmp_path):
@@ -171,4 +174,4 @@ def test_an_existing_destination_is_noticed_before_the_download(tmp_path):
     (tmp_path / "maestro").mkdir()
     (tmp_path / "maestro" / "x").write_text("x")
     with pytest.raises(RitornelloError, match="exists already"):
-        maestro.fetch(tmp_path / "maestro", url="http://127.0.0.1:9/x.zip")
+        maestro.fetch(tmp_path / "maestro", official=replace(maestro.OFFICIAL, url="http://127.0.0.1:9/x.zip"))

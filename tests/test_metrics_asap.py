@@ -9,7 +9,7 @@ import numpy as np
 import pretty_midi
 import pytest
 
-from ritornello.metrics import FEATURES, extract
+from ritornello.metrics.registry import FEATURES, extract
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 

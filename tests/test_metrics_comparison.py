@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import Resampling, compare, compare_feature
-from ritornello.metrics.comparison import pairwise
+from ritornello.metrics.comparison import Resampling, compare, compare_feature, pairwise
 
 AREAS = ("oa_reference", "oa_generated")
 SCORES = (*AREAS, "kld", "kld_mgeval", "energy")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import FEATURES, PRESETS, STANDARD, extract, select
+from ritornello.metrics.registry import FEATURES, PRESETS, STANDARD, extract, select
 from ritornello.notes import Piece
 
 LENGTHS = (96, 48, 24, 12, 6, 72, 36, 18, 9, 32, 16, 8)

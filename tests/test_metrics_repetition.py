@@ -13,18 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import (
-    DURATIONS_S,
+from ritornello.metrics.registry import extract
+from ritornello.metrics.repetition import (
+    RepetitionBand,
+    RepetitionCurve,
     autocorrelation,
-    extract,
     repetition_band,
     repetition_curve,
-    self_similarity,
     shares_above,
+)
+from ritornello.metrics.structure import (
+    COUNTS,
+    DURATIONS_S,
+    ONE,
+    _highest_fitness,
+    _summed_diagonals,
+    self_similarity,
     structure_curve,
 )
-from ritornello.metrics.repetition import RepetitionBand, RepetitionCurve
-from ritornello.metrics.structure import COUNTS, ONE, _highest_fitness, _summed_diagonals
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 

@@ -17,7 +17,7 @@ from midi_bytes import ONE_NOTE, QUARTER, midi, notes, number, off, on, pedal, p
 
 from ritornello.errors import RitornelloError
 from ritornello.midi import parse_midi, read_midi
-from ritornello.midi.chunks import MAX_BYTES
+from ritornello.midi.reading import MAX_BYTES
 from ritornello.notes import Piece
 
 END = b"\xff\x2f\0"

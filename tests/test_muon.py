@@ -13,8 +13,7 @@ from tiny import random_model
 from torch import Tensor, nn
 
 from ritornello.errors import RitornelloError
-from ritornello.training.muon import Muon, by_gram, in_bfloat16, orthogonal
-from ritornello.training.optimisers import Optimisers
+from ritornello.training.optimisers import Muon, Optimisers, by_gram, in_bfloat16, orthogonal
 from ritornello.training.recipes import Recipe
 
 Array = NDArray[np.float64]

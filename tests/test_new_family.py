@@ -1,6 +1,6 @@
-"""A new family is one file: its sizes, its model, its line in the registry, a recipe, and its binding to the law.
+"""A new family is one file, here ``support/families/gru.py``: nothing in the package knows of it.
 
-Here it is a GRU (arXiv 1406.1078). Nothing in the package knows of it, and every verb does what it can with it.
+It is found by its name, obeys the law, and every verb does what it can with it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,109 +21,46 @@ from command import Run, assert_refused
 from law import CLAIMS, GRADIENT_CLAIMS, Claim, Subject
 from short_runs import assert_same_run, equal, stopping_at
 from tiny import made_up_tokens, save_model, write_corpus
-from torch import Tensor, nn
 
-from ritornello import codec
+from ritornello import codec, models
 from ritornello.bench import generation
 from ritornello.checkpoint import load_checkpoint
-from ritornello.codec.motifs import memory_bytes
 from ritornello.engines.framework import TorchEngine
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, from_checkpoint
-from ritornello.models.config import FAMILIES, Family, ModelConfig, read_config
-from ritornello.models.protocol import Model, named_tensors, with_tensors
+from ritornello.models.config import at_place, family_named, read_config
+from ritornello.models.protocol import named_tensors, with_tensors
 from ritornello.training import display
-from ritornello.training.recipes import RECIPES, Recipe
+from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
 # ---- the family ----
 
 
-@dataclass(frozen=True)
-class GRUConfig(ModelConfig):
-    """Sizes of a GRU."""
-
-    family: ClassVar[str] = "gru"
-    layers: int = 2
-    width: int = 16
-    segment_tokens: int = 16
-    motif_notes: int = 0
-
-    def __post_init__(self) -> None:
-        self.check_whole("layers", "width", "segment_tokens")
-        self.check_whole("motif_notes", low=0)
-
-    @property
-    def remembers(self) -> str:
-        return f"{self.layers} hidden states of {self.width}"
-
-    @property
-    def state_bytes(self) -> int:
-        return 4 * self.layers * self.width + memory_bytes(self.motif_notes)
-
-
-class GRUState(NamedTuple):
-    """What it remembers."""
-
-    hidden: tuple[Tensor, ...]  # per layer (B, C)
-    position: Tensor  # (B,) int64: segments begin where it is a multiple of theirs
-
-
-class GRU(Model[GRUState]):
-    """Layers of gated recurrent units, each beside the stream."""
-
-    config: GRUConfig
-
-    def __init__(self, config: GRUConfig) -> None:
-        super().__init__(config)
-        self.cells = nn.ModuleList(nn.GRUCell(config.width, config.width) for _ in range(config.layers))
-        self.complete()
-
-    def initial_state(self, batch: int) -> GRUState:
-        hidden = self.final_gain.new_zeros(batch, self.config.width)
-        return GRUState((hidden,) * self.config.layers, torch.zeros(batch, dtype=torch.int64))
-
-    def restart(self, state: GRUState, lanes: Tensor) -> GRUState:
-        marked = lanes.to(self.device)[:, None]
-        hidden = tuple(h.masked_fill(marked, 0) for h in state.hidden)
-        return GRUState(hidden, state.position.masked_fill(lanes, 0))
-
-    def forward(self, tokens: Tensor, state: GRUState, *, detach: bool = True) -> tuple[Tensor, GRUState]:
-        x, hidden, position, outputs = self.embed(tokens), list(state.hidden), state.position, []
-        for step in x.unbind(1):
-            if detach and (position % self.segment_tokens == 0).any():
-                hidden = [h.detach() for h in hidden]
-            for layer, cell in enumerate(self.cells):
-                hidden[layer] = cell(step, hidden[layer].to(step.dtype))
-                step = step + hidden[layer]
-            outputs.append(step)
-            position = position + 1
-        kept = tuple(h.detach() if detach else h for h in hidden)
-        return self.predict(torch.stack(outputs, dim=1)), GRUState(kept, position)
+models.__path__.append(str(Path(__file__).parent / "support/families"))
+GRUConfig = family_named("gru")
+GRU = at_place(GRUConfig.model)
+OWN = recipe_named("gru")
 
 
 def recipe() -> Recipe:
-    return Recipe(
-        name="gru",
-        model=GRUConfig(motif_notes=32),
-        lanes=2,
-        interleave=2,
-        steps=12,
-        warmup_steps=2,
-        validate_every_steps=1,
-    )
+    small = {"lanes": 2, "interleave": 2, "steps": 12, "warmup_steps": 2, "validate_every_steps": 1}
+    return OWN.with_settings({**small, "augmentation": {"semitones": 0, "stretch": 0.0}, "model.motif_notes": 32})
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "gru", Family(GRUConfig, f"{__name__}:GRU"))
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "gru", recipe)
+
+
+def test_a_recipe_of_its_name_is_there() -> None:
+    assert (OWN.name, OWN.model, OWN.lanes) == ("gru", GRUConfig(), RECIPES["small"]().lanes)
 
 
 # ---- the law ----
 
 
-def awake(config: GRUConfig, *, dtype: torch.dtype = torch.float64) -> GRU:
+def awake(config: Any, *, dtype: torch.dtype = torch.float64) -> Any:
     with torch.random.fork_rng():
         model = GRU(config).to(dtype)
     rng = torch.Generator().manual_seed(7)
@@ -133,11 +70,11 @@ def awake(config: GRUConfig, *, dtype: torch.dtype = torch.float64) -> GRU:
     return model.eval()
 
 
-def subject() -> Subject[GRUState]:
+def subject() -> Subject[Any]:
     config = GRUConfig(layers=2, width=12, segment_tokens=6)
     model = awake(config)
 
-    def remembered(state: GRUState) -> int:
+    def remembered(state: Any) -> int:
         return sum(h.nbytes for h in state.hidden)
 
     bytes_per_lane = 2 * 12 * 8
@@ -170,10 +107,10 @@ def test_it_obeys(claim: Claim) -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[GRUConfig], Path]:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]:
     """The folder of a model of some sizes."""
 
-    def folder(config: GRUConfig) -> Path:
+    def folder(config: Any) -> Path:
         return save_model(awake(config, dtype=torch.float32), tmp_path_factory.mktemp("gru") / "model")
 
     return folder
@@ -208,7 +145,7 @@ def test_it_trains_and_a_resumed_run_is_an_uninterrupted_one(
     }
 
 
-def test_it_is_fine_tuned(command: Run, saved: Callable[[GRUConfig], Path], corpus: Path, tmp_path: Path) -> None:
+def test_it_is_fine_tuned(command: Run, saved: Callable[[Any], Path], corpus: Path, tmp_path: Path) -> None:
     folder = saved(GRUConfig(motif_notes=32))
     options = ("--data", corpus, "--init", folder, "--steps", 1, "--device", "cpu")
     assert command("train", *options, "--out", tmp_path / "run", "--recipe", "gru").code == 0
@@ -217,7 +154,7 @@ def test_it_is_fine_tuned(command: Run, saved: Callable[[GRUConfig], Path], corp
     assert_refused(other, folder, "family gru")
 
 
-def test_it_is_evaluated_by_itself_and_as_it_plays(command: Run, saved: Callable[[GRUConfig], Path], tmp_path: Path):
+def test_it_is_evaluated_by_itself_and_as_it_plays(command: Run, saved: Callable[[Any], Path], tmp_path: Path):
     folder = saved(GRUConfig(motif_notes=32))
     corpus = write_corpus(tmp_path / "corpus", {"validation": made_up_tokens(3, 230, 7)}).path
     whole = command("evaluate", folder, "--data", corpus, "--repeats", "--json").figures
@@ -229,7 +166,7 @@ def test_it_is_evaluated_by_itself_and_as_it_plays(command: Run, saved: Callable
 
 
 def test_it_plays_a_piece_for_a_seed_and_goes_on_from_it(
-    command: Run, saved: Callable[[GRUConfig], Path], tmp_path: Path
+    command: Run, saved: Callable[[Any], Path], tmp_path: Path
 ) -> None:
     options = ("--model", saved(GRUConfig(motif_notes=32)), "--engine", "torch", "--seed", 3)
     one, other = tmp_path / "one.mid", tmp_path / "other.mid"
@@ -256,7 +193,7 @@ def test_its_session_is_its_forward_in_fixed_memory_at_any_position() -> None:
 
 
 def test_its_bytes_are_told_and_what_it_cannot_do_is_one_line(
-    command: Run, saved: Callable[[GRUConfig], Path], corpus: Path, tmp_path: Path
+    command: Run, saved: Callable[[Any], Path], corpus: Path, tmp_path: Path
 ) -> None:
     folder = saved(GRUConfig())
     told = command("info", folder, "--json").figures
@@ -273,9 +210,7 @@ def test_its_bytes_are_told_and_what_it_cannot_do_is_one_line(
         replace(recipe(), horizon_warmup_share=0.5)
 
 
-def test_its_speed_is_measured(
-    command: Run, saved: Callable[[GRUConfig], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_speed_is_measured(command: Run, saved: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: a fresh one knows nothing of this file."""
 
     def here(arguments: list[str]) -> dict[str, Any]:

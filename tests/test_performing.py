@@ -32,7 +32,7 @@ def performer() -> Performer:
 def assert_legal(tokens: list[int]) -> None:
     grammar = codec.Grammar()
     for place, token in enumerate(tokens):
-        assert grammar.legal()[token], f"event {place}: {codec.describe(token)}"
+        assert grammar.legal()[token], f"event {place}: {token}"
         grammar.advance(token)
 
 
@@ -293,6 +293,13 @@ def test_where_the_model_ends_a_piece_another_follows_until_the_time_is_over():
     np.testing.assert_allclose(performance.piece.offset, [0.5, 3.0, 5.5, 8.0])
     assert performance.pieces == 4
     assert performance.tokens == 3 * 5 + 3  # the fourth stops at the shift that reaches the end of the time
+
+
+def test_several_pieces_are_ended_by_the_model_if_it_ended_the_last() -> None:
+    """Of 8 s the fourth piece is cut; of 9 s it has its end, and there is no room for a fifth."""
+    cut, ended = (Performer(an_ending_engine()).generate(seconds=s, seed=0, again=True) for s in (8, 9))
+    assert (cut.pieces, cut.ended) == (4, False)
+    assert (ended.pieces, ended.ended) == (4, True)
 
 
 def test_without_being_asked_for_more_a_piece_ends_where_the_model_ends_it():

@@ -13,7 +13,6 @@ import pytest
 from conftest import made_up_piece
 from PIL import Image
 
-from ritornello.errors import RitornelloError
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.rendering import SPLIT, piano_roll, piano_roll_svg, velocity_colour
@@ -187,22 +186,3 @@ def test_an_existing_picture_is_replaced_and_named_after_its_file(tmp_path):
     piano_roll_svg(Piece.from_notes(ANCHORS), str(path))
     assert "Nocturne" in words(ET.parse(path).getroot())
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("place", ["missing/roll.svg", "file/roll.svg", "folder"])
-def test_a_place_that_cannot_be_written_gives_one_line_and_leaves_nothing(tmp_path, place):
-    (tmp_path / "file").write_text("here")
-    (tmp_path / "folder").mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(RitornelloError) as caught:
-        piano_roll_svg(Piece.from_notes(ANCHORS), tmp_path / place)
-    assert str(tmp_path / place) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("options", [{"width_px": 100}, {"split_s": -1.0}, {"split_s": float("nan")}])
-def test_a_senseless_option_is_refused_before_anything_is_written(tmp_path, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        piano_roll_svg(Piece.from_notes(ANCHORS), tmp_path / "roll.svg", **options)
-    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ from ritornello import codec
 from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.engines import exported, load_engine, runtime
 from ritornello.engines.exported import read_manifest, write_export, write_graphs
-from ritornello.engines.weights import quantised
+from ritornello.engines.sizes import quantised
 from ritornello.errors import RitornelloError
 from ritornello.evaluation import evaluate, evaluate_engine
 from ritornello.files import with_checksum

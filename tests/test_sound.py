@@ -22,8 +22,8 @@ from command import Run
 from ritornello.errors import RitornelloError
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
-from ritornello.rendering.sound import check_seconds, check_soundfont, write_wav
-from ritornello.rendering.soundfonts import find_soundfont
+from ritornello.rendering.wav import check_seconds, check_soundfont, find_soundfont
+from ritornello.rendering.wav import write as write_wav
 
 RATE = 44_100
 FULL_SCALE = 32_768

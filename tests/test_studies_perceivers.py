@@ -21,12 +21,14 @@ from conftest import made_up_piece
 from short_studies import assert_drawn, conditions, play_briefly, record, rows_of, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
 
-from ritornello import codec, metrics, read_midi
+from ritornello import codec, read_midi
 from ritornello.corpus import Corpus
 from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
+from ritornello.metrics.comparison import compare
+from ritornello.metrics.registry import extract
 from ritornello.models import build
 from ritornello.models.dsmr import DSMRConfig
 from ritornello.models.perceivers import PerceiverConfig
@@ -443,8 +445,7 @@ def test_settings_that_cannot_be_are_one_line(
 
 
 def test_a_folder_of_one_study_is_not_gone_on_with_as_another(study: Run, corpus: Corpus, tmp_path: Path) -> None:
-    """The settings of a study of DSMR are those of before studies had names."""
-    write_whole(tmp_path / "study.json", json.dumps({"recipe": "study"}))
+    write_whole(tmp_path / "study.json", json.dumps({"study": "dsmr", "recipe": "study"}))
     outcome = study("run", "perceivers", "--data", corpus.path, "--out", tmp_path, "--recipe", "perceivers_study")
     assert_refused(outcome, "study = dsmr, not perceivers")
 
@@ -543,13 +544,13 @@ def test_one_command_makes_the_sets_and_table_i(
     }
     # The same scores from the files, read one by one.
     read = {
-        folder.name: [metrics.extract(read_midi(path), TABLE_I) for path in sorted(folder.glob("*.mid"))]
+        folder.name: [extract(read_midi(path), TABLE_I) for path in sorted(folder.glob("*.mid"))]
         for folder in (copied / "sets").iterdir()
         if folder.is_dir()
     }
     rows = found["rows"]
     for row, folder in {"other people": "human-2", **PLAYED}.items():
-        scores = metrics.compare(read["human"], read[folder], rng=np.random.default_rng(0))
+        scores = compare(read["human"], read[folder], rng=np.random.default_rng(0))
         assert tuple(rows[row]) == TABLE_I
         for feature in TABLE_I:
             for name, score in (("oa", "oa_reference"), ("kld", "kld"), ("kld_mgeval", "kld_mgeval")):

@@ -41,11 +41,11 @@ from ritornello.models import build, from_checkpoint
 from ritornello.models.config import ModelConfig
 from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.notes import Piece
-from ritornello.training import loop, precision
+from ritornello.training import fitting, loop
 from ritornello.training.display import watch
+from ritornello.training.fitting import faster_precision
 from ritornello.training.loop import Report, train
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
-from ritornello.training.precision import faster_precision
 from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe, recipe_named
 
@@ -582,7 +582,7 @@ def test_the_precision_is_the_clearly_faster_one(
     monkeypatch: pytest.MonkeyPatch, times_s: tuple[float, float], chosen: str
 ) -> None:
     measured = {torch.float32: times_s[0], torch.bfloat16: times_s[1]}
-    monkeypatch.setattr(precision, "_seconds", lambda _, dtype: measured[dtype])
+    monkeypatch.setattr(fitting, "_seconds", lambda _, dtype: measured[dtype])
     assert faster_precision.__wrapped__(torch.device("cpu"), width=256) == chosen
     assert faster_precision.__wrapped__(torch.device("cpu"), width=96) == "fp32"
 

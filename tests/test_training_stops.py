@@ -37,8 +37,8 @@ from ritornello.errors import RitornelloError
 from ritornello.files import whole_file, with_checksum
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.dsmr import DSMR
-from ritornello.training import folder, journal, loop
-from ritornello.training.journal import Journal
+from ritornello.training import folder, loop
+from ritornello.training.folder import Journal
 from ritornello.training.loop import Report, train
 from ritornello.training.readers import Reader
 from ritornello.training.recipes import Recipe
@@ -232,7 +232,7 @@ def test_a_kill_while_the_log_is_written_anew_loses_none_of_it(
             file.write(text[: len(text) // 2].encode())
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal, "write_whole", cut_short)
+    monkeypatch.setattr(folder, "write_whole", cut_short)
     with pytest.raises(KeyboardInterrupt):
         Journal(tmp_path, after_step=100)
     assert losses(tmp_path) == losses(uninterrupted)

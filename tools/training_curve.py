@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from ritornello.charts import COLOURS, in_house_look, new_figure, save
-from ritornello.training.journal import read_journal
+from ritornello.training.folder import read_journal
 
 
 @in_house_look

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, needing
 from ritornello.files import whole_file
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ COLOURS = (
 
 def needs_matplotlib() -> None:
     """Raises RitornelloError, saying what to install, where charts cannot be drawn."""
-    try:
+    with needing("a chart", "'ritornello[charts]'"):
         import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise RitornelloError("a chart needs matplotlib; install it with: pip install 'ritornello[charts]'") from None
 
 
 def in_house_look(draw: Callable[P, T]) -> Callable[P, T]:

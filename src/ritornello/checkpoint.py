@@ -78,7 +78,6 @@ class Checkpoint:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
 
     def manifest(self) -> dict[str, Any]:
-        """All that its JSON file says."""
         head = {"format": FORMAT, "vocabulary": codec.FINGERPRINT, "family": self.family, "config": self.config}
         return {**head, "data": self.trained_on, "progress": self.run, "files": self.files}
 
@@ -118,13 +117,7 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint; an earlier one in the folder is replaced only when the new one is complete.
 
-    Args:
-        folder: made if missing.
-        family: the model's family, see `ritornello.models.build`.
-        config: the model's config as JSON-able values.
-        trained_on: name and licence of the data.
-        run: JSON-able figures and settings of the training.
-        tensors: one safetensors file per name; ``weights`` among them.
+    Of ``tensors`` each name is a safetensors file, ``weights`` among them.
 
     Raises:
         RitornelloError: if the folder cannot be written (no right, a full disk); nothing new is left then.
@@ -138,7 +131,8 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     try:
         for name, group in tensors.items():
-            content = save({key: _copied(tensor) for key, tensor in group.items()})
+            # In memory of their own: safetensors takes no views that share.
+            content = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in group.items()})
             digest = hashlib.sha256(content).hexdigest()
             path = folder / f"{name}-{digest[:12]}.safetensors"
             if not path.exists() or path.stat().st_size != len(content):
@@ -146,15 +140,7 @@ def save_checkpoint(
                 with whole_file(path, sync=True) as file:
                     file.write(content)
             files[name] = {"file": path.name, "bytes": len(content), "sha256": digest}
-        manifest = {
-            "format": FORMAT,
-            "vocabulary": codec.FINGERPRINT,
-            "family": family,
-            "config": config,
-            "data": trained_on,
-            "progress": run,
-            "files": files,
-        }
+        manifest = Checkpoint(folder, family, dict(config), dict(trained_on), dict(run), files).manifest()
         with whole_file(folder / MANIFEST, sync=True) as file:
             file.write((json.dumps(with_checksum(manifest), indent=1) + "\n").encode())
     except RitornelloError:
@@ -215,7 +201,6 @@ def renamed(name: str) -> str:
 
 
 def bundled_models() -> list[str]:
-    """Names of the models inside the package."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
 
 
@@ -225,7 +210,6 @@ def to_bfloat16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find(model: str | Path) -> Path:
-    """The manifest of a model."""
     folder = local(model, "model")
     for manifest in (folder / MANIFEST, folder / "best" / MANIFEST, folder / "last" / MANIFEST, folder / HUB_MANIFEST):
         if manifest.is_file():
@@ -258,8 +242,3 @@ class _Widened(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """On the CPU and in memory of its own: safetensors takes no views that share."""
-    return tensor.detach().cpu().contiguous().clone()

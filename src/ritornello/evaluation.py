@@ -58,7 +58,6 @@ class Evaluation:
         return rows
 
     def figures(self) -> dict[str, Any]:
-        """All figures as JSON-able values."""
         notes = sum(record.notes for record in self.records)
         seconds = sum(record.seconds for record in self.records)
         return {

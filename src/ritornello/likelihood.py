@@ -30,7 +30,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def to_device(context: codec.Context | None, device: torch.device) -> codec.Context | None:
-    """A context of NumPy arrays as tensors on a device."""
     if context is None:
         return None
     return codec.Context(*(torch.from_numpy(field).to(device, non_blocking=True) for field in context))

@@ -24,10 +24,6 @@ SHORTEST_S = 0.1
 """of a pedal span, and before a key held by the pedal is let go"""
 
 
-def _no_pedals() -> Seconds:
-    return np.zeros((0, 2))
-
-
 @dataclass(frozen=True, eq=False)
 class Piece:
     """One performance. Built from arrays in any order; kept sorted by onset, then pitch, then offset.
@@ -49,7 +45,7 @@ class Piece:
     offset: Seconds
     pitch: NDArray[np.integer]
     velocity: NDArray[np.integer]
-    pedals: Seconds = field(default_factory=_no_pedals)
+    pedals: Seconds = field(default_factory=lambda: np.zeros((0, 2)))
     title: str = ""
     mended: tuple[tuple[str, int], ...] = ()
 

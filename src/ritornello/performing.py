@@ -313,10 +313,8 @@ class Performer:
     """Plays with one engine.
 
     Args:
-        engine: see `ritornello.engines.Engine`.
         sampling: how events are drawn. It may be replaced at any time; a stream obeys it from its next event on.
         told: what the music is to be, and how much that is to weigh: see `Take.tell`.
-        guidance: see `Take.tell`.
 
     Raises:
         RitornelloError: for labels that the engine does not know.
@@ -415,10 +413,6 @@ class Performer:
         """Keys as they are struck and released, without end, in order of their times: what a live player sends on.
 
         Where the model ends a piece another follows `PAUSE_S` later. Memory does not grow. Nothing waits: see `paced`.
-
-        Args:
-            seed: the same seed gives the same music on the same engine.
-            prompt: tokens (T,) to go on from; times count from its end.
         """
         rng, take = np.random.default_rng(seed), self.begin()
         take.hear(prompt)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello import codec
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 
 STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT)
 WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
@@ -40,10 +40,7 @@ class Sampling:
     leaves it to the model alone. The default is about as often as pianists' pieces return to something"""
 
     def __post_init__(self) -> None:
-        for name, high in (("temperature", 100), ("min_p", 1), ("returns", 60)):
-            value = getattr(self, name)
-            if not 0 <= value <= high:
-                raise RitornelloError(f"{name} is {value}; it must lie between 0 and {high}")
+        check_limits(temperature=(self.temperature, 0, 100), min_p=(self.min_p, 0, 1), returns=(self.returns, 0, 60))
         if not 0 < self.top_p <= 1:
             raise RitornelloError(f"top_p is {self.top_p}; it must lie above 0 and up to 1")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation
-from ritornello.training.journal import read_journal
+from ritornello.training.folder import read_journal
 from ritornello.training.loop import Report
 from ritornello.training.recipes import Recipe
 

@@ -19,7 +19,7 @@ import numpy as np
 from ritornello import codec
 from ritornello.bench.meter import answer, in_fresh_process, resident_bytes
 from ritornello.charts import COLOURS, INK, in_house_look, new_figure, save
-from ritornello.errors import RitornelloError
+from ritornello.errors import check_limits
 
 MARK_SHARE = 0.1  # of the stream, before resident memory is noted for its growth
 BANDWIDTH_BYTES = 1 << 28
@@ -39,10 +39,8 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("tokens", 10, 10**9), ("position", 0, 10**12), ("threads", 1, 1024)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise RitornelloError(f"{name} is {value}; it must lie between {low:,} and {high:,}")
+        check_limits(tokens=(self.tokens, 10, 10**9), position=(self.position, 0, 10**12))
+        check_limits(threads=(self.threads, 1, 1024))
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,6 @@ class Measurement:
         return self.touched_bytes * self.tokens_per_s / self.bandwidth_bytes_per_s
 
     def figures(self) -> dict[str, Any]:
-        """As JSON-able values."""
         return asdict(self) | {"touched_bytes": self.touched_bytes, "bandwidth_share": self.bandwidth_share}
 
 

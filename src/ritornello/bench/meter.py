@@ -38,7 +38,6 @@ class Meter:
             self.baseline_bytes = resident_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
-        """Above the baseline."""
         if self._device.type == "cuda":
             import torch
 
@@ -48,9 +47,6 @@ class Meter:
 
 def in_fresh_process(arguments: list[str]) -> dict[str, Any]:
     """What another Python prints as its last line of output: a JSON object, made by `answer`.
-
-    Args:
-        arguments: of the interpreter. It finds the modules that this process finds.
 
     Raises:
         RitornelloError: where the process was killed, or answers with an error of the user's.

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 from ritornello.likelihood import autocast
 from ritornello.models.attention import plain
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
-from ritornello.training.precision import Precision
+from ritornello.training.fitting import Precision
 
 LAYERS, WIDTH, HEADS, MLP_WIDTH = 5, 64, 2, 96
 LANES, SEGMENTS, SEGMENT_TOKENS = 3, 6, 64
@@ -70,7 +70,8 @@ def compare(schedule: HorizonSchedule, device: torch.device, *, precision: Preci
     with _whole_float32():
         expected = _read(reference, tokens, weights, "fp32")
         results = _read(on_device, tokens.to(device), weights.to(device), precision)
-    return Parity(*(_relative_error(reference_value, value) for reference_value, value in zip(expected, results)))
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, results)]
+    return Parity(*(float((a - b).norm() / a.norm()) for a, b in pairs))
 
 
 def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
@@ -86,10 +87,6 @@ def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) ->
     (logits * weights).mean().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return logits.detach().cpu(), gradients.cpu()
-
-
-def _relative_error(reference: Tensor, measured: Tensor) -> float:
-    return float((reference.double() - measured.double()).norm() / reference.double().norm())
 
 
 @contextmanager

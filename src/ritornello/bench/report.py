@@ -37,7 +37,6 @@ class MeasuredSchedule:
         return self.measured.tokens_per_s * self.flops_per_token / self.measured.matrix_flops_per_s
 
     def figures(self) -> dict[str, Any]:
-        """As JSON-able values."""
         slowest, fastest = self.measured.range_tokens_per_s
         return {
             "schedule": str(self.schedule),

@@ -28,16 +28,16 @@ from torch import Tensor, nn
 
 from ritornello import codec
 from ritornello.bench.meter import Meter, answer, in_fresh_process
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 from ritornello.likelihood import autocast, token_nats
 from ritornello.models.config import DSMRConfig
 from ritornello.models.dsmr import DSMR
 from ritornello.models.protocol import nbytes
 from ritornello.training import fitting
+from ritornello.training.fitting import Precision
 from ritornello.training.optimisers import Optimisers
-from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
 
 CLIP_NORM = 1.0
@@ -63,9 +63,8 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("lanes", 1, 65_536), ("steps", 2, 100_000), ("piece_tokens", 1, 100_000_000)):
-            if not low <= getattr(self, name) <= high:
-                raise RitornelloError(f"{name} is {getattr(self, name)}; it must lie between {low} and {high:,}")
+        check_limits(lanes=(self.lanes, 1, 65_536), steps=(self.steps, 2, 100_000))
+        check_limits(piece_tokens=(self.piece_tokens, 1, 10**8))
         if self.piece_tokens % self.segment_tokens:
             whole = -(-self.piece_tokens // self.segment_tokens) * self.segment_tokens
             raise RitornelloError(
@@ -87,8 +86,6 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """One measured step."""
-
     position_tokens: int
     """of the piece, before the segment"""
     seconds: float
@@ -98,8 +95,6 @@ class Step:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model, measured."""
-
     steps: tuple[Step, ...]
     parameters: int
     baseline_bytes: int
@@ -129,7 +124,6 @@ class Measurement:
 
     @property
     def peak_bytes(self) -> int:
-        """Above the idle baseline."""
         return self.steps[-1].peak_bytes
 
 
@@ -190,7 +184,6 @@ def measure_schedule(schedule: HorizonSchedule, setting: Setting) -> Measurement
 
 
 def as_measurement(figures: dict[str, Any]) -> Measurement:
-    """A measurement back from its ``asdict`` as JSON."""
     return Measurement(**{**figures, "steps": tuple(Step(**step) for step in figures["steps"])})
 
 

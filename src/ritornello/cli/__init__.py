@@ -9,42 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 import typer
 
-from ritornello.cli import playing
-
-# isort: split
-from ritornello.cli import duet
-
-# isort: split
-from ritornello.cli import studio
-
-# isort: split
-from ritornello.cli import corpora
-
-# isort: split
-from ritornello.cli import learning
-
-# isort: split
-from ritornello.cli import schedules
-
-# isort: split
-from ritornello.cli import bench
-
-# isort: split
-from ritornello.cli import studies
-
-# isort: split
-from ritornello.cli import metrics
-
-# isort: split
-from ritornello.cli import exporting
-
-# isort: split
 from ritornello.cli.common import app, console, output
 from ritornello.errors import RitornelloError
+
+__all__ = ["app", "console", "main", "output"]
+
+for _verbs in ("playing", "duet", "studio", "corpora", "learning", "bench", "studies", "metrics", "exporting"):
+    import_module(f"{__name__}.{_verbs}")
 
 # A mistake in the arguments, of click or of the copy of it that newer typers carry.
 UsageError: Any = typer.BadParameter.__base__

@@ -1,4 +1,4 @@
-"""``bench train`` and ``bench generate``: what training and playing cost, and whether a device computes right."""
+"""``schedules``, ``bench train``, ``bench generate``: what memory, training and playing cost, and parity."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 from rich.text import Text
 
 from ritornello.cli.common import (
@@ -19,20 +17,90 @@ from ritornello.cli.common import (
     PrecisionName,
     app,
     console,
-    count_bar,
     device_named,
+    figures_table,
     needs_torch,
     output,
+    with_bar,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ritornello.bench.report import MeasuredSchedule
     from ritornello.bench.training import Measurement, Setting
+    from ritornello.horizons import HorizonSchedule
 
 bench_app = typer.Typer(help="Measures this machine.")
 app.add_typer(bench_app, name="bench")
+
+
+@app.command(
+    epilog="Example: ritornello schedules 'two_scale(long=2x2048, short=256)' 'uniform(budget=5632)' --png s.png"
+)
+def schedules(
+    specs: Annotated[
+        list[str] | None, typer.Argument(metavar="[SPEC]...", help="Schedules; without any, the study's.")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="Depth of the model.", min=1, max=1000)] = 8,
+    width: Annotated[int, typer.Option(help="Of keys and values: heads x head size.", min=1, max=1_000_000)] = 256,
+    segment: Annotated[int, typer.Option(help="Tokens of a segment.", min=1, max=65_536)] = 512,
+    budget: Annotated[int, typer.Option(help="Tokens that each of the study's schedules spends.")] = 8192,
+    piece: Annotated[int, typer.Option(help="Tokens of the piece that is read.", min=1, max=10_000_000)] = 16_384,
+    png: Annotated[Path | None, typer.Option(help="Draw the schedules here (.png or .svg).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Memory horizons side by side: budget, bytes, work and reach."""
+    from ritornello.horizons import requested
+    from ritornello.horizons.costs import costs_of
+    from ritornello.horizons.text import study_texts
+
+    if png is not None:
+        check_writable(png)
+    texts = {spec: spec for spec in specs} if specs else study_texts(layers=layers, budget_tokens=budget)
+    asked = {name: requested(text, layers=layers) for name, text in texts.items()}
+    costs = {
+        name: costs_of(request.schedule, width=width, segment_tokens=segment, piece_tokens=piece)
+        for name, request in asked.items()
+    }
+    if png is not None:
+        from ritornello.horizons.chart import draw_schedules
+
+        draw_schedules({name: request.schedule for name, request in asked.items()}, png, segment_tokens=segment)
+    if as_json:
+        figures = {"layers": layers, "width": width, "segment_tokens": segment, "piece_tokens": piece}
+        rows = [
+            {
+                **{"name": name, "text": texts[name], "schedule": str(request.schedule)},
+                **{"horizons": request.schedule.horizons, "rule": request.schedule.rule},
+                **{"asked_budget_tokens": request.budget_tokens, **asdict(costs[name])},
+            }
+            for name, request in asked.items()
+        ]
+        print(json.dumps({**figures, "schedules": rows}, indent=1))
+        return
+    table = figures_table("schedule, lowest first", "budget", "fp32", "bf16", "int8", "MFLOPs", "reach")
+    for name, request in asked.items():
+        cost = costs[name]
+        table.add_row(
+            _named(name, request.schedule),
+            "no limit" if cost.budget_tokens is None else f"{cost.budget_tokens:,}",
+            *map(_human, cost.state_bytes.values()),
+            f"{cost.attention_flops_per_token / 1e6:,.2f}",
+            "piece" if cost.reach_tokens is None else f"{cost.reach_tokens:,}",
+        )
+    output.print(table)
+    output.print(
+        "Budget and reach in tokens, the state per lane, attention per token (forward) in the mean of a piece of "
+        f"{piece:,} tokens, which is also what unlimited states hold. Width {width:,}, segments of {segment:,} tokens."
+    )
+    for name, request in asked.items():
+        if request.change is not None:
+            console.print(f"{name}: {request.change}")
+    if png is not None:
+        console.print(f"{png}: drawn")
 
 
 @bench_app.command(epilog="Example: ritornello bench train unlimited 'two_scale(2x4096, 512)' --piece 8192 --png b.png")
@@ -84,11 +152,7 @@ def train(
     schedules = {name: HorizonSchedule.parse(text, layers=layers) for name, text in texts.items()}
     for schedule in schedules.values():
         check_memory(schedule, setting)
-    measured = {}
-    with count_bar() as progress:
-        for done, (name, schedule) in enumerate(schedules.items()):
-            progress(done, len(schedules), name)
-            measured[name] = measure_schedule(schedule, setting)
+    measured = {name: measure_schedule(schedule, setting) for name, schedule in with_bar(schedules)}
     rows, reference = compared(schedules, measured, setting), reference_of(schedules)
     if png is not None:
         draw(rows, png, reference=reference)
@@ -130,16 +194,13 @@ def generate(
     if png is not None:
         check_writable(png)
     measured, left_out = {}, {}
-    with count_bar() as progress:
-        names = engine or ENGINES
-        for done, name in enumerate(names):
-            progress(done, len(names), name)
-            try:
-                measured[name] = measure(Setting(model, name, tokens, position, threads, seed))
-            except RitornelloError as error:
-                if engine or name == ENGINES[0]:
-                    raise
-                left_out[name] = str(error)
+    for name, _ in with_bar(dict.fromkeys(engine or ENGINES)):
+        try:
+            measured[name] = measure(Setting(model, name, tokens, position, threads, seed))
+        except RitornelloError as error:
+            if engine or name == ENGINES[0]:
+                raise
+            left_out[name] = str(error)
     if png is not None:
         from ritornello.bench.generation import draw_generation
 
@@ -149,9 +210,8 @@ def generate(
         rows = [{"engine": name, **m.figures()} for name, m in measured.items()]
         print(json.dumps(figures | {"engines": rows}, indent=1))
         return
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("engine", "tokens/s", "real time", "p50 ms", "p99 ms", "first s", "peak MB", "read MB", "GB/s"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right", no_wrap=True)
+    headings = ("engine", "tokens/s", "real time", "p50 ms", "p99 ms", "first s", "peak MB", "read MB", "GB/s")
+    table = figures_table(*headings)
     for name, m in measured.items():
         table.add_row(
             name,
@@ -180,15 +240,13 @@ def generate(
 
 
 def _table(rows: dict[str, MeasuredSchedule]) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("schedule, lowest first", overflow="fold")
-    for heading in ("tokens/s", "from to", "ratio", "of matrix", "peak", "ratio", "state", "declared"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("tokens/s", "from to", "ratio", "of matrix", "peak", "ratio", "state", "declared")
+    table = figures_table("schedule, lowest first", *headings)
     for name, row in rows.items():
         slowest, fastest = row.measured.range_tokens_per_s
-        horizons, agrees = str(row.schedule), row.measured.state_bytes == row.declared_state_bytes
+        agrees = row.measured.state_bytes == row.declared_state_bytes
         table.add_row(
-            Text(name) if name == horizons else Text.assemble(f"{name}\n", (horizons, "dim")),
+            _named(name, row.schedule),
             f"{row.measured.tokens_per_s:,.0f}",
             f"{slowest:,.0f} {fastest:,.0f}",
             f"{row.speed_ratio:.2f}",
@@ -218,26 +276,17 @@ def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
     from ritornello.bench.parity import TOLERANCES, compare, parity_schedules
 
     tolerance, schedules = TOLERANCES[precision], parity_schedules()
-    errors = {}
-    with count_bar() as progress:
-        for done, (name, schedule) in enumerate(schedules.items()):
-            progress(done, len(schedules), name)
-            errors[name] = compare(schedule, device, precision=precision, seed=seed)
+    errors = {name: compare(kind, device, precision=precision, seed=seed) for name, kind in with_bar(schedules)}
     failed = [name for name, error in errors.items() if not error.within(tolerance)]
     if as_json:
         rows = [
-            {
-                "name": name,
-                "schedule": str(schedules[name]),
-                "logits_error": error.logits,
-                "gradients_error": error.gradients,
-            }
-            for name, error in errors.items()
+            {"name": name, "schedule": str(kind), **{f"{part}_error": e for part, e in asdict(errors[name]).items()}}
+            for name, kind in schedules.items()
         ]
         figures = {"device": str(device), "precision": precision, "tolerance": tolerance, "passed": not failed}
         print(json.dumps({**figures, "schedules": rows}, indent=1))
     else:
-        table = Table("schedule", "logits", "gradients", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        table = figures_table("schedule", "logits", "gradients")
         for name, error in errors.items():
             style = "red" if name in failed else ""
             table.add_row(Text(name), f"{error.logits:.1e}", f"{error.gradients:.1e}", style=style)
@@ -251,3 +300,17 @@ def _compare(device: Any, precision: Any, seed: int, as_json: bool) -> None:
         )
     if failed:
         raise typer.Exit(1)
+
+
+def _named(name: str, schedule: HorizonSchedule) -> Text:
+    """A schedule's name, and its horizons where that is another."""
+    horizons = str(schedule)
+    return Text(name) if name == horizons else Text.assemble(f"{name}\n", (horizons, "dim"))
+
+
+def _human(size_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= size:
+            decimals = max(0, 3 - len(str(size_bytes // size)))
+            return f"{size_bytes / size:.{decimals}f} {unit}"
+    return f"{size_bytes} B"

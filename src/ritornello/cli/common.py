@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
@@ -12,32 +12,32 @@ from functools import wraps
 from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, needing
+from ritornello.rendering.scene import clock
 
 app = typer.Typer(pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)  # progress, notes and errors
 output = Console(highlight=False, markup=False, soft_wrap=True)  # what a verb was asked for: tables and figures
 
+Item = TypeVar("Item")
 MAX_SEED = 2**63 - 1  # torch takes no greater one
 
 
 class Split(str, Enum):
-    """The splits of a corpus."""
-
     train = "train"
     validation = "validation"
     test = "test"
 
 
 class PrecisionName(str, Enum):
-    """Precisions of training."""
-
     fp32 = "fp32"
     bf16 = "bf16"
 
@@ -64,13 +64,9 @@ def device_named(name: str | None) -> Any:
 
 def needs_torch() -> None:
     """Says in one line what to install where training cannot run."""
-    try:
+    with needing("this", "'ritornello[train]'"):
         import safetensors  # noqa: F401
         import torch  # noqa: F401
-    except ModuleNotFoundError as missing:
-        raise RitornelloError(
-            f"this needs the package {missing.name}; install it with: pip install 'ritornello[train]'"
-        ) from None
 
 
 def _version(asked: bool) -> None:
@@ -133,7 +129,8 @@ def music_bar(seconds: float) -> Iterator[Callable[[float], None]]:
 
 
 @contextmanager
-def count_bar() -> Iterator[Callable[[int, int, str], None]]:
+def count_bar(what: str = "") -> Iterator[Callable[..., None]]:
+    """A bar that is moved by (done, total), and perhaps another word for what is counted."""
     columns = (
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
@@ -141,12 +138,24 @@ def count_bar() -> Iterator[Callable[[int, int, str], None]]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1, what="")
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)
+        yield lambda done, total, what=what: bar.update(task, completed=done, total=total, what=what)
 
 
-def clock(seconds: float) -> str:
-    """minutes:seconds, rounded as a picture's are."""
-    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+def with_bar(items: Mapping[str, Item]) -> Iterator[tuple[str, Item]]:
+    """The items, each named by a bar while it is worked on."""
+    with count_bar() as progress:
+        for done, (name, item) in enumerate(items.items()):
+            progress(done, len(items), name)
+            yield name, item
+
+
+def figures_table(first: str, *others: str) -> Table:
+    """A table without lines: names to the left, figures to the right."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def with_options(**groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,9 +11,10 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, clock, console, output
+from ritornello.cli.common import AsJson, app, console, output
 from ritornello.errors import RitornelloError
 from ritornello.hub import is_on_hub
+from ritornello.rendering.scene import clock
 
 
 @app.command(epilog="Example: ritornello export small small-onnx --int8")

@@ -110,11 +110,10 @@ def train(
         )
     if not is_first():
         return
-    kind = "legal" if chosen.legal else "free"
-    figures: dict[str, Any] = {"run": str(out), "kind": kind, "best_validation_nats_per_token": None}
-    if math.isfinite(best):
-        figures["best_validation_nats_per_token"] = best
-    if start is not None and before is not None and math.isfinite(best):
+    kind, validated = "legal" if chosen.legal else "free", math.isfinite(best)
+    figures: dict[str, Any] = {"run": str(out), "kind": kind}
+    figures["best_validation_nats_per_token"] = best if validated else None
+    if start is not None and before is not None and validated:
         after = tuning.likelihood(out, corpus, place, legal=chosen.legal)
         tuning.play(start, out / "before.mid", seed)
         tuning.play(out, out / "after.mid", seed)
@@ -124,9 +123,7 @@ def train(
     if as_json:
         print(json.dumps(figures))
     else:
-        reached = (
-            f"best validation {best:.4f} {kind} nats/token" if math.isfinite(best) else "stopped before a validation"
-        )
+        reached = f"best validation {best:.4f} {kind} nats/token" if validated else "stopped before a validation"
         console.print(f"{out}: {reached}; play it with --model {out}")
 
 
@@ -172,26 +169,16 @@ def evaluate(
             raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
         network = network.rescheduled(HorizonSchedule.parse(schedule, layers=network.config.schedule.layers))
     legal, recalls = checkpoint.legal if free is None else not free, []
-    with ranks_of(device_named(device)) as (ranks, place), count_bar() as progress:
-        result = read_pieces(
-            network.to(place),
-            corpus,
-            split.value,
-            legal=legal,
-            lanes=lanes,
-            ranks=ranks,
-            progress=(lambda done, total: progress(done, total, "tokens")) if is_first() else None,
-        )
-        if (repeats or png is not None) and is_first():
-            recalls = repeat_test(
-                network,
-                corpus,
-                split.value,
-                legal=legal,
-                progress=lambda done, total: progress(done, total, "gaps"),
-            )
-    if not is_first():
-        return
+    with ranks_of(device_named(device)) as (ranks, place):
+        with count_bar("tokens") as progress:
+            told = progress if is_first() else None
+            how: dict[str, Any] = {"legal": legal, "lanes": lanes, "ranks": ranks, "progress": told}
+            result = read_pieces(network.to(place), corpus, split.value, **how)
+        if not is_first():
+            return
+        if repeats or png is not None:
+            with count_bar("gaps") as progress:
+                recalls = repeat_test(network, corpus, split.value, legal=legal, progress=progress)
     if png is not None:
         draw_repeats(recalls, png)
     figures = {
@@ -213,14 +200,8 @@ def _read_by_engine(model: str, data: Path, split: Split, engine: str, free: boo
 
     loaded, corpus = load_engine(model, engine), Corpus.open(data)
     legal = loaded.legal if free is None else not free
-    with count_bar() as progress:
-        result = evaluate_engine(
-            loaded,
-            corpus,
-            split.value,
-            legal=legal,
-            progress=lambda done, total: progress(done, total, "tokens"),
-        )
+    with count_bar("tokens") as progress:
+        result = evaluate_engine(loaded, corpus, split.value, legal=legal, progress=progress)
     memory = f"engine {engine}, {loaded.begin().nbytes / 1e6:,.1f} MB of memories"
     named = {"model": model, "data": corpus.name, "split": split.value, "engine": engine, "memory": memory}
     return {**named, **result.figures()}

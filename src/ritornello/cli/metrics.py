@@ -45,7 +45,7 @@ def metrics(
     """
     from ritornello.charts import needs_matplotlib
     from ritornello.files import write_whole
-    from ritornello.metrics import PRESETS
+    from ritornello.metrics.registry import PRESETS
     from ritornello.reports import compare_folders, draw_repetition, markdown, page
 
     for path in filter(None, (html, repetition)):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ritornello.cli.common import AsJson, app, clock, console, music_bar, stopping, with_options
+from ritornello.cli.common import AsJson, app, console, music_bar, stopping, with_options
 from ritornello.codec import steering
 from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
 from ritornello.files import STANDARD_OUTPUT, check_writable
+from ritornello.rendering import formats, wav
+from ritornello.rendering.scene import clock
 from ritornello.sampling import Sampling
 
 DEFAULT_MODEL = "small"
@@ -77,13 +79,13 @@ class Player:
         )
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What is made of a piece beside its MIDI file."""
+FORMATS = formats()
 
-    png: Annotated[Path | None, typer.Option(help="Also draw a piano roll here.")] = None
-    svg: Annotated[Path | None, typer.Option(help="Also draw a piano roll here, as vector graphics.")] = None
-    wav: Annotated[Path | None, typer.Option(help="Also render the sound here.")] = None
+
+@dataclass(frozen=True)
+class Rendered:
+    """What is made of a piece beside its MIDI file; `Outputs` has an option for each of `FORMATS` too."""
+
     soundfont: Annotated[
         Path | None,
         typer.Option(
@@ -97,18 +99,12 @@ class Outputs:
     as_json: AsJson = False
 
     def files(self) -> dict[str, Path]:
-        """Those asked for, by the options that name them."""
-        options = {"--png": self.png, "--svg": self.svg, "--wav": self.wav}
-        return {name: path for name, path in options.items() if path is not None}
+        return {name: path for name in FORMATS if (path := getattr(self, name)) is not None}
 
-    def checked(self, out: Path, seconds: float, *, source: Path | None = None, force: bool = False) -> Outputs:
+    def checked(self, out: Path, seconds: float, *, source: Path | None = None, force: bool = False) -> Rendered:
         """Looks whether all can be written before anything is played: minutes of playing must not be lost.
 
-        Args:
-            out: the MIDI file.
-            seconds: of the sound, at most.
-            source: the performance that is read, which no picture or sound may replace.
-            force: whether the MIDI file may.
+        ``source`` is the performance that is read, which only ``out`` may replace, and that with ``force``.
 
         Returns:
             The same with the SoundFont of the sound; None for the package's own piano, or no sound.
@@ -122,19 +118,25 @@ class Outputs:
         for name, path in self.files().items():
             check_writable(path)
             if path.resolve() in taken:
-                raise RitornelloError(f"{path}: is named twice; name another file with {name}")
+                raise RitornelloError(f"{path}: is named twice; name another file with --{name}")
             taken.add(path.resolve())
-        if self.wav is None:
+        if "wav" not in self.files():
             if self.soundfont is not None:
                 raise RitornelloError(f"{self.soundfont}: a SoundFont is for --wav; name the sound's file with it")
             return self
-        from ritornello.rendering.sound import check_seconds, check_soundfont
-        from ritornello.rendering.soundfonts import find_soundfont
-
-        check_seconds(seconds)
-        soundfont = find_soundfont(self.soundfont)
-        check_soundfont(soundfont)
+        wav.check_seconds(seconds)
+        soundfont = wav.find_soundfont(self.soundfont)
+        wav.check_soundfont(soundfont)
         return replace(self, soundfont=soundfont)
+
+
+def _option(about: str | None) -> Any:
+    return Annotated[Path | None, typer.Option(help=f"Also write this here: {(about or '').splitlines()[0]}")]
+
+
+Outputs = make_dataclass(
+    "Outputs", [(name, _option(file.__doc__), None) for name, file in FORMATS.items()], bases=(Rendered,), frozen=True
+)
 
 
 @app.command(epilog="Example: ritornello generate piece.mid --minutes 3 --seed 7 --png piece.png")
@@ -148,7 +150,7 @@ def generate(
     full_length: FullLength = False,
     *,
     player: Player,
-    files: Outputs,
+    files: Rendered,
 ) -> None:
     """Play a new piece, or several one after another where the model ends them before the time is over."""
     if single and full_length:
@@ -175,7 +177,7 @@ def continue_piece(
     force: Annotated[bool, typer.Option("--force", help="Write over IN.mid where OUT.mid is the same file.")] = False,
     *,
     player: Player,
-    files: Outputs,
+    files: Rendered,
 ) -> None:
     """Go on from a piece."""
     from ritornello.midi import read_midi
@@ -207,7 +209,7 @@ def _write(
     performance: Any,
     title: str,
     out: Path,
-    files: Outputs,
+    files: Rendered,
     seed: int,
     trained_on: dict[str, str],
     stopped: bool,
@@ -220,15 +222,15 @@ def _write(
     if files.pedal:
         piece = piece.with_pedal(performance.prompt_s)
     piece.write(out)
-    _draw(piece, performance.prompt_s or None, files)
-    if files.wav is not None:
-        from ritornello.rendering.sound import write_wav
-
-        with music_bar(piece.seconds) as progress:
-            write_wav(piece, files.wav, files.soundfont, progress=progress)
+    for name, path in files.files().items():
+        if name == "wav":
+            with music_bar(piece.seconds) as progress:
+                wav.write(piece, path, files.soundfont, progress=progress)
+        else:
+            FORMATS[name].write(piece, path, split_s=performance.prompt_s or None)
     figures = {
         "file": str(out),
-        **{name.strip("-"): str(path) for name, path in files.files().items()},
+        **{name: str(path) for name, path in files.files().items()},
         **({"soundfont": str(files.soundfont)} if files.soundfont else {}),
         "seconds": round(piece.seconds, 2),
         "prompt_seconds": round(performance.prompt_s, 2),
@@ -254,13 +256,3 @@ def _write(
             )
     if stopped:
         raise typer.Exit(130)
-
-
-def _draw(piece: Any, split_s: float | None, files: Outputs) -> None:
-    if files.png is None and files.svg is None:
-        return
-    from ritornello.rendering import piano_roll, piano_roll_svg
-
-    for path, draw in ((files.png, piano_roll), (files.svg, piano_roll_svg)):
-        if path is not None:
-            draw(piece, path, split_s=split_s)

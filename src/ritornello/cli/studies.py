@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from ritornello.cli.common import (
     count_bar,
     device_named,
     needs_torch,
+    with_options,
 )
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable
@@ -31,11 +33,25 @@ Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Which comparison, such as dsmr, perceivers, training or recall.")
 ]
 StudyFolder = Annotated[Path, typer.Option(help="The study's folder: settings, trainings, one JSON per run.")]
-Pieces = Annotated[int, typer.Option(help="Pieces of each set; what is there is kept.")]
-Tokens = Annotated[int, typer.Option(help="Length of a piece, unless the model ends it before.")]
-PlayedRows = Annotated[list[str] | None, typer.Option("--row", help="Play only this row; may be given more than once.")]
-Temperature = Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder.")]
-TopP = Annotated[float, typer.Option(help="Only the likeliest events that together reach this.")]
+
+
+@dataclass(frozen=True)
+class Played:
+    """The sets of pieces that the models play."""
+
+    pieces: Annotated[int, typer.Option(help="Pieces of each set; what is there is kept.")] = 32
+    tokens: Annotated[int, typer.Option(help="Length of a piece, unless the model ends it before.")] = 8192
+    row: Annotated[list[str] | None, typer.Option(help="Play only this row; may be given more than once.")] = None
+    temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder.")] = 1.0
+    top_p: Annotated[float, typer.Option(help="Only the likeliest events that together reach this.")] = 0.95
+
+    def plan(self) -> Any:
+        """See `studies.table_one.Plan`."""
+        from ritornello.sampling import Sampling
+        from ritornello.studies.table_one import Plan
+
+        sampling = Sampling(self.temperature, self.top_p)
+        return Plan(rows=self.row or [], pieces=self.pieces, tokens=self.tokens, sampling=sampling)
 
 
 @study_app.command(epilog="Example: ritornello study run dsmr --data data/asap --out runs/study")
@@ -69,7 +85,7 @@ def run(
     from ritornello.corpus import Corpus
     from ritornello.studies.run import run_study
     from ritornello.studies.study import study_named
-    from ritornello.training.precision import faster_precision
+    from ritornello.training.fitting import faster_precision
     from ritornello.training.ranks import launched, own_device
     from ritornello.training.recipes import recipe_named
 
@@ -87,7 +103,8 @@ def run(
         pieces=pieces,
         precision=faster if precision is None else precision.value,
     )
-    share, how = launched(), {"rows": row or [], "seeds": seeds, "jobs": jobs}
+    share = launched()
+    how: dict[str, Any] = {"rows": row or [], "seeds": seeds, "jobs": jobs}
     done = run_study(corpus, out, conditions, device=str(on), share=share, say=console.print, **how)
     reached = "complete" if done else "stopped; the same command goes on"
     part = f" (part {share[0] + 1} of {share[1]})" if share[1] > 1 else ""
@@ -95,26 +112,18 @@ def run(
 
 
 @study_app.command(epilog="Example: ritornello study play perceivers --out runs/study --pieces 32")
-def play(
-    name: Name,
-    out: StudyFolder,
-    pieces: Pieces = 32,
-    tokens: Tokens = 8192,
-    row: PlayedRows = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.95,
-) -> None:
+@with_options(played=Played)
+def play(name: Name, out: StudyFolder, *, played: Played) -> None:
     """A set of pieces from every run that is done, from nothing and all drawn alike: OUT/sets/ROW-seed-N/*.mid."""
     needs_torch()
-    from ritornello.sampling import Sampling
-    from ritornello.studies.table_one import Plan, play_sets
+    from ritornello.studies.table_one import play_sets
 
-    plan = Plan(rows=row or [], pieces=pieces, tokens=tokens, sampling=Sampling(temperature, top_p))
-    play_sets(out, name, plan, console.print)
+    play_sets(out, name, played.plan(), console.print)
     console.print(f"{out / 'sets'}: complete; compare them with 'ritornello study table {name} --sets'")
 
 
 @study_app.command(epilog="Example: ritornello study table perceivers --out runs/study --sets --data data/asap")
+@with_options(played=Played)
 def table(
     name: Name,
     out: StudyFolder,
@@ -127,11 +136,6 @@ def table(
     data: Annotated[
         Path | None, typer.Option(help="With --sets: the packed corpus of the runs, for people's pieces.")
     ] = None,
-    pieces: Pieces = 32,
-    tokens: Tokens = 8192,
-    row: PlayedRows = None,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.95,
     repetition: Annotated[
         Path | None, typer.Option(help="With --sets: draw repetition over time here (.png or .svg).")
     ] = None,
@@ -139,6 +143,8 @@ def table(
         int | None, typer.Option(help="With --sets: processes that compare; one for each processor.", min=1)
     ] = None,
     as_json: AsJson = False,
+    *,
+    played: Played,
 ) -> None:
     """A comparison's table, beside the paper's figures where it has some, from the runs that are done.
 
@@ -168,11 +174,9 @@ def table(
     if data is not None:
         needs_torch()
         from ritornello.corpus import Corpus
-        from ritornello.sampling import Sampling
         from ritornello.studies import table_one
 
-        plan = table_one.Plan(rows=row or [], pieces=pieces, tokens=tokens, sampling=Sampling(temperature, top_p))
-        made = table_one.make_sets(Corpus.open(data), out, name, plan, console.print)
+        made = table_one.make_sets(Corpus.open(data), out, name, played.plan(), console.print)
         with count_bar() as progress:
             compared = table_one.compare_sets(made, [row.name for row in rows], jobs=jobs, progress=progress)
         if repetition is not None:

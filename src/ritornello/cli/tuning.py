@@ -80,15 +80,8 @@ def likelihood(model: str | Path, corpus: Any, device: Any, *, legal: bool) -> d
     split = "test" if "test" in corpus.splits() else "validation"
     pieces = list(range(min(COMPARED_PIECES, len(corpus.pieces(split)))))
     network = from_checkpoint(load_checkpoint(model)).to(device)
-    with count_bar() as progress:
-        result = evaluate(
-            network,
-            corpus,
-            split,
-            legal=legal,
-            pieces=pieces,
-            progress=lambda done, total: progress(done, total, f"tokens of {split}, by {model}"),
-        )
+    with count_bar(f"tokens of {split}, by {model}") as progress:
+        result = evaluate(network, corpus, split, legal=legal, pieces=pieces, progress=progress)
     return {"split": split, "pieces": len(pieces), "nats_per_token": result.nats_per_token}
 
 

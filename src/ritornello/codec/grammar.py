@@ -117,7 +117,6 @@ class Grammar:
 
     @classmethod
     def from_array(cls, saved: NDArray[np.int16]) -> Grammar:
-        """What `to_array` gave."""
         grammar = cls()
         grammar._floor_on, grammar._floor_off, grammar._velocity, *flags = saved[:6].tolist()
         grammar._after_velocity, grammar._may_shift, grammar._may_end = map(bool, flags)

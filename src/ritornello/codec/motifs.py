@@ -95,7 +95,6 @@ class MotifMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes, allocated."""
         return memory_bytes(self.notes)
 
     def copy(self) -> MotifMemory:
@@ -112,7 +111,6 @@ class MotifMemory:
 
     @classmethod
     def from_array(cls, saved: NDArray[np.int32]) -> MotifMemory:
-        """What `to_array` gave."""
         n, p = len(_NUMBERS), v.N_PITCHES
         memory = cls((len(saved) - n - 2 * p) // 3)
         for name, number in zip(_NUMBERS, saved[:n].tolist()):

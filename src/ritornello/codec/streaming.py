@@ -61,7 +61,6 @@ class StreamDecoder:
 
     @classmethod
     def from_array(cls, saved: NDArray[np.int64]) -> StreamDecoder:
-        """What `to_array` gave."""
         decoder = cls()
         ended, decoder._step, decoder._velocity, *keys = saved.tolist()
         decoder.ended = bool(ended)

@@ -47,16 +47,3 @@ def velocity_bin(velocity: Integers) -> Integers:
 def bin_velocity(bin: Integers) -> Integers:
     """A MIDI velocity in the middle of a bin: at most 2 away from every velocity of the bin."""
     return 4 * bin + 2
-
-
-def describe(token: int) -> str:
-    """A token in words, for messages: ``note-on 60``, ``shift 250 ms``, ``velocity 20``, ``END``."""
-    if NOTE_ON <= token < NOTE_OFF:
-        return f"note-on {token - NOTE_ON}"
-    if NOTE_OFF <= token < SHIFT:
-        return f"note-off {token - NOTE_OFF}"
-    if SHIFT <= token < VELOCITY:
-        return f"shift {(token - SHIFT + 1) * 10} ms"
-    if VELOCITY <= token < END:
-        return f"velocity {token - VELOCITY}"
-    return {END: "END", START: "START", PAD: "PAD"}.get(token, f"unknown token {token}")

@@ -46,7 +46,6 @@ def fetch(
     *,
     archive: str | Path | None = None,
     official: Archive = OFFICIAL,
-    url: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -55,15 +54,6 @@ def fetch(
 
     Without ``archive`` it is downloaded beside ``destination`` and kept there, so that a second call need not load it
     again.
-
-    Args:
-        destination: the corpus folder to make.
-        archive: the archive's file, if it is here already.
-        official: what the archive must be.
-        url: loads the same archive from elsewhere.
-        workers: processes; None is one for each processor.
-        overwrite: whether a corpus at ``destination`` may be replaced.
-        progress: called with (bytes so far, bytes, "download"), later with (files so far, files, file name).
 
     Raises:
         RitornelloError: if the archive cannot be had or is not the official one, and as `prepare`.
@@ -78,7 +68,7 @@ def fetch(
     else:
         path = destination.parent / official.name
         if not path.exists() or _problem(path, official):
-            download(url or official.url, path, official, progress=progress)
+            download(path, official, progress=progress)
     with _unpacked(path, destination.parent) as folder:
         return prepare(
             folder,
@@ -107,9 +97,9 @@ def _problem(path: Path, official: Archive) -> str:
     return "" if digest.hexdigest() == official.sha256 else f"has not the checksum of {official.name}"
 
 
-def download(url: str, path: Path, official: Archive, *, progress: Progress | None = None) -> None:
-    """Loads ``url`` into ``path``. Raises RitornelloError if it cannot be had, or is not the ``official`` archive."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+def download(path: Path, official: Archive, *, progress: Progress | None = None) -> None:
+    """Loads the archive into ``path``. Raises RitornelloError if it cannot be had, or is not the ``official`` one."""
+    url, part = official.url, path.with_name(f"{path.name}.{os.getpid()}.part")
     done_bytes = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -141,30 +141,22 @@ class Corpus:
         """Like `open`; the folder may also be a part, whose pieces may have no split yet."""
         path = local(path, "dataset")
         manifest = _read_json(path, MANIFEST)
-        if manifest.get("format_version") not in (1, FORMAT_VERSION):
+        if (version := manifest.get("format_version")) != FORMAT_VERSION:
             raise RitornelloError(
-                f"{path}: corpus format {manifest.get('format_version')}, this program reads up to {FORMAT_VERSION}; "
-                "prepare the corpus again"
+                f"{path}: corpus format {version}, this program reads {FORMAT_VERSION}; prepare the corpus again"
             )
         manifest = without_checksum(path / MANIFEST, manifest, "prepare the corpus again")
         if manifest.get("vocabulary") != FINGERPRINT:
             raise RitornelloError(f"{path}: made with another vocabulary; prepare the corpus again")
         try:
             shards = {str(shard["file"]): int(shard["tokens"]) for shard in manifest["shards"]}
-            records = _of_format_1(manifest, shards) if manifest["format_version"] == 1 else _mapped(path, manifest)
+            records = _mapped(path, manifest)
         except (KeyError, TypeError, ValueError):
             raise RitornelloError(f"{path / MANIFEST}: is damaged; prepare the corpus again") from None
         corpus = cls(path, manifest, records)
         for name, tokens in shards.items():
             corpus.shards[name] = _map_shard(path / name, tokens)
         return corpus
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"shards": {name: len(tokens) for name, tokens in self.shards.items()}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.shards = {name: _map_shard(self.path / name, tokens) for name, tokens in state["shards"].items()}
 
     @property
     def name(self) -> str:
@@ -191,7 +183,7 @@ class Corpus:
     @cached_property
     def report(self) -> dict[str, list[Any]]:
         """Lists of what was ``skipped``, ``mended``, found twice (``duplicates``) or in several ``takes``."""
-        of_file = self.manifest if self.manifest["format_version"] == 1 else _read_json(self.path, REPORT)
+        of_file = _read_json(self.path, REPORT)
         return {name: of_file.get(name, []) for name in ("skipped", "mended", "duplicates", "takes")}
 
     def splits(self) -> dict[str, int]:
@@ -227,18 +219,6 @@ class Corpus:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Corpus.open, (self.path,))  # another process maps the files itself
-
-
-def _of_format_1(manifest: dict[str, Any], shards: dict[str, int]) -> Records:
-    """The pieces of format 1, which has them in the manifest."""
-    files, rows, text = list(shards), [], b""
-    for number, piece in enumerate(manifest["pieces"]):
-        place = SPLITS.index(piece["split"]), files.index(piece["shard"])
-        rows.append((number, 0, *place, *(piece[name] for name in ("start", "tokens", "notes", "seconds")), len(text)))
-        text += line_of(piece["composer"], piece["title"], piece["source"])
-        if piece["start"] + piece["tokens"] > shards[piece["shard"]]:
-            raise ValueError("a piece lies outside its shard")
-    return Records(np.array(rows, ROW), text, files)
 
 
 def _mapped(path: Path, manifest: dict[str, Any]) -> Records:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ritornello.corpus.shards import SPLITS
-from ritornello.errors import RitornelloError
-from ritornello.midi.chunks import MAX_BYTES
+from ritornello.errors import RitornelloError, needing
+from ritornello.midi.reading import MAX_BYTES
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # and each with .gz behind it
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -113,7 +113,6 @@ def readable(name: str) -> str:
 
 
 def _of_csv(csv: Path, folder: Path) -> Iterator[Source]:
-    """The rows of a CSV with MAESTRO's columns."""
     try:
         with csv.open(encoding="utf-8-sig", newline="") as file:
             table = csv_files.DictReader(file)
@@ -170,16 +169,13 @@ def _of_tar(archive: Path) -> Iterator[Source]:
 
 def _of_parquet(table: Path) -> Iterator[Source]:
     """The rows of a Parquet file: a column of bytes, and where there are such, the columns of MAESTRO."""
-    try:
+    with needing(f"{table}:", "'ritornello[parquet]'"):
         from pyarrow import ArrowException, parquet, types
-    except ModuleNotFoundError:
-        raise RitornelloError(
-            f"{table}: needs the package pyarrow; install it with: pip install 'ritornello[parquet]'"
-        ) from None
     try:
         with parquet.ParquetFile(table) as file:
             schema = file.schema_arrow
-            binary = [name for name in schema.names if _is_bytes(schema.field(name).type, types)]
+            kinds = {name: schema.field(name).type for name in schema.names}
+            binary = [n for n, kind in kinds.items() if types.is_binary(kind) or types.is_large_binary(kind)]
             if len(binary) != 1:
                 found = ", ".join(binary) or "none"
                 raise RitornelloError(f"{table}: needs one column of bytes, the MIDI files; it has {found}")
@@ -193,10 +189,6 @@ def _of_parquet(table: Path) -> Iterator[Source]:
         raise RitornelloError(f"{table}: cannot be read ({str(error).splitlines()[0]}); check the file") from None
     except ArrowException as error:
         raise RitornelloError(f"{table}: is damaged ({str(error).splitlines()[0]}); get an intact copy") from None
-
-
-def _is_bytes(kind: Any, types: Any) -> bool:
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _of_values(values: dict[str, Any], binary: str, table: Path, which: str) -> Source:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, needing
 
 if TYPE_CHECKING:
     from ritornello.codec import MotifMemory
@@ -106,17 +106,12 @@ def load_engine(model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None
     """
     if engine not in ENGINES:
         raise RitornelloError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
-    try:
+    with needing(f"the {engine} engine", "'ritornello[train]'" if engine == "torch" else "ritornello"):
         if engine == "torch":
             from ritornello.engines.framework import TorchEngine
 
             return TorchEngine.load(model, threads=threads)
         from ritornello.engines import exported
-    except ModuleNotFoundError as missing:
-        extra = "'ritornello[train]'" if engine == "torch" else "ritornello"
-        raise RitornelloError(
-            f"the {engine} engine needs the package {missing.name}; install it with: pip install {extra}"
-        ) from None
     return exported.load(model, "int8" if engine == "onnx" else "fp32", threads)
 
 

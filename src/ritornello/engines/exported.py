@@ -19,11 +19,17 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.checkpoint import FORMAT, Checkpoint, checked_content, checked_manifest, load_checkpoint
 from ritornello.engines.runtime import CHUNK_TOKENS, OnnxEngine, open_graph
-from ritornello.engines.sizes import WEIGHT_PRECISIONS, WEIGHTS_FILE, WeightPrecision, exportable, weight_bytes
-from ritornello.engines.weights import initialisers
-from ritornello.errors import RitornelloError
+from ritornello.engines.sizes import (
+    WEIGHT_PRECISIONS,
+    WEIGHTS_FILE,
+    WeightPrecision,
+    exportable,
+    initialisers,
+    weight_bytes,
+)
+from ritornello.errors import RitornelloError, needing
 from ritornello.files import whole_folder, with_checksum, write_whole
-from ritornello.models.config import FAMILIES, DSMRConfig, at_place
+from ritornello.models.config import DSMRConfig, at_place
 
 MANIFEST = "export.json"
 WEB_MANIFEST = "web.json"
@@ -202,13 +208,8 @@ def _built(
     weights: Initialisers,
     spans: Mapping[str, tuple[int, int]],
 ) -> bytes:
-    try:
-        build_graph = at_place(FAMILIES[config.family].exporter or "")
-    except ModuleNotFoundError as missing:
-        raise RitornelloError(
-            f"this model has no graph yet, and making one needs the package {missing.name}; install it with: "
-            "pip install 'ritornello[export]'"
-        ) from None
+    with needing("this model has no graph yet, and making one", "'ritornello[export]'"):
+        build_graph = at_place(config.exporter or "")
     graph: bytes = build_graph(config, tokens=tokens, precision=precision, initialisers=weights, spans=spans)
     return graph
 

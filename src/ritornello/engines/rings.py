@@ -26,7 +26,6 @@ class Rings:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, allocated."""
         return sum(ring.keys.nbytes + ring.values.nbytes for ring in self._rings)
 
     def inputs(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -57,13 +56,11 @@ class Rings:
             ring.write(position, keys, values)
 
     def save(self) -> dict[str, NDArray[np.generic]]:
-        """Copies of everything, by name."""
         return {
             f"{name}.{ring.horizon}": array.copy() for ring in self._rings for name, array in ring.contents().items()
         }
 
     def load(self, saved: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes over what rings of the same sizes saved."""
         self._start = -1
         for ring in self._rings:
             for name, array in ring.contents().items():

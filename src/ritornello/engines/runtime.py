@@ -195,15 +195,9 @@ def open_graph(
     weights: Mapping[str, NDArray[np.generic]],
     threads: int,
 ) -> Any:
-    """An onnxruntime session of a graph.
+    """An onnxruntime session of a graph: of its content, or of the path of its file beside its weights.
 
-    Args:
-        graph: its content, or the path of its file beside its weights.
-        config: what its shapes must be.
-        tokens: how many it must read at once.
-        precision: of its matrices.
-        weights: its weights by name, where they are not in a file. They are used where they are, not copied.
-        threads: to compute with.
+    Weights that are not in a file come by name, and are used where they are, not copied.
 
     Raises:
         RitornelloError: for a graph that onnxruntime cannot load, or of other shapes; for too old an onnxruntime.

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from ritornello import codec
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
-from ritornello.feed.augmentation import Augmentation
-from ritornello.feed.lanes import Order, blank_context, check_corpus
+from ritornello.errors import RitornelloError, check_limits
+from ritornello.feed.lanes import Augmentation, Order, blank_context, check_corpus
 
 SEGMENTATIONS = ("random_start", "random_end", "sequential")
 
@@ -41,19 +40,14 @@ class Crops:
     """An endless stream of crops of one split. Each epoch visits every piece once, or every end of it.
 
     Args:
-        corpus: the packed corpus.
-        split: train, validation or test.
         lanes: B.
         context_tokens: N, context and latents together.
         latents: Q.
         segmentation: one of `SEGMENTATIONS`.
-        piece_tokens: how far pieces are read, at most; None for to their ends.
         seed: of order, crops and augmentation.
-        augmentation: see `Augmentation`.
-        grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory, of the whole piece, that inputs hold the hints of; 0 for inputs without.
-        share: those of the B crops that batches hold, where other processes have the others; None for all.
         exchange: gives the numbers of all processes for those of this one. It is told how much they predict.
+        others: see `Lanes`.
 
     Raises:
         RitornelloError: for a segmentation that does not exist, or Q greater than N.
@@ -82,8 +76,7 @@ class Crops:
             raise RitornelloError(
                 f"latents is {latents}; it must lie between 1 and the context's {context_tokens} tokens"
             )
-        if not 1 <= lanes <= 65536:
-            raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
+        check_limits(lanes=(lanes, 1, 65536))
         self.corpus = corpus
         self._order_of = Order(corpus, split, seed=seed)
         self.records = self._order_of.records

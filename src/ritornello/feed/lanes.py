@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,8 +13,44 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
-from ritornello.errors import RitornelloError
-from ritornello.feed.augmentation import Augmentation
+from ritornello.errors import RitornelloError, check_limits
+
+LOWEST_KEY, HIGHEST_KEY = 21, 108  # of a piano
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a piece is moved before it is read, drawn anew each epoch."""
+
+    semitones: int = 0
+    """transposed by up to this many semitones either way, within the piano's keys"""
+    stretch: float = 0.0
+    """time multiplied by a factor between 1 / (1 + stretch) and 1 + stretch, uniform on a logarithmic scale"""
+
+    def __post_init__(self) -> None:
+        check_limits(augmentation__semitones=(self.semitones, 0, 24), augmentation__stretch=(self.stretch, 0, 1))
+
+    def __call__(self, tokens: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.uint16]:
+        """A moved copy of a piece's tokens (T,) -> (T',)."""
+        factor = math.exp(rng.uniform(-1, 1) * math.log1p(self.stretch))
+        if factor != 1:
+            tokens = codec.encode(codec.decode(tokens).stretched(factor))
+        return transposed(tokens, _draw_semitones(tokens, self.semitones, rng))
+
+
+def transposed(tokens: NDArray[np.uint16], semitones: int) -> NDArray[np.uint16]:
+    """Tokens (T,) with every pitch moved; no pitch may leave 0-127."""
+    is_note = tokens < codec.SHIFT
+    return np.where(is_note, tokens.astype(np.int64) + semitones, tokens).astype(np.uint16)
+
+
+def _draw_semitones(tokens: NDArray[np.uint16], most: int, rng: np.random.Generator) -> int:
+    pitches = tokens[tokens < codec.NOTE_OFF].astype(int)
+    if not len(pitches):
+        return 0
+    low = max(-most, min(0, LOWEST_KEY - int(pitches.min())))
+    high = min(most, max(0, HIGHEST_KEY - int(pitches.max())))
+    return int(rng.integers(low, high + 1))
 
 
 class Batch(NamedTuple):
@@ -45,10 +82,7 @@ class Order:
     """Which pieces of a split each epoch reads, in which order.
 
     An epoch reads each piece as often as its source's weight says: of a weight of 0.5, half the pieces, and the other
-    half in the next epoch; of 2, all of them twice.
-
-    Args:
-        corpus, split, seed, shuffle, balance_titles, pieces: see `Lanes`.
+    half in the next epoch; of 2, all of them twice. Arguments are those of `Lanes`.
     """
 
     def __init__(
@@ -125,8 +159,6 @@ class Lanes:
     the next of the order with its next segment, so no lane waits for another. Only a piece's last segment is padded.
 
     Args:
-        corpus: the packed corpus.
-        split: train, validation or test.
         lanes: B.
         segment_tokens: S.
         interleave: how many groups of B lanes take turns: neighbouring batches come from other pieces. More than one
@@ -137,7 +169,6 @@ class Lanes:
             played is not heard more often. A piece without a title is one of its own.
         piece_tokens: how far pieces are read, at most; None for to their ends.
         epochs: how often every piece is read; None for ever.
-        augmentation: see `Augmentation`.
         grammar: whether batches hold the targets' grammar contexts.
         motif_notes: size of the motif memory that inputs hold the hints of; 0 for inputs without.
         called: share of a piece's returns that are called back (`codec.returns`): told from their first strike on.
@@ -172,10 +203,7 @@ class Lanes:
         share: slice | None = None,
         exchange: Callable[[dict[int, int]], dict[int, int]] = dict,
     ) -> None:
-        if not 1 <= lanes <= 65536:
-            raise RitornelloError(f"lanes is {lanes}; it must lie between 1 and 65536")
-        if not 1 <= interleave <= 1024:
-            raise RitornelloError(f"interleave is {interleave}; it must lie between 1 and 1024")
+        check_limits(lanes=(lanes, 1, 65536), interleave=(interleave, 1, 1024))
         if interleave > 1 and epochs is not None:
             raise ValueError("groups take turns in an endless stream only")
         self.corpus = corpus

@@ -45,12 +45,6 @@ class PackedBatch(NamedTuple):
     group: int
     tokens: int  # predicted, by the lanes of other processes too
 
-    @property
-    def targets(self) -> NDArray[np.int16]:
-        """(B, T), PAD behind a piece's end."""
-        targets: NDArray[np.int16] = self.rows["target"]
-        return targets
-
 
 class PackedLanes(Lanes):
     """`Lanes` whose batches are packed.

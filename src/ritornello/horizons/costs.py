@@ -19,8 +19,6 @@ BYTES_PER_NUMBER = {"fp32": 4, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one schedule."""
-
     budget_tokens: int | None
     """None: some layer is unlimited"""
     state_bytes: dict[str, int]

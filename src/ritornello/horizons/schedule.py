@@ -154,15 +154,6 @@ class HorizonSchedule:
         """The sum of the horizons; None if any is unlimited."""
         return None if None in self.horizons else sum(h or 0 for h in self.horizons)
 
-    def state_bytes(self, *, width: int, bytes_per_number: int) -> int | None:
-        """Bytes of keys and values per lane once the horizons are full; None if any is unlimited.
-
-        At a segment's start this is the whole state; inside a segment its own tokens (``layers x S`` at most) are
-        kept besides. ``width`` is the width of the keys: heads x head size.
-        """
-        slots = self.budget_tokens
-        return None if slots is None else key_value_bytes(slots, width=width, bytes_per_number=bytes_per_number)
-
     def after(self, piece_tokens: int) -> HorizonSchedule:
         """What is held after a piece of so many tokens: unlimited layers hold all of it."""
         return HorizonSchedule(tuple(piece_tokens if h is None else h for h in self.horizons), self.rule)

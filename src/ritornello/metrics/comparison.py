@@ -98,14 +98,9 @@ def compare(
     bootstraps: int = 100,
     nulls: int = 100,
 ) -> dict[str, dict[str, Any]]:
-    """Feature name -> `compare_feature`, for every feature of the pieces.
+    """Feature name -> `compare_feature`, for every feature of the pieces, as `registry.extract` gives them.
 
-    Args:
-        reference: the features of R pieces, each as `registry.extract` gives them.
-        generated: the same features of G pieces.
-        rng: see `Resampling.draw`. A feature's figures do not depend on which others there are.
-        bootstraps: how many bootstrap repetitions.
-        nulls: how many random halves.
+    A feature's figures do not depend on which others there are.
 
     Raises:
         RitornelloError: for too few pieces or repetitions (see `Resampling.draw`), or pieces whose features differ in

@@ -140,21 +140,6 @@ class Agreement:
         return mass / len(distances.values)
 
 
-def overlap_area(a: ArrayLike, b: ArrayLike) -> float:
-    """OA of two sets of distances (see `Agreement`)."""
-    return Agreement(Distances(a), Distances(b)).overlap_area
-
-
-def kld(a: ArrayLike, b: ArrayLike) -> float:
-    """KL(a || b) of two sets of distances on a common grid, in nats (see `Agreement`)."""
-    return Agreement(Distances(a), Distances(b)).kld
-
-
-def kld_mgeval(a: ArrayLike, b: ArrayLike) -> float:
-    """KL(a || b) of two sets of distances, each on its own grid, in nats (see `Agreement`)."""
-    return Agreement(Distances(a), Distances(b)).kld_mgeval
-
-
 def _divergence(p: Floats, q: Floats) -> float:
     p, q = np.maximum(p, FAINTEST * p.max()), np.maximum(q, FAINTEST * q.max())
     p, q = p / p.sum(), q / q.sum()

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Floats, microseconds, moves, shares
+from ritornello.metrics.registry import Floats, feature, microseconds, moves, shares
 from ritornello.notes import Piece
 
 ADJOINING_US = 50_000
 FRAMES_PER_S = 100
 
 
+@feature("PC", "perceivers", "pitch classes", "different pitch classes")
 def pitch_classes_used(piece: Piece) -> float:
     """PC: how many of the 12 pitch classes occur; 0 without notes."""
     return float(len(np.unique(piece.pitch % 12)))
 
 
+@feature("NC", "perceivers", "pitches", "different pitches")
+@feature("total_used_pitch", "mgeval", "pitches", "different pitches")
 def pitches_used(piece: Piece) -> float:
     """NC: how many different pitches occur, octaves told apart; 0 without notes.
 
@@ -29,16 +32,19 @@ def pitches_used(piece: Piece) -> float:
     return float(len(np.unique(piece.pitch)))
 
 
+@feature("total_used_note", "mgeval", "notes", "notes")
 def notes_struck(piece: Piece) -> float:
     """How many notes there are; 0 without notes. mgeval calls this ``total_used_note``."""
     return float(len(piece))
 
 
+@feature("PCH", "perceivers", "share", "how often each pitch class is struck")
 def pitch_class_histogram(piece: Piece) -> Floats:
     """PCH: (12,) share of the notes in each pitch class, by count. Zeros without notes."""
     return shares(np.bincount(piece.pitch % 12, minlength=12))
 
 
+@feature("total_pitch_class_histogram", "mgeval", "share", "pitch classes, by velocity and length", of_keys=True)
 def loudness_weighted_histogram(piece: Piece) -> Floats:
     """(12,) share of velocity x duration in each pitch class; durations in frames of 10 ms, pedal not applied.
 
@@ -49,6 +55,7 @@ def loudness_weighted_histogram(piece: Piece) -> Floats:
     return shares(np.bincount(piece.pitch % 12, weights=frames * piece.velocity, minlength=12))
 
 
+@feature("PCTM", "perceivers", "share", "which pitch class follows which")
 def pitch_class_transitions(piece: Piece) -> Floats:
     """PCTM: (12, 12) share of each move from a note's pitch class to the next note's; rows are what it moves from.
 
@@ -58,6 +65,7 @@ def pitch_class_transitions(piece: Piece) -> Floats:
     return shares(moves(piece.pitch % 12, 12))
 
 
+@feature("pitch_class_transition_matrix", "mgeval", "pairs", "which pitch class follows which at once", of_keys=True)
 def adjoining_pitch_classes(piece: Piece) -> Floats:
     """(12, 12) how many pairs there are of a note that ends and a note that begins less than 50 ms before or after.
 
@@ -77,26 +85,33 @@ def adjoining_pitch_classes(piece: Piece) -> Floats:
     return counts
 
 
+@feature("PR", "perceivers", "semitones", "from the lowest pitch to the highest")
+@feature("pitch_range", "mgeval", "semitones", "from the lowest pitch to the highest")
 def pitch_range(piece: Piece) -> float:
     """PR: semitones from the lowest pitch to the highest; 0 without notes. mgeval alike."""
     return float(np.ptp(piece.pitch)) if len(piece) else 0.0
 
 
+@feature("pitch_mean", "playing", "MIDI pitch", "register: the mean pitch")
 def pitch_mean(piece: Piece) -> float:
     """Mean MIDI pitch of the notes, by count: the register; 0 without notes."""
     return float(piece.pitch.mean()) if len(piece) else 0.0
 
 
+@feature("pitch_lowest", "playing", "MIDI pitch", "the lowest pitch")
 def pitch_lowest(piece: Piece) -> float:
     """The lowest MIDI pitch; 0 without notes."""
     return float(piece.pitch.min()) if len(piece) else 0.0
 
 
+@feature("pitch_highest", "playing", "MIDI pitch", "the highest pitch")
 def pitch_highest(piece: Piece) -> float:
     """The highest MIDI pitch; 0 without notes."""
     return float(piece.pitch.max()) if len(piece) else 0.0
 
 
+@feature("PI", "perceivers", "semitones", "how far apart consecutive notes are")
+@feature("avg_pitch_shift", "mgeval", "semitones", "how far apart consecutive notes are")
 def pitch_interval(piece: Piece) -> float:
     """PI: mean distance between consecutive notes in semitones, chords read upwards; 0 with fewer than two notes.
 

@@ -1,22 +1,55 @@
 """Every feature by its name: what it is called, which preset it belongs to, in which unit, and the function behind it.
 
+A feature is a function of a piece in any file of this folder, declared by `feature` above it; nothing else names it.
+
 Presets: ``perceivers`` (the thirteen of arXiv 2411.08307, in the paper's words), ``playing`` and ``structure`` (what it
 leaves out), ``mgeval`` (the nine whole-piece features of that program, as it computes them, under its names).
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import durations, expression, pitches, repetition, segments, structure
 from ritornello.notes import Piece
 
 Value = float | NDArray[np.float64]
+Function = TypeVar("Function", bound=Callable[[Piece], Value])
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+def shares(counts: NDArray[np.number]) -> Floats:
+    """Counts divided by their sum; zeros stay zeros."""
+    total = counts.sum()
+    return counts / total if total else np.zeros(counts.shape)
+
+
+def moves(classes: NDArray[np.integer], n_classes: int) -> Counts:
+    """(n, n) counts of each step from one entry of ``classes`` (N,) to the next; rows are what it moves from."""
+    pairs = classes[:-1].astype(np.int64) * n_classes + classes[1:]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def microseconds(times_s: Floats) -> Counts:
+    """Times as whole numbers, in which ties are ties."""
+    return np.rint(times_s * 1e6).astype(np.int64)
+
+
+@lru_cache(maxsize=1)  # many features of a piece ask one after another
+def duration_us(piece: Piece) -> int:
+    """From the first onset until the last note falls silent, the pedal applied; 0 without notes."""
+    if not len(piece):
+        return 0
+    return int(microseconds(piece.sounding_offset().max() - piece.onset[:1])[0])
 
 
 class Feature(NamedTuple):
@@ -27,67 +60,32 @@ class Feature(NamedTuple):
     unit: str  # of its entries
     about: str  # in plain words
     function: Callable[[Piece], Value]
+    of_keys: bool  # it reads how long keys are held: a pedal turned into lengths changes it, and no other
 
 
-_ALL = [
-    Feature("PC", "perceivers", "pitch classes", "different pitch classes", pitches.pitch_classes_used),
-    Feature("NC", "perceivers", "pitches", "different pitches", pitches.pitches_used),
-    Feature("PCH", "perceivers", "share", "how often each pitch class is struck", pitches.pitch_class_histogram),
-    Feature("PCTM", "perceivers", "share", "which pitch class follows which", pitches.pitch_class_transitions),
-    Feature("PR", "perceivers", "semitones", "from the lowest pitch to the highest", pitches.pitch_range),
-    Feature("PI", "perceivers", "semitones", "how far apart consecutive notes are", pitches.pitch_interval),
-    Feature("IOI", "perceivers", "s", "time from a note to the next", durations.inter_onset_interval),
-    Feature("NLH", "perceivers", "share", "how long notes last", durations.note_length_histogram),
-    Feature("NLTM", "perceivers", "share", "which note length follows which", durations.note_length_transitions),
-    Feature(
-        "PC/seg", "perceivers", "pitch classes", "different pitch classes in a 64th", segments.pitch_classes_per_segment
-    ),
-    Feature("NC/seg", "perceivers", "pitches", "different pitches in a 64th", segments.pitches_per_segment),
-    Feature("PCH/seg", "perceivers", "share", "pitch classes struck in a 64th", segments.pitch_class_histograms),
-    Feature("IOI/seg", "perceivers", "s", "time to the next note in a 64th", segments.inter_onset_intervals),
-    Feature("pitch_mean", "playing", "MIDI pitch", "register: the mean pitch", pitches.pitch_mean),
-    Feature("pitch_lowest", "playing", "MIDI pitch", "the lowest pitch", pitches.pitch_lowest),
-    Feature("pitch_highest", "playing", "MIDI pitch", "the highest pitch", pitches.pitch_highest),
-    Feature("velocity_mean", "playing", "velocity", "how loud it is on the whole", expression.velocity_mean),
-    Feature("velocity_spread", "playing", "velocity", "how much loudness varies", expression.velocity_spread),
-    Feature("velocity_step", "playing", "velocity", "loudness from note to note", expression.velocity_step),
-    Feature("velocity_histogram", "playing", "share", "how often each loudness occurs", expression.velocity_histogram),
-    Feature("note_density", "playing", "notes/s", "notes per second", expression.note_density),
-    Feature("polyphony", "playing", "notes", "notes that sound together", expression.polyphony),
-    Feature("key_length", "playing", "s", "how long keys are held", expression.key_length),
-    Feature("sounding_length", "playing", "s", "how long notes sound, by key and pedal", expression.sounding_length),
-    Feature("near_repetition", "structure", "share", "notes that repeat the last 30 s", repetition.near_repetition),
-    Feature("far_repetition", "structure", "share", "notes that repeat what is longer ago", repetition.far_repetition),
-    Feature("structure_curve", "structure", "fitness", "what its best segment explains", structure.structure_curve),
-    Feature("total_used_pitch", "mgeval", "pitches", "different pitches", pitches.pitches_used),
-    Feature("total_used_note", "mgeval", "notes", "notes", pitches.notes_struck),
-    Feature(
-        "total_pitch_class_histogram",
-        "mgeval",
-        "share",
-        "pitch classes, by velocity and length",
-        pitches.loudness_weighted_histogram,
-    ),
-    Feature(
-        "pitch_class_transition_matrix",
-        "mgeval",
-        "pairs",
-        "which pitch class follows which at once",
-        pitches.adjoining_pitch_classes,
-    ),
-    Feature("pitch_range", "mgeval", "semitones", "from the lowest pitch to the highest", pitches.pitch_range),
-    Feature("avg_pitch_shift", "mgeval", "semitones", "how far apart consecutive notes are", pitches.pitch_interval),
-    Feature("avg_IOI", "mgeval", "s", "time from a note to the next", durations.inter_onset_interval),
-    Feature("note_length_hist", "mgeval", "share", "how long keys are held", durations.key_length_histogram),
-    Feature(
-        "note_length_transition_matrix", "mgeval", "moves", "which key length follows which", durations.key_length_moves
-    ),
-]
-FEATURES = {feature.name: feature for feature in _ALL}
-STANDARD = tuple(feature.name for feature in _ALL if feature.preset != "mgeval" and feature.name != "key_length")
+_declared: list[Feature] = []
+
+
+def feature(name: str, preset: str, unit: str, about: str, *, of_keys: bool = False) -> Callable[[Function], Function]:
+    """Declares that a function is a feature; see `Feature`."""
+
+    def declared(function: Function) -> Function:
+        _declared.append(Feature(name, preset, unit, about, function, of_keys))
+        return function
+
+    return declared
+
+
+# In the order of tables, which is the paper's; files and presets that are not named here follow.
+_FILES = ("pitches", "durations", "segments", "expression", "repetition", "structure")
+_PRESETS = ("perceivers", "playing", "structure", "mgeval")
+for _name in dict.fromkeys((*_FILES, *(file.name for file in pkgutil.iter_modules([str(Path(__file__).parent)])))):
+    import_module(f"{__package__}.{_name}")
+PRESETS = tuple(dict.fromkeys((*_PRESETS, *(feature.preset for feature in _declared))))
+FEATURES = {feature.name: feature for preset in PRESETS for feature in _declared if feature.preset == preset}
+STANDARD = tuple(feature.name for feature in FEATURES.values() if feature.preset != "mgeval" and not feature.of_keys)
 """what is compared unless something else is asked for: where one side has no pedals, as models write them, key lengths
 are turned into sounding lengths and would count twice"""
-PRESETS = tuple(dict.fromkeys(feature.preset for feature in _ALL))
 
 
 def select(wanted: Iterable[str] | None = None) -> list[Feature]:
@@ -101,7 +99,7 @@ def select(wanted: Iterable[str] | None = None) -> list[Feature]:
         raise RitornelloError(
             f"feature {name!r} is unknown; there are {', '.join(FEATURES)}, and the presets {', '.join(PRESETS)}"
         )
-    return [feature for feature in _ALL if {feature.name, feature.preset} & names]
+    return [feature for feature in FEATURES.values() if {feature.name, feature.preset} & names]
 
 
 def extract(piece: Piece, wanted: Iterable[str] | None = None) -> dict[str, Value]:

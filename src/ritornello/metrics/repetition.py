@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics.counting import Counts, Floats, microseconds
+from ritornello.metrics.registry import Counts, Floats, feature, microseconds
 from ritornello.notes import Piece
 
 NGRAM_NOTES = 4
@@ -65,12 +65,14 @@ def autocorrelation(sequence: ArrayLike, max_lag: int) -> Floats:
     return correlation
 
 
+@feature("near_repetition", "structure", "share", "notes that repeat the last 30 s")
 def near_repetition(piece: Piece) -> float:
     """Share of the notes that repeat what was played within 30 s before; 0 without notes."""
     near = _repeats(piece).near
     return float(near.mean()) if len(near) else 0.0
 
 
+@feature("far_repetition", "structure", "share", "notes that repeat what is longer ago")
 def far_repetition(piece: Piece) -> float:
     """Share of the notes that repeat what was last played more than 30 s before; 0 without notes."""
     far = _repeats(piece).far
@@ -97,10 +99,7 @@ def repetition_band(curves: Sequence[RepetitionCurve]) -> RepetitionBand:
     if len(lengths) < BAND_PIECES or not lengths[BAND_PIECES - 1]:
         raise RitornelloError(f"a band of repetition needs {BAND_PIECES} pieces with notes; give more")
     reached = int(lengths[BAND_PIECES - 1])
-    rows = np.full((2, len(curves), reached), np.nan)
-    for i, curve in enumerate(curves):
-        rows[:, i, : len(curve.near)] = np.stack(curve)[:, :reached]
-    near, far = np.moveaxis(np.nanquantile(rows, BAND, axis=1), 1, 0)
+    near, far = np.moveaxis(np.nanquantile(_windows(curves, reached), BAND, axis=1), 1, 0)
     return RepetitionBand(near, far, (lengths[:, None] > np.arange(reached)).sum(axis=0))
 
 
@@ -108,10 +107,15 @@ def repetition_mean(curves: Sequence[RepetitionCurve]) -> RepetitionCurve:
     """Mean over the pieces that reach a window, as far as at least 5 of them do (or all, of fewer)."""
     lengths = np.sort([len(curve.near) for curve in curves])[::-1]
     reached = int(lengths[min(BAND_PIECES, len(lengths)) - 1])
+    return RepetitionCurve(*np.nanmean(_windows(curves, reached), axis=1))
+
+
+def _windows(curves: Sequence[RepetitionCurve], reached: int) -> Floats:
+    """(2, pieces, windows) near and far; no number where a piece has ended."""
     rows = np.full((2, len(curves), reached), np.nan)
     for i, curve in enumerate(curves):
         rows[:, i, : len(curve.near)] = np.stack(curve)[:, :reached]
-    return RepetitionCurve(*np.nanmean(rows, axis=1))
+    return rows
 
 
 def shares_above(curves: Sequence[RepetitionCurve], band: RepetitionBand) -> tuple[float, float]:

@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from ritornello.metrics.counting import Counts, Floats, duration_us, microseconds
+from ritornello.metrics.registry import Counts, Floats, duration_us, feature, microseconds
 from ritornello.notes import Piece
 
 SEGMENTS = 64
 
 
+@feature("PC/seg", "perceivers", "pitch classes", "different pitch classes in a 64th")
 def pitch_classes_per_segment(piece: Piece) -> Floats:
     """PC/seg: (64,) how many of the 12 pitch classes are struck in each segment; 0 in a silent one."""
     return np.count_nonzero(_counts(piece, piece.pitch % 12, 12), axis=1).astype(np.float64)
 
 
+@feature("NC/seg", "perceivers", "pitches", "different pitches in a 64th")
 def pitches_per_segment(piece: Piece) -> Floats:
     """NC/seg: (64,) how many different pitches are struck in each segment; 0 in a silent one."""
     return np.count_nonzero(_counts(piece, piece.pitch, 128), axis=1).astype(np.float64)
 
 
+@feature("PCH/seg", "perceivers", "share", "pitch classes struck in a 64th")
 def pitch_class_histograms(piece: Piece) -> Floats:
     """PCH/seg: (64, 12) share of each segment's notes in each pitch class; zeros in a silent one."""
     counts = _counts(piece, piece.pitch % 12, 12)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
+@feature("IOI/seg", "perceivers", "s", "time to the next note in a 64th")
 def inter_onset_intervals(piece: Piece) -> Floats:
     """IOI/seg: (64,) mean seconds between consecutive onsets of each segment, the zeros inside chords kept.
 

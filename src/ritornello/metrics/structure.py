@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.metrics.counting import Floats, duration_us
+from ritornello.metrics.registry import Floats, duration_us, feature
 from ritornello.notes import Piece
 
 Singles = NDArray[np.float32]
@@ -47,6 +47,7 @@ def self_similarity(piece: Piece) -> Singles:
     return (chroma @ chroma.T).astype(np.float32)
 
 
+@feature("structure_curve", "structure", "fitness", "what its best segment explains")
 def structure_curve(piece: Piece) -> Floats:
     """(9,) highest fitness, 0 to 1, of any segment that lasts each of `DURATIONS_S`; see the head of this file.
 

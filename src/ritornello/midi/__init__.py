@@ -1,6 +1,6 @@
-"""MIDI files to pieces and back: ``chunks``, ``tracks``, ``keys``, ``reading``, ``writing``.
+"""MIDI files to pieces and back: ``tracks``, ``keys``, ``reading``, ``writing``.
 
-The parser is the project's own, in numpy, because nothing that a file holds may be lost: docs/architecture.md says
+The parser is the project's own, in numpy, because nothing that a file holds may be lost: docs/decisions.md says
 what the libraries lose.
 """
 

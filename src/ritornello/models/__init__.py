@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ritornello import codec
 from ritornello.checkpoint import Checkpoint
 from ritornello.errors import RitornelloError
-from ritornello.models.config import FAMILIES, ModelConfig, at_place, read_config
+from ritornello.models.config import ModelConfig, at_place, read_config
 
 if TYPE_CHECKING:
     from ritornello.models.protocol import Model
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def build(config: ModelConfig) -> Model[Any]:
     """A model of random weights."""
-    return cast("Model[Any]", at_place(FAMILIES[config.family].model)(config))
+    return cast("Model[Any]", at_place(config.model)(config))
 
 
 def with_inputs(model: Model[Any], *, motif_notes: int, recalls: bool, labels: tuple[str, ...]) -> Model[Any]:

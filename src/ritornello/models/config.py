@@ -1,4 +1,4 @@
-"""Sizes of the model families as plain data, and the one registry of families. torch is loaded when a model is.
+"""Sizes of the model families as plain data, and the registry that they join. torch is loaded when a model is.
 
 Whatever follows from sizes alone is derived here and nowhere else: bytes of states and memories, matrices, FLOPs, and
 what a family is fed in training.
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ritornello.codec import N_EVENTS, N_HINTS, MotifMemory
 from ritornello.codec.motifs import memory_bytes
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, needing
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.costs import key_flops, mean_keys_seen
 from ritornello.horizons.schedule import key_value_bytes
@@ -35,16 +36,24 @@ class CropSizes(NamedTuple):
     latents: int
 
 
+FAMILIES: dict[str, type[ModelConfig]] = {}
+"""by name, those that are loaded: see `family_named`"""
+
+
 class ModelConfig:
     """Sizes of one model: a family's are a frozen dataclass made of this, with a unit beneath each field.
 
     A family that says no more than its fields is trained on lanes, played by torch alone, and remembers what does not
-    grow.
+    grow. One in a file of its own, ``models/NAME.py``, needs no other: it is found there by its name.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     family: ClassVar[str]
     """its name"""
+    model: ClassVar[str]
+    """its class, a `models.protocol.Model`, as ``module:name``: loaded when one is built"""
+    exporter: ClassVar[str | None] = None
+    """what makes its ONNX graph (see `engines.graph.build_graph`), as ``module:name``; None: torch alone plays it"""
     later: ClassVar[tuple[str, ...]] = ()
     """fields that have come since the family's first, which older JSON does not have"""
     schedule: HorizonSchedule | None = None
@@ -62,11 +71,18 @@ class ModelConfig:
     segment_tokens: int
     """S, the unit of recurrence; what a lane reads in a training step"""
 
+    def __init_subclass__(cls) -> None:
+        if "family" in vars(cls):
+            FAMILIES[cls.family] = cls
+
     @property
     def not_exportable(self) -> str | None:
         """Why it has no ONNX graph; None where it has one."""
-        known = FAMILIES[self.family].exporter
-        return None if known else f"there is no ONNX graph of the family {self.family}; play it with --engine torch"
+        return (
+            None
+            if self.exporter
+            else f"there is no ONNX graph of the family {self.family}; play it with --engine torch"
+        )
 
     @property
     def crops(self) -> CropSizes | None:
@@ -155,11 +171,8 @@ class AttentionConfig(ModelConfig):
     qk_bias: bool = False
     """queries and keys have learned biases, which start as a preference for what is near"""
     motif_notes: int = 0
-    """see `ModelConfig`"""
     recalls: bool = False
-    """see `ModelConfig`"""
     labels: tuple[str, ...] = ()
-    """see `ModelConfig`"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -174,7 +187,6 @@ class AttentionConfig(ModelConfig):
 
     @property
     def head_size(self) -> int:
-        """D."""
         return self.width // self.heads
 
     def key_value_bytes(self, slots: int, bytes_per_number: int = 4) -> int:
@@ -187,6 +199,8 @@ class DSMRConfig(AttentionConfig):
     """Sizes of a DSMR. Raises RitornelloError where they do not fit together."""
 
     family: ClassVar[str] = "dsmr"
+    model: ClassVar[str] = "ritornello.models.dsmr:DSMR"
+    exporter: ClassVar[str | None] = "ritornello.engines.graph:build_graph"
     schedule: HorizonSchedule = field()
     """memory horizons, one per layer: their number is the depth"""
     segment_tokens: int = 512
@@ -274,6 +288,7 @@ class PerceiverConfig(AttentionConfig):
     """Sizes of a PerceiverS; with one scale of None it is a Perceiver AR. Raises RitornelloError for a misfit."""
 
     family: ClassVar[str] = "perceivers"
+    model: ClassVar[str] = "ritornello.models.perceivers:Perceiver"
 
     layers: int = 8
     """self-attention layers over the latents"""
@@ -344,29 +359,20 @@ class PerceiverConfig(AttentionConfig):
         return self.key_value_bytes(context + self.layers * self.latents) + memory_bytes(self.motif_notes)
 
 
-@dataclass(frozen=True)
-class Family:
-    """What the program must know of a family of models to train, evaluate, play and describe it."""
-
-    config: type[ModelConfig]
-    model: str
-    """its class, a `models.protocol.Model`, as ``module:name``: loaded when one is built"""
-    exporter: str | None = None
-    """what makes its ONNX graph (see `engines.graph.build_graph`), as ``module:name``; None: torch alone plays it"""
-
-
-_ALL = (
-    Family(DSMRConfig, "ritornello.models.dsmr:DSMR", "ritornello.engines.graph:build_graph"),
-    Family(PerceiverConfig, "ritornello.models.perceivers:Perceiver"),
-)
-FAMILIES: dict[str, Family] = {family.config.family: family for family in _ALL}
+def family_named(name: str) -> type[ModelConfig]:
+    """The sizes of a family. Raises RitornelloError for an unknown one, or one whose file needs what is not here."""
+    place = f"{__package__}.{name}"
+    if name not in FAMILIES and name.isidentifier() and find_spec(place):
+        with needing(f"the family {name}", "'ritornello[train]'"):
+            import_module(place)
+    if name not in FAMILIES:
+        raise RitornelloError(f"unknown model family {name!r}; there are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def read_config(family: str, config: Mapping[str, Any]) -> ModelConfig:
-    """A config from JSON. Raises RitornelloError for an unknown family, or one that the config does not fit."""
-    if family not in FAMILIES:
-        raise RitornelloError(f"unknown model family {family!r}; there are {', '.join(FAMILIES)}")
-    return FAMILIES[family].config.from_json(config)
+    """A config from JSON. Raises RitornelloError as `family_named`, or where the config does not fit it."""
+    return family_named(family).from_json(config)
 
 
 def at_place(place: str) -> Any:

@@ -40,11 +40,9 @@ class DSMR(Model[DSMRState]):
         self.complete(self.layers())
 
     def layers(self) -> list[Block]:
-        """The blocks, lowest first."""
         return cast("list[Block]", list(self.blocks))
 
     def initial_state(self, batch: int) -> DSMRState:
-        """The state of ``batch`` lanes at the start of a piece: no keys yet."""
         heads, size = self.config.heads, self.config.head_size
         empty = (torch.zeros(batch, heads, 0, size, device=self.device),) * self.config.schedule.layers
         return DSMRState(empty, empty, torch.zeros(batch, dtype=torch.int64))

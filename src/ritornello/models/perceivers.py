@@ -56,11 +56,9 @@ class Perceiver(Model[PerceiverState]):
         return cast("list[CrossAttention]", list(self.looks))
 
     def layers(self) -> list[Block]:
-        """The blocks of the latents' stack, lowest first."""
         return cast("list[Block]", list(self.blocks))
 
     def initial_state(self, batch: int) -> PerceiverState:
-        """The state of ``batch`` lanes at the start of a piece."""
         row = (1 + codec.HINT_COLUMNS,) if self.config.motif_notes else ()
         tokens = torch.zeros(batch, 0, *row, dtype=torch.int32, device=self.device)
         empty = (self._nothing(batch), self._nothing(batch))
@@ -68,7 +66,6 @@ class Perceiver(Model[PerceiverState]):
         return PerceiverState(tokens, looks, layers, torch.zeros(batch, dtype=torch.int64))
 
     def restart(self, state: PerceiverState, lanes: Tensor) -> PerceiverState:
-        """The state with the marked lanes (B,) at the start of a piece."""
         return state._replace(position=state.position.masked_fill(lanes.cpu(), 0))
 
     def forward(self, tokens: Tensor, state: PerceiverState) -> tuple[Tensor, PerceiverState]:
@@ -76,7 +73,6 @@ class Perceiver(Model[PerceiverState]):
         return self.by_segments(tokens, state, self._within_window)
 
     def crop(self, tokens: Tensor, before: Tensor) -> Tensor:
-        """See `Model`."""
         memories = tokens.shape[1] - self.config.latents
         past = self.embed(tokens[:, :memories])
         rotation = self.rotation((before[:, None] - memories + torch.arange(memories)).clamp(min=0))

@@ -95,7 +95,6 @@ class Model(nn.Module, Generic[S]):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         return self.final_gain.device
 
     def parameter_groups(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

@@ -80,7 +80,6 @@ class Sampler:
                 voice.released, voice.fall_s = True, RING_S if pitch > UNDAMPED else DAMPED_S
 
     def render(self, frames: int) -> Iterator[Frames]:
-        """What sounds next, (F, 2) at a time."""
         for begin in range(0, frames, FRAMES_PER_S):
             block = np.zeros(min(FRAMES_PER_S, frames - begin), np.float32)
             self._voices = [voice for voice in self._voices if voice.add_to(block)]

@@ -1,21 +1,22 @@
-"""A piano roll as a PNG picture, drawn with Pillow."""
+"""A piano roll, as a PNG picture."""
 
 from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-
-from PIL import Image, ImageDraw
+from typing import TYPE_CHECKING
 
 from ritornello.files import whole_file
 from ritornello.notes import Piece
-from ritornello.rendering.geometry import Layout, layout
-from ritornello.rendering.scene import PAGE, Box, Roll, font, heading, scene
+from ritornello.rendering.scene import PAGE, Box, Layout, Roll, font, heading, layout, scene
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 SMOOTH = 3  # a roll is drawn this many times larger, then averaged
 
 
-def piano_roll(
+def write(
     piece: Piece, path: str | Path, *, split_s: float | None = None, title: str | None = None, width_px: int = 1600
 ) -> None:
     """Draws a piece as a PNG piano roll, written whole or not at all.
@@ -39,7 +40,9 @@ def piano_roll(
 
 
 def picture(piece: Piece, *, split_s: float | None = None, title: str = "", width_px: int = 1600) -> Image.Image:
-    """The piano roll as an RGB image; arguments and errors are those of `piano_roll`."""
+    """The piano roll as an RGB image; arguments and errors are those of `write`."""
+    from PIL import Image, ImageDraw
+
     plan = layout(piece, split_s=split_s, width_px=width_px)
     shown = scene(piece, plan, split_s=split_s, title=_printable(title))
     image = Image.new("RGB", (plan.width_px, plan.height_px), PAGE)
@@ -54,6 +57,8 @@ def picture(piece: Piece, *, split_s: float | None = None, title: str = "", widt
 
 
 def _drawn(plan: Layout, roll: Roll) -> Image.Image:
+    from PIL import Image, ImageDraw
+
     image = Image.new("RGB", (plan.width_px * SMOOTH, (plan.roll_px + plan.pedal_px) * SMOOTH), PAGE)
     draw = ImageDraw.Draw(image)
     for layer in roll.layers():

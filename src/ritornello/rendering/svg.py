@@ -1,25 +1,27 @@
-"""A piano roll as vector graphics: the same scene as the PNG, sharp at any size, one path for all bars of a colour."""
+"""A piano roll, as vector graphics.
+
+The same scene as the PNG, sharp at any size, with one path for all bars of a colour.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from ritornello.files import whole_file
 from ritornello.notes import Piece
-from ritornello.rendering.geometry import layout
-from ritornello.rendering.scene import PAGE, Box, Colour, Words, heading, scene
+from ritornello.rendering.scene import PAGE, Box, Colour, Words, heading, layout, scene
 
 MAX_TITLE = 200
 ANCHOR = {"l": "start", "m": "middle", "r": "end"}
 BASE_LINE = {"s": 0.0, "m": 0.36, "t": 0.75}  # below the anchor, in parts of the letters' size
 
 
-def piano_roll_svg(
+def write(
     piece: Piece, path: str | Path, *, split_s: float | None = None, title: str | None = None, width_px: int = 1600
 ) -> None:
-    """Draws a piece as an SVG piano roll, written whole or not at all; arguments and errors are `piano_roll`'s."""
+    """Draws a piece as an SVG piano roll, written whole or not at all; arguments and errors are `png.write`'s."""
     path = Path(path)
     text = svg(piece, split_s=split_s, title=heading(piece, path, title), width_px=width_px)
     with whole_file(path) as file:
@@ -27,14 +29,15 @@ def piano_roll_svg(
 
 
 def svg(piece: Piece, *, split_s: float | None = None, title: str = "", width_px: int = 1600) -> str:
-    """The piano roll as an SVG document; arguments and errors are those of `piano_roll`."""
+    """The piano roll as an SVG document; arguments and errors are those of `png.write`."""
     plan = layout(piece, split_s=split_s, width_px=width_px)
-    title = _one_line(title)
+    # One short line without what XML may not hold: control characters and lone surrogates.
+    title = "".join(c for c in " ".join(title.split()) if c.isprintable())[:MAX_TITLE]
     shown = scene(piece, plan, split_s=split_s, title=title)
     size = f'width="{plan.width_px}" height="{plan.height_px}" viewBox="0 0 {plan.width_px} {plan.height_px}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
-        f"<title>{escape(title or 'Piano roll')}</title>",
+        f"<title>{escape(title or 'Piano roll', quote=False)}</title>",
         f'<path fill="{_colour(PAGE)}" d="M0 0h{plan.width_px}v{plan.height_px}H0z"/>',
     ]
     systems = zip(*(_lowered(roll.layers(), plan.top(system)) for system, roll in enumerate(shown.rolls)))
@@ -66,7 +69,8 @@ def _paths(boxes: Iterable[Box]) -> Iterator[str]:
 def _text(words: Words) -> str:
     y = words.y + BASE_LINE[words.anchor[1]] * words.size_px
     place = f'x="{_number(words.x)}" y="{_number(y)}" text-anchor="{ANCHOR[words.anchor[0]]}"'
-    return f'<text {place} font-size="{words.size_px}" fill="{_colour(words.colour)}">{escape(words.text)}</text>'
+    text = escape(words.text, quote=False)
+    return f'<text {place} font-size="{words.size_px}" fill="{_colour(words.colour)}">{text}</text>'
 
 
 def _number(value: float) -> str:
@@ -75,8 +79,3 @@ def _number(value: float) -> str:
 
 def _colour(colour: Colour) -> str:
     return "#" + bytes(colour).hex()
-
-
-def _one_line(text: str) -> str:
-    """One short line without what XML may not hold: control characters and lone surrogates."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())[:MAX_TITLE]

@@ -17,18 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
-from ritornello.metrics import (
-    STANDARD,
-    Feature,
-    Resampling,
-    compare_feature,
-    repetition_band,
-    repetition_mean,
-    select,
-    shares_above,
-)
-from ritornello.metrics.comparison import pairwise
-from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US
+from ritornello.metrics.comparison import Resampling, compare_feature, pairwise
+from ritornello.metrics.registry import STANDARD, Feature, select
+from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US, repetition_band, repetition_mean, shares_above
 from ritornello.notes import Piece
 from ritornello.reports.sets import (
     KEY_LENGTH_FEATURES,
@@ -163,7 +154,7 @@ class Comparison:
                 f"{len(self.same)} of {len(self.generated.names)} generated pieces are, note for note, in the "
                 f"reference; the first: {self.same[0][1]} is {self.same[0][0]}"
             )
-        if self.without_pedals != "none" and set(KEY_LENGTH_FEATURES) & self.results.keys():
+        if self.without_pedals != "none" and KEY_LENGTH_FEATURES & self.results.keys():
             bare = "generated" if self.without_pedals == "reference" else "reference"
             lines.append(
                 f"the {bare} pieces have no pedals: for features of key lengths, the {self.without_pedals} pieces' "
@@ -172,8 +163,6 @@ class Comparison:
         return lines
 
     def figures(self) -> dict[str, Any]:
-        """Everything as JSON-able values."""
-
         def of_sides(describe: Callable[[MusicSet], dict[str, Any]]) -> dict[str, dict[str, Any]]:
             return {"reference": describe(self.reference), "generated": describe(self.generated)}
 
@@ -254,13 +243,6 @@ def compare_pieces(
     name: str = "generated",
 ) -> Comparison:
     """Compares pieces that are here already, in this process: what `compare_folders` finds of the same pieces.
-
-    Args:
-        reference: at least 4 pieces with notes.
-        generated: the pieces that are judged, as many.
-        wanted: see `compare_folders`.
-        seed: of the resampling.
-        name: what the generated set is called in tables.
 
     Raises:
         RitornelloError: for unknown features, and fewer than 4 pieces with notes on a side.

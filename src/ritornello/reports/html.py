@@ -55,7 +55,6 @@ SIDES = {"reference": "reference", "generated": "generated"}
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page as text."""
     n, of = comparison.inside, len(comparison.results)
     body = [
         f"<h1>{n} of {of} features inside the human band</h1>",

@@ -13,11 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save, svg
-from ritornello.metrics import DURATIONS_S, repetition_band, repetition_mean
 from ritornello.metrics.comparison import pairwise
 from ritornello.metrics.densities import Distances
 from ritornello.metrics.durations import LENGTH_CLASSES, UNITS_PER_S
-from ritornello.metrics.repetition import BAND, BAND_PIECES, WINDOW_US, RepetitionCurve
+from ritornello.metrics.repetition import (
+    BAND,
+    BAND_PIECES,
+    WINDOW_US,
+    RepetitionCurve,
+    repetition_band,
+    repetition_mean,
+)
+from ritornello.metrics.segments import SEGMENTS
+from ritornello.metrics.structure import DURATIONS_S
 from ritornello.notes import Piece
 from ritornello.rendering import picture
 from ritornello.reports.comparison import Comparison, Result
@@ -106,7 +114,8 @@ def _entries(result: Result) -> tuple[NDArray[np.integer], dict[float, str], str
         return np.arange(n), dict(enumerate(PITCH_CLASSES)), "pitch class"
     if name == "velocity_histogram":
         return np.arange(n), {velocity / 4: str(velocity) for velocity in (1, 32, 64, 96, 124)}, "velocity"
-    return np.arange(n), {0: "1", n // 2 - 1: str(n // 2), n - 1: str(n)}, "segment of the piece"
+    words = "segment of the piece" if n == SEGMENTS else "entry"
+    return np.arange(n), {0: "1", n // 2 - 1: str(n // 2), n - 1: str(n)}, words
 
 
 def _draw_maps(axes: Any, result: Result) -> None:
@@ -163,7 +172,6 @@ def _smooth(curve: Floats) -> Floats:
 
 @in_house_look
 def repetition_over_time(comparison: Comparison) -> str:
-    """`repetition` of both sets."""
     sides = {"reference": comparison.reference, "generated": comparison.generated}
     return _embedded(repetition(sides, width_in=7.2), "near and far repetition over time")
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
 from ritornello.errors import RitornelloError
-from ritornello.metrics import autocorrelation, extract, repetition_curve
-from ritornello.metrics.repetition import RepetitionCurve
+from ritornello.metrics.registry import FEATURES, extract
+from ritornello.metrics.repetition import RepetitionCurve, autocorrelation, repetition_curve
 from ritornello.midi import read_midi
 from ritornello.notes import Piece
 from ritornello.workers import Failure, map_items
@@ -30,14 +30,7 @@ Values = dict[str, NDArray[np.float64]]
 
 LONGEST_LAG = 1024  # of a piece's tokens, in their autocorrelation
 LEAST_PIECES = 4  # the reference is cut into two halves of 2
-KEY_LENGTH_FEATURES = (
-    "key_length",
-    "total_pitch_class_histogram",
-    "pitch_class_transition_matrix",
-    "note_length_hist",
-    "note_length_transition_matrix",
-)
-"""those that read how long keys are held; all others are the same whether a pedal is written or turned into lengths"""
+KEY_LENGTH_FEATURES = {name for name, feature in FEATURES.items() if feature.of_keys}
 
 
 class Measured(NamedTuple):
@@ -71,7 +64,6 @@ class MusicSet:
 
     @property
     def repetition(self) -> list[RepetitionCurve]:
-        """Of each piece."""
         return [measured.repetition for measured in self.measured]
 
     @property
@@ -90,12 +82,6 @@ def read_sets(
     folders: Sequence[Path], wanted: Sequence[str], *, jobs: int | None, progress: Progress | None
 ) -> list[MusicSet]:
     """Reads folders of MIDI files at any depth and measures their pieces.
-
-    Args:
-        folders: one for each set.
-        wanted: names of features.
-        jobs: worker processes; None is one for each processor.
-        progress: called with (done, total, file name) after every file.
 
     Raises:
         RitornelloError: for a folder that is none or cannot be read, without MIDI files, or with fewer than 4 pieces

@@ -45,7 +45,7 @@ from ritornello.studies.record import (
 )
 from ritornello.studies.study import recipes_of, steps_of, study_named
 from ritornello.training.display import watch_plainly
-from ritornello.training.journal import read_journal
+from ritornello.training.folder import read_journal
 from ritornello.training.loop import Report, memory_peak_bytes, train
 from ritornello.training.recipes import Recipe
 
@@ -227,12 +227,9 @@ def _bin(nats: NDArray[np.floating], low: int | None = None, high: int | None = 
 def ages(tokens: NDArray[np.integer], *, notes: int = PASSAGE_NOTES) -> NDArray[np.int64]:
     """How long ago each token's passage was played, in tokens from the end of an earlier time to its beginning now.
 
-    A passage is ``notes`` consecutive strikes, compared by their pitches in order; timing and dynamics may differ, as
-    they do in performances. Everything from its first strike to its last belongs to it. Times may not overlap.
-
-    Args:
-        tokens: (T,) events of one piece.
-        notes: of a passage.
+    In the tokens (T,) of a piece a passage is ``notes`` consecutive strikes, compared by their pitches in order; timing
+    and dynamics may differ, as they do in performances. Everything from its first strike to its last belongs to it.
+    Times may not overlap.
 
     Returns:
         (2, T): since its last time, of several passages the smallest; since its first, of several the greatest. `NEVER`

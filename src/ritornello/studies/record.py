@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.files import write_whole
 from ritornello.models.config import ModelConfig, read_config
 from ritornello.recall import Recall
@@ -22,8 +22,7 @@ Part = Literal["by_piece", "beginnings"]
 class Conditions:
     """What is equal in all runs of a study. Raises RitornelloError outside its limits."""
 
-    study: str = "dsmr"
-    """its name, which the first study did not write"""
+    study: str
     recipe: str
     steps: int
     """of the recipe that rows are made from: fewer, or more, where a row's steps have more tokens, or fewer"""
@@ -41,9 +40,7 @@ class Conditions:
     """by split"""
 
     def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("pieces", self.pieces)):
-            if not 1 <= value <= 10**9:
-                raise RitornelloError(f"{name} is {value}; it must lie between 1 and 1,000,000,000")
+        check_limits(steps=(self.steps, 1, 10**9), pieces=(self.pieces, 1, 10**9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +167,10 @@ class Record:
 
 
 def record_path(out: Path, row: str, seed: int) -> Path:
-    """Where the record of a run is."""
     return out / "runs" / f"{run_name(row, seed)}.json"
 
 
 def training_path(out: Path, row: str, seed: int) -> Path:
-    """Where a run's checkpoints and log are."""
     return out / "training" / run_name(row, seed)
 
 
@@ -194,7 +189,7 @@ def read_records(out: Path, study: str) -> list[Record]:
     records = []
     for path in sorted((out / "runs").glob("*-seed-*.json")):
         try:
-            record: Record = from_json(Record, _completed(json.loads(path.read_text(encoding="utf-8"))))
+            record: Record = from_json(Record, json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError, RitornelloError) as error:
             raise RitornelloError(
                 f"{path}: is not the record of a run ({error}); remove it, and 'ritornello study run' makes it"
@@ -207,19 +202,6 @@ def read_records(out: Path, study: str) -> list[Record]:
     if not records:
         raise RitornelloError(f"{out}: no run of a study is finished here; start one with 'ritornello study run'")
     return records
-
-
-def _completed(data: dict[str, Any]) -> dict[str, Any]:
-    """A record as it is written now: older ones have no recipe, and the oldest no model, of their own."""
-    asked = data["settings"]["recipe_settings"]
-    model = data.get("model") or {"family": "dsmr", **asked["model"], "schedule": data["schedule"]}
-    recipe = {**asked, "model": _sizes(model), "family": model["family"]}
-    recipe |= {"segmentation": data["segmentation"]} if data.get("segmentation") else {}
-    return {"recipe": recipe, **data, "model": model}
-
-
-def _sizes(model: dict[str, Any]) -> dict[str, Any]:
-    return {name: size for name, size in model.items() if name != "family"}
 
 
 def to_json(value: Any) -> Any:
@@ -240,7 +222,7 @@ def from_json(kind: Any, value: Any) -> Any:
         value = with_defaults(value)
         value["model"] = {"family": value["family"], **value["model"]}
     if kind is ModelConfig:
-        return read_config(value["family"], _sizes(value))
+        return read_config(value["family"], {name: size for name, size in value.items() if name != "family"})
     if isinstance(kind, type) and is_dataclass(kind):
         types = get_type_hints(kind)
         names = ((field.name, field.name.rstrip("_")) for field in fields(kind))

@@ -185,7 +185,6 @@ class Row:
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and standard deviation."""
     return Estimate(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
@@ -330,7 +329,6 @@ def figures(study: Study, records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], baseline: Row | None) -> str:
-    """In Markdown."""
     return markdown_table(*cells(columns, rows, baseline))
 
 

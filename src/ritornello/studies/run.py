@@ -6,8 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ from typing import Any
 import torch
 
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.studies.measure import measure_run
 from ritornello.studies.record import Conditions, record_path
 from ritornello.studies.study import claim, recipes_of
 from ritornello.training import fitting
+from ritornello.training.folder import interruptible
 from ritornello.training.recipes import Recipe
 from ritornello.workers import end_with_parent
 
 ASK_EVERY_S = 0.2  # whether to stop
-MAX_JOBS, MAX_SEEDS = 256, 100
 
 
 def run_study(
@@ -39,18 +38,10 @@ def run_study(
     share: tuple[int, int] = (0, 1),
     say: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Trains and reads every row that has no record in ``out/runs`` yet, seed by seed.
+    """Trains and reads every row that has no record in ``out/runs`` yet, seed by seed, from 0.
 
-    Args:
-        corpus: the packed corpus.
-        out: folder of the study; training goes on from where a run was stopped.
-        conditions: what is held equal.
-        device: a torch device's name.
-        rows: only these; none: all.
-        seeds: runs of each row, with seeds from 0.
-        jobs: runs at a time; of a CPU's threads each has its share.
-        share: which of how many processes this is; each takes its part of the runs, and they need not meet.
-        say: called with one line before each run.
+    A training goes on from where a run was stopped. Of a CPU's threads each of ``jobs`` runs at a time has its share.
+    ``share`` is which of how many processes this is: each takes its part of the runs, and they need not meet.
 
     Returns:
         Whether all runs of its share are done; False if the process was asked to stop.
@@ -59,9 +50,7 @@ def run_study(
         RitornelloError: for unknown rows, another study's folder, rows that would not fit the machine, or a run that
             failed; then the others save what they have.
     """
-    for name, value, most in (("jobs", jobs, MAX_JOBS), ("seeds", seeds, MAX_SEEDS)):
-        if not 1 <= value <= most:
-            raise RitornelloError(f"{name} is {value}; it must lie between 1 and {most}")
+    check_limits(jobs=(jobs, 1, 256), seeds=(seeds, 1, 100))
     recipes = recipes_of(conditions, tuple(rows))
     runs = [(row, seed) for seed in range(seeds) for row in recipes]
     own = runs[share[0] :: share[1]]
@@ -72,7 +61,7 @@ def run_study(
     running: dict[Any, tuple[Any, str]] = {}  # by the pipe of each
     failures: list[Exception] = []
     complete, forwarded = True, 0
-    with _requests_to_stop() as requests:
+    with interruptible(at_once=False) as requests:
         while running or (waiting and not requests):
             while waiting and len(running) < jobs and not requests:
                 row, seed = waiting.popleft()
@@ -139,15 +128,3 @@ def _child(pipe: Connection, threads: int, run: tuple[Any, ...]) -> None:
         pipe.send(error)
     except KeyboardInterrupt:  # the second request to stop: the checkpoint of before is complete
         pass
-
-
-@contextmanager
-def _requests_to_stop() -> Iterator[list[int]]:
-    """A list that grows with every SIGINT and SIGTERM, which do nothing else meanwhile."""
-    requests: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: requests.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -74,7 +74,6 @@ class Study:
 
 
 def studies() -> dict[str, Study]:
-    """All studies, by name."""
     files = (import_module(f"{declared.__name__}.{file.name}") for file in pkgutil.iter_modules(declared.__path__))
     return {study.name: study for file in files for study in file.STUDIES}
 
@@ -138,4 +137,4 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise RitornelloError(f"{path}: is not the settings of a study; name another folder")
     if isinstance(recipe := settings.get("recipe_settings"), dict):
         settings["recipe_settings"] = with_defaults(recipe)
-    return {"study": Conditions.study, **settings}
+    return settings

@@ -13,9 +13,9 @@ import numpy as np
 
 from ritornello import codec
 from ritornello.corpus import Corpus, PieceRecord
-from ritornello.errors import RitornelloError
-from ritornello.metrics import select
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.metrics.comparison import TOLERANCE
+from ritornello.metrics.registry import select
 from ritornello.performing import load
 from ritornello.reports import Comparison, compare_folders, draw_repetition
 from ritornello.reports.sets import LEAST_PIECES, Progress
@@ -53,9 +53,7 @@ class Plan:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        for name, value in (("pieces", self.pieces), ("tokens", self.tokens)):
-            if not 1 <= value <= 10**6:
-                raise RitornelloError(f"{name} is {value}; it must lie between 1 and 1,000,000")
+        check_limits(pieces=(self.pieces, 1, 10**6), tokens=(self.tokens, 1, 10**6))
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lamb
         RitornelloError: as `play_sets`, and, before anything is written, for fewer than 4 pieces, another corpus than
             the runs', one that holds out too few titles, or a folder that holds more pieces.
     """
-    if plan.pieces < LEAST_PIECES:
-        raise RitornelloError(f"pieces is {plan.pieces}; it must lie between {LEAST_PIECES} and 1,000,000")
+    check_limits(pieces=(plan.pieces, LEAST_PIECES, 10**6))
     records = _records(out, study, plan)
     _check_same_data(corpus, records)
     human = dict(zip((out / "sets/human", out / "sets/human-2"), held_out(corpus, plan.pieces)))

@@ -32,7 +32,7 @@ from ritornello.models.blocks import Block, Rotation, rotary
 from ritornello.models.config import DSMRConfig, ModelConfig
 from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.models.protocol import Model
-from ritornello.training.precision import Precision
+from ritornello.training.fitting import Precision
 from ritornello.training.ranks import ALONE, Ranks
 from ritornello.training.readers import Streaming
 from ritornello.training.recipes import Recipe
@@ -54,10 +54,8 @@ class Mask:
     Keys are a memory of M slots, the horizon, and a segment's T; key j of a lane at position p stands at p - M + j.
 
     Args:
-        config: whose horizon it is.
         horizon: M.
         lanes: B.
-        device: where it is written.
         dense: a mask (B, 1, T, K) in place of FlexAttention's; its gradients need a GPU.
     """
 
@@ -133,7 +131,6 @@ class Dropout(nn.Module):
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
         if not self.training:
             return x
         survives = torch.rand(x.shape, device=x.device) >= self.share
@@ -141,14 +138,9 @@ class Dropout(nn.Module):
 
 
 class FastModel:
-    """A DSMR's weights, shared and not copied, that read a packed segment of B lanes at a time.
+    """A DSMR's weights, shared and not copied, that read a packed segment of B lanes at a time; horizons are finite.
 
-    Args:
-        model: whose weights; its horizons are finite.
-        lanes: B.
-        legal: mask illegal events before the softmax.
-        precision: of matrix products and memories.
-        compiled: whether to compile; False shows the arithmetic alone.
+    Where it is not ``compiled``, the arithmetic alone shows.
     """
 
     def __init__(self, model: DSMR, lanes: int, *, legal: bool, precision: Precision, compiled: bool = True) -> None:

@@ -1,11 +1,17 @@
-"""Memory: whether that of a training fits a machine, said before it starts; what is free, and what was taken."""
+"""What a machine bears: whether a training's memories fit it, and in which precision it multiplies matrices faster.
+
+Some processors have bfloat16 units, some only claim to.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -14,8 +20,13 @@ from ritornello.errors import RitornelloError
 from ritornello.evaluation import LANES
 from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.models.config import ModelConfig
-from ritornello.training.precision import Precision
 from ritornello.training.recipes import Recipe
+
+Precision = Literal["fp32", "bf16"]
+
+ROWS, MEASURED_S = 2048, 0.1  # of tokens in a product, and of time for each precision
+WORTH_IT = 1.5  # softmax and norms stay in float32, and casting costs
+LEAST_WIDTH = 128  # below it products are too small a part of a step, and too short to be told apart
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,7 @@ class Memories:
         return lanes * self.model.lane_bytes(tokens, bytes_per_number=BYTES_PER_NUMBER[self.precision])
 
     def check_fit(self, free: int | None) -> None:
-        """Refuses memories that are larger than what is free.
-
-        Args:
-            free: `free_bytes` of the device; None where the system does not say.
+        """Refuses memories that are larger than what is free (`free_bytes`).
 
         Raises:
             RitornelloError: with the bytes that are needed and those that are free.
@@ -85,14 +93,7 @@ def memories_of(
 
 
 def fitting(recipe: Recipe, model: ModelConfig, corpus: Corpus, device: torch.device) -> Recipe:
-    """The recipe in as many lanes as there are pieces to read, and half of the free memory can hold, at least one.
-
-    Args:
-        recipe: of the training.
-        model: that it trains.
-        corpus: with a validation split.
-        device: that it trains on.
-    """
+    """The recipe in as many lanes as there are pieces to read, and half of the free memory can hold, at least one."""
     pieces = len(corpus.pieces("train"))
     interleave = 1 if recipe.model.crops else max(1, min(recipe.interleave, pieces // recipe.lanes))
     fitted = replace(recipe, interleave=interleave, lanes=min(recipe.lanes, 1 << (pieces.bit_length() - 1)))
@@ -105,12 +106,7 @@ def fitting(recipe: Recipe, model: ModelConfig, corpus: Corpus, device: torch.de
 
 
 def check_fit_at_once(needed: Sequence[int], jobs: int, free: int | None) -> None:
-    """Refuses runs side by side whose memories are together larger than what is free.
-
-    Args:
-        needed: bytes of each run's memories; whichever ``jobs`` of them are largest may meet.
-        jobs: runs at a time.
-        free: `free_bytes` of the device; None where the system does not say.
+    """Refuses runs side by side if any ``jobs`` of their memories, in bytes, are together larger than what is free.
 
     Raises:
         RitornelloError: with the bytes that are needed and those that are free.
@@ -150,3 +146,29 @@ def memory_peak_bytes(device: torch.device) -> int:
 def _size(count: int) -> str:
     scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB")) if count >= s), (1e3, "kB"))
     return f"{count / scale:,.1f} {unit}"
+
+
+@cache
+def faster_precision(device: torch.device, *, width: int) -> Precision:
+    """bf16 where a layer's product (ROWS, C) x (C, 3 C) is at least `WORTH_IT` times faster in it, else fp32.
+
+    Narrow models stay in fp32 on a CPU.
+    """
+    if device.type == "cpu" and width < LEAST_WIDTH:
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    seconds = [_seconds(width, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return "bf16" if seconds[0] > WORTH_IT * seconds[1] else "fp32"
+
+
+def _seconds(width: int, dtype: torch.dtype) -> float:
+    """The least time of one product on the CPU."""
+    x, weight = torch.ones(ROWS, width, dtype=dtype), torch.ones(3 * width, width, dtype=dtype)
+    x @ weight.T  # the first sets things up
+    began_s, times = time.perf_counter(), []
+    while time.perf_counter() - began_s < MEASURED_S:
+        start_s = time.perf_counter()
+        x @ weight.T
+        times.append(time.perf_counter() - start_s)
+    return min(times)

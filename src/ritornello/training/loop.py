@@ -25,15 +25,13 @@ from torch import Tensor
 from ritornello.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ritornello.codec import steering
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.feed import Crops, Lanes
 from ritornello.models import build, from_checkpoint, with_inputs
 from ritornello.models.protocol import Model
-from ritornello.training.fitting import memory_peak_bytes
-from ritornello.training.folder import check_unused, interruptible, locked, resumable
-from ritornello.training.journal import Journal, Tracker
+from ritornello.training.fitting import Precision, faster_precision, memory_peak_bytes
+from ritornello.training.folder import Journal, Tracker, check_unused, interruptible, locked, resumable
 from ritornello.training.optimisers import Optimisers, learning_rate_factor
-from ritornello.training.precision import Precision, faster_precision
 from ritornello.training.ranks import Ranks, ranks_of
 from ritornello.training.readers import Reader, reader_of
 from ritornello.training.recipes import Recipe
@@ -142,12 +140,10 @@ class News:
     losses: list[Tensor] = field(default_factory=list)
 
     def add(self, state: RunState) -> None:
-        """One step more."""
         self.seconds += state.step_seconds
         self.losses.append(state.losses[-1])
 
     def report(self, run: Run, state: RunState, validation: float | None) -> Report:
-        """All of it, and where the run stands."""
         return Report(
             step=state.step,
             share=state.share,
@@ -416,8 +412,7 @@ def _check_length(hours: float | None, steps: int | None) -> None:
     least = LEAST_RESERVE_S / 3600
     if hours is not None and not least < hours <= 10_000:
         raise RitornelloError(f"hours is {hours}; it must lie between {least:.3f} and 10,000")
-    if steps is not None and not 1 <= steps <= 10**9:
-        raise RitornelloError(f"steps is {steps}; it must lie between 1 and 1,000,000,000")
+    check_limits(steps=(steps, 1, 10**9))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ritornello.feed import Batch, CropBatch, Crops, Lanes
 from ritornello.likelihood import autocast, to_device, token_nats
 from ritornello.models.protocol import Model, named_tensors, with_tensors
 from ritornello.training import fitting
-from ritornello.training.precision import Precision
+from ritornello.training.fitting import Precision
 from ritornello.training.ranks import ALONE, Ranks
 from ritornello.training.recipes import Recipe
 
@@ -49,12 +49,7 @@ class Reader:
         }
 
     def nats(self, batch: Any, progress: float) -> Tensor:
-        """-ln p of each target of a batch of the feed, (B, T), with gradients; what is carried moves on.
-
-        Args:
-            batch: of the feed.
-            progress: share of the run that is done, 0 to 1.
-        """
+        """-ln p of each target of a batch of the feed, (B, T), with gradients; what is carried moves on."""
         device = self._model.device
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
@@ -108,7 +103,6 @@ class Streaming(Reader):
         self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.interleave)]
 
     def _lanes(self, **how: Any) -> Lanes:
-        """Lanes to train on."""
         return Lanes(self._corpus, "train", **how)
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:

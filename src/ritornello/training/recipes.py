@@ -25,10 +25,10 @@ else:
     import tomli as tomllib
 
 from ritornello.checkpoint import load_checkpoint, renamed
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, check_limits
 from ritornello.feed import Augmentation
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, read_config
+from ritornello.models.config import DSMRConfig, ModelConfig, PerceiverConfig, family_named, read_config
 
 OPTIMISERS = ("muon", "adamw", "adam")
 DECAYS = ("linear", "inverse_sqrt")
@@ -93,26 +93,16 @@ class Recipe:
     """seconds between saves of the last checkpoint"""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("lanes", 1, 65536),
-            ("steps", 1, 10**9),
-            ("interleave", 1, 1024),
-            ("piece_tokens", 1, 10**9),
-            ("matrix_lr", 0, 10),
-            ("other_lr", 0, 10),
-            ("label_lr", 0, 10),
-            ("weight_decay", 0, 10),
-            ("warmup_steps", 0, 10**9),
-            ("decay_share", 0, 1),
-            ("horizon_warmup_share", 0, 1),
-            ("label_share", 0, 1),
-            ("clip_norm", 1e-9, 1e9),
-            ("validate_every_steps", 1, 10**9),
-            ("validation_pieces", 1, 10**9),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise RitornelloError(f"{name} is {value}; it must lie between {low} and {high}")
+        limits = {
+            (1, 65536): ("lanes",),
+            (1, 10**9): ("steps", "piece_tokens", "validate_every_steps", "validation_pieces"),
+            (1, 1024): ("interleave",),
+            (0, 10): ("matrix_lr", "other_lr", "label_lr", "weight_decay"),
+            (0, 10**9): ("warmup_steps",),
+            (0, 1): ("decay_share", "horizon_warmup_share", "label_share"),
+            (1e-9, 1e9): ("clip_norm",),
+        }
+        check_limits(**{name: (getattr(self, name), *ends) for ends, names in limits.items() for name in names})
         for name, known in (("optimiser", OPTIMISERS), ("decay", DECAYS), ("equal", EQUAL)):
             if getattr(self, name) not in known:
                 raise RitornelloError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
@@ -170,7 +160,6 @@ class Recipe:
         return self.model
 
     def settings(self) -> dict[str, Any]:
-        """The recipe as JSON-able values."""
         return {**asdict(self), "model": self.model.to_json(), "family": self.model.family}
 
 
@@ -418,9 +407,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe i
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of a name, or in a file ``*.toml``. Raises RitornelloError, naming those there are."""
+    """The recipe of a name, or in a file ``*.toml``; of a family's name ``small``'s, with the family's default sizes.
+
+    Raises:
+        RitornelloError: for any other, naming the recipes there are.
+    """
     if name.endswith(".toml"):
         return read_recipe(Path(name))
-    if name not in RECIPES:
-        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}, or a TOML file's")
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    try:
+        model = family_named(name)()
+    except (RitornelloError, TypeError):
+        raise RitornelloError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}, or a TOML file's") from None
+    return replace(small(), name=name, model=model, interleave=1, balance_titles=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 from ritornello.models.config import DSMRConfig
 from ritornello.studies import report
 from ritornello.studies.report import PARAMETERS, ROW, SEEDS, Column, Row
@@ -16,12 +16,7 @@ UNCHANGED = "unchanged"
 
 
 def choices(recipe: Recipe, budget_tokens: int) -> Recipes:
-    """All rows; unchanged is the recipe in four groups of twice its lanes, of half their length.
-
-    Args:
-        recipe: of a model with horizons.
-        budget_tokens: their sum, in every row.
-    """
+    """All rows; unchanged is the recipe in four groups of twice its lanes, of half their length."""
     recipe = replace(recipe, balance_titles=False)
     base = _streamed(recipe, 2, 1 / 2, interleave=4)
     adam = replace(base, optimiser="adamw", weight_decay=0.1)  # which wants rates and a decay of its own

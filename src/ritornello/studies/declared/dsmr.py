@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 from ritornello.recall import gap_axis
 from ritornello.studies import report
 from ritornello.studies.record import Bin, Record
@@ -80,7 +80,6 @@ COLUMNS = (
 
 
 def schedule_of(row: Row) -> HorizonSchedule:
-    """The horizons of all runs of a row."""
     return row.first.recipe.streaming.schedule
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ritornello.charts import COLOURS, in_house_look, new_figure, save
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.horizons.study import study_texts
+from ritornello.horizons.text import study_texts
 from ritornello.models.config import DSMRConfig, PerceiverConfig
 from ritornello.studies import report
 from ritornello.studies.declared.dsmr import schedules

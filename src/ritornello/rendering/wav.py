@@ -1,4 +1,6 @@
-"""A piece as sound: the piano of the package, or FluidSynth with a SoundFont's, plays it into a WAV file, in blocks.
+"""Sound, as a WAV file.
+
+The piano of the package, or FluidSynth with a SoundFont's, plays the piece in blocks.
 
 Conventions: times in seconds, F frames of two float32 samples. FluidSynth starts and releases voices only where one of
 its own blocks of 64 frames begins, so events lie on that grid: 0.7 ms from their time at most, however long the piece.
@@ -46,6 +48,7 @@ LIBRARY = {
     "darwin": "brew install fluid-synth",
     "win32": "choco install fluidsynth",
 }
+VARIABLE = "RITORNELLO_SOUNDFONT"
 
 
 class Synth(Protocol):
@@ -69,7 +72,7 @@ class Event(NamedTuple):
     note: int
 
 
-def write_wav(
+def write(
     piece: Piece, path: str | Path, soundfont: Path | None = None, *, progress: Callable[[float], None] | None = None
 ) -> None:
     """Renders a piece as a WAV file (stereo, 44.1 kHz, 16 bit), written whole or not at all.
@@ -103,6 +106,29 @@ def write_wav(
             sound.setparams((2, 2, FRAMES_PER_S, frames, "NONE", ""))
             while raw := waiting.read(BLOCK_FRAMES * 2 * FRAME_BYTES):
                 sound.writeframesraw(_levelled(np.frombuffer(raw, np.float32), peak))
+
+
+def find_soundfont(named: Path | None = None) -> Path | None:
+    """``named``, else what the variable ``RITORNELLO_SOUNDFONT`` names, else None: the package's own piano plays.
+
+    Raises:
+        RitornelloError: if what is named is no SoundFont.
+    """
+    if named is not None:
+        return _checked(named)
+    in_variable = os.environ.get(VARIABLE)
+    return _checked(Path(in_variable), f" (named by {VARIABLE})") if in_variable else None
+
+
+def _checked(path: Path, by: str = "") -> Path:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"sfbk":
+            return path
+    except OSError as error:
+        raise RitornelloError(f"{path}{by}: cannot be read ({error.strerror}); name a SoundFont") from None
+    raise RitornelloError(f"{path}{by}: is no SoundFont; name a file that ends in .sf2 or .sf3")
 
 
 def check_soundfont(soundfont: Path | None) -> None:
@@ -175,7 +201,6 @@ class _FluidSynth:
         self._synth.noteoff(0, pitch)
 
     def render(self, frames: int) -> Iterator[Frames]:
-        """What sounds next, (F, 2) at a time."""
         for begin in range(0, frames, BLOCK_FRAMES):
             block = np.empty((min(BLOCK_FRAMES, frames - begin), 2), np.float32)
             out = block.ctypes.data
