@@ -232,6 +232,13 @@ def test_a_pedal_goes_down_after_the_lift_before_and_not_before_a_note_that_ends
     assert Piece.from_notes(second + alone).with_pedal().pedals.tolist() == [[1.6 + 0.08, 2.0]]
 
 
+def test_a_pedal_goes_down_with_the_first_that_sounds_and_not_for_a_moment():
+    long, chord = [(0.0, 5.0, 36, 60)], [(2.0, 3.0, 48, 60), (2.2, 3.0, 55, 60)]
+    assert Piece.from_notes(long + chord).with_pedal().pedals.tolist() == [[0.08, 3.0]]
+    at_once = [(2.5, 3.17, 60, 60), (2.6, 3.17, 64, 60)]  # 0.09 s after the foot could be down
+    assert Piece.from_notes(chord + at_once).with_pedal().pedals.tolist() == [[2.08, 3.0]]
+
+
 def test_without_notes_that_end_together_there_is_no_pedal():
     notes = [(0.0, 1.0, 48, 60), (0.5, 1.5, 55, 60)]
     assert rows(Piece.from_notes(notes).with_pedal()) == notes
@@ -241,7 +248,7 @@ def test_without_notes_that_end_together_there_is_no_pedal():
 
 
 def test_what_was_played_before_keeps_its_keys_and_its_pedal():
-    played = [(0.0, 0.3, 48, 60), (0.5, 0.8, 55, 60), (0.9, 3.0, 60, 60)]
+    played = [(0.0, 0.3, 48, 60), (0.5, 0.8, 55, 60), (0.8, 4.0, 64, 60), (0.9, 3.0, 60, 60)]
     new = [(2.0, 4.0, 50, 60), (2.5, 4.0, 57, 60)]
     piece = Piece.from_notes(played + new, pedals=[(0.1, 1.5)]).with_pedal(1.8)
     assert piece.pedals.tolist() == [[0.1, 1.5], [3.08, 4.0]]

@@ -24,7 +24,7 @@ from torch import Tensor
 from ritornello import codec
 from ritornello.checkpoint import load_checkpoint
 from ritornello.corpus import Corpus
-from ritornello.evaluation import evaluate
+from ritornello.evaluation import _share, evaluate
 from ritornello.feed import Augmentation, Crops, Lanes
 from ritornello.models.dsmr import DSMR
 from ritornello.training.loop import train
@@ -242,3 +242,12 @@ def test_lanes_of_shorter_memories_are_joined_newest_slot_last(monkeypatch: pyte
     assert joined["position"].tolist() == [7, 8, 9]
     assert joined["keys/0"].shape == (3, 3, 4, 5)
     assert joined["keys/0"][2, 0, :, 0].tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pieces_are_dealt_once_and_by_their_length(size: int) -> None:
+    lengths, pieces = [5, 1, 1, 1, 1, 1], [3, 4, 6, 7, 9, 10]
+    shares = [_share(lengths, pieces, Ranks(rank, size)) for rank in range(size)]
+    assert sorted(piece for share in shares for piece in share) == pieces
+    if size == 2:
+        assert shares == [[3], [4, 6, 7, 9, 10]]

@@ -155,9 +155,7 @@ class Piece:
             following = np.searchsorted(self.onset, self.onset[held] + SHORTEST_S)
             strike = np.append(self.onset, np.inf)[following]
             offset[held] = np.minimum(np.maximum(strike, downs[span[held]]), silent[held])
-        kept = self.pedals[self.pedals[:, 0] < since_s].reshape(-1, 2).copy()
-        kept[:, 1] = np.minimum(kept[:, 1], since_s)
-        pedals = np.concatenate([kept, np.stack([downs, lifts], axis=1)])
+        pedals = np.concatenate([self.pedals[self.pedals[:, 0] < since_s], np.stack([downs, lifts], axis=1)])
         return Piece(self.onset, offset, self.pitch, self.velocity, pedals, self.title)
 
     def transposed(self, semitones: int) -> Piece:
