@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import Run, assert_refused
 from conftest import made_up_piece
 from definition import WIDTH, tiny_model
@@ -16,8 +17,13 @@ from tiny import SEGMENT_TOKENS, made_up_tokens, save_model, write_corpus
 from ritornello import codec
 from ritornello.bench import generation
 from ritornello.bench.generation import Measurement, Setting, bandwidth, measure
+from ritornello.checkpoint import load_checkpoint
+from ritornello.engines import load_engine
 from ritornello.errors import RitornelloError
+from ritornello.horizons import HorizonSchedule
 from ritornello.midi import read_midi
+from ritornello.models import build, from_checkpoint
+from ritornello.training.recipes import recipe_named
 
 
 @pytest.fixture
@@ -94,6 +100,76 @@ def test_a_thing_that_is_not_there_is_one_line(command: Run, tmp_path, verb):
     assert done.code == 2
     assert str(tmp_path / "nothing") in done.err
     assert done.err.count("\n") == 1
+
+
+# ---- memories that are cut to a size ----
+
+A_SLOT = 2 * WIDTH * 4
+CUT = (3 * 5 + 3 * SEGMENT_TOKENS) * A_SLOT  # horizons of 5 tokens in all three layers
+
+
+@torch.no_grad()
+def test_every_way_to_cut_memories_reads_as_a_model_of_those_horizons(command: Run, model, tmp_path):
+    assert command("export", model, tmp_path / "out", "--memory", f"{(CUT + 3 * A_SLOT - 1) / 1e3}kB").code == 0
+    figures = command("info", tmp_path / "out", "--json").figures
+    assert (figures["state_bytes"], figures["schedule"]) == (CUT, "3x5")
+    tokens = np.r_[codec.START, made_up_tokens(3, 40)[0][:-1]].astype(np.int64)
+    shorter = from_checkpoint(load_checkpoint(model)).rescheduled(HorizonSchedule((5, 5, 5)))
+    expected = shorter(torch.from_numpy(tokens)[None], shorter.initial_state(1))[0][0].numpy()
+    engines = {
+        "export": load_engine(str(tmp_path / "out"), "onnx-fp32"),
+        "torch": load_engine(str(model), "torch", memory_bytes=CUT),
+        "onnx": load_engine(str(model), "onnx-fp32", memory_bytes=CUT),
+    }
+    for name, engine in engines.items():
+        session = engine.begin()
+        np.testing.assert_allclose(session.score(tokens), expected, atol=1e-4 * expected.std(), err_msg=name)
+        assert session.nbytes <= CUT
+    whole = load_engine(str(model), "onnx-fp32", memory_bytes=10**9).begin()
+    assert np.abs(whole.score(tokens) - expected).max() > 0.01 * expected.std()
+    assert whole.nbytes == (32 + 8 + 8 + 3 * SEGMENT_TOKENS) * A_SLOT
+
+
+def test_memory_is_an_option_of_whatever_plays_or_reads(command: Run, model, tmp_path):
+    write_corpus(tmp_path / "corpus", {"validation": made_up_tokens(3, 40, 7)})
+    read = [
+        command("evaluate", model, "--data", tmp_path / "corpus", *options, "--json").figures["nats_per_token"]
+        for options in (["--memory", CUT], ["--schedule", "3x5"], ["--memory", CUT, "--engine", "onnx-fp32"], [])
+    ]
+    assert read[0] == read[1] == pytest.approx(read[2], abs=1e-5)
+    assert abs(read[3] - read[0]) > 1e-4
+    out = tmp_path / "out.mid"
+    assert command("generate", out, "--model", model, "--minutes", 0.05, "--seed", 1, "--memory", f"{CUT}B").code == 0
+    assert len(read_midi(out))
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "words"),
+    [
+        ("generate", ["--memory", "much"], ["'much' is no size", "6MB"]),
+        ("generate", ["--memory", "-3MB"], ["is no size"]),
+        ("generate", ["--memory", "3 TB"], ["is no size"]),
+        ("generate", ["--memory", "100"], ["0.0 MB of memory are too few", "without any horizon"]),
+        ("export", ["--memory", "6MB", "--web"], ["--web", "leave --memory out"]),
+        ("evaluate", ["--memory", "6MB", "--schedule", "3x8"], ["--schedule and --memory"]),
+    ],
+)
+def test_a_memory_that_is_none_is_refused(command: Run, model, tmp_path, verb, options, words):
+    out = tmp_path / "out"
+    places = {"generate": [out, "--model", model], "export": [model, out], "evaluate": [model, "--data", tmp_path]}
+    assert_refused(command(verb, *places[verb], *options), *words)
+    assert not out.exists()
+
+
+def test_an_export_and_a_family_of_windows_keep_their_memories(command: Run, model, tmp_path):
+    assert command("export", model, tmp_path / "small").code == 0
+    out = tmp_path / "out.mid"
+    asked = ("--memory", "6MB", "--minutes", 0.05)
+    refused = command("generate", out, "--model", tmp_path / "small", "--engine", "onnx-fp32", *asked)
+    assert_refused(refused, "an export has the memory", "--memory")
+    windows = save_model(build(recipe_named("perceivers_tiny").model), tmp_path / "windows")
+    refused = command("generate", out, "--model", windows, "--engine", "torch", *asked)
+    assert_refused(refused, "perceivers cannot be cut", "leave --memory out")
 
 
 # ---- evaluate --engine ----

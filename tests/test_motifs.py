@@ -319,6 +319,31 @@ def test_a_call_that_is_not_followed_is_given_up():
     assert told(memory.hint())["pitch"] is None
 
 
+def test_a_passage_that_returns_is_insisted_on_to_its_end():
+    """Ten strikes of the theme, then no more, though the music goes on as the theme does and the pointer with it."""
+    memory = MotifMemory(NOTES * 4, may_call=True)
+    memory.read(tokens_of(piece(THEME), piece(ELSEWHERE, start_s=10)))
+    memory.call(2, strikes=10)
+    for strike in range(2, 16):
+        assert memory.returning == (strike < 12)
+        insisted = memory.insisted
+        assert (insisted >= 0) == (strike < 12)
+        if strike == 2:
+            assert insisted == THEME[2], "when it begins is not known"
+        memory.read(np.array([THEME[strike], codec.SHIFT + 9, codec.NOTE_OFF + THEME[strike]]))
+    assert memory.followed == 14
+
+
+def test_a_passage_that_is_lost_returns_no_more():
+    memory = MotifMemory(NOTES * 4, may_call=True)
+    memory.read(tokens_of(piece(THEME)))
+    memory.call(2, strikes=20)
+    memory.read(np.array([30, 31, 33, 36]))
+    assert memory.returning
+    memory.read(np.array([40]))
+    assert not memory.returning
+
+
 def test_what_is_called_is_told_as_followed_long_to_models_that_know_no_calls():
     memory = MotifMemory(NOTES * 4)
     memory.read(tokens_of(piece(THEME)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 from conftest import one_line
+from scripted import Scripted, notes, shift
 from tiny import made_up_tokens, random_model, save_model, write_corpus
 
 from ritornello import codec
@@ -19,6 +22,7 @@ from ritornello.corpus import Corpus
 from ritornello.engines import load_engine
 from ritornello.evaluation import evaluate
 from ritornello.feed import Lanes
+from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint, with_inputs
 from ritornello.notes import Piece
 from ritornello.performing import Performer
@@ -188,7 +192,7 @@ def blended(folder: Path, tokens: np.ndarray) -> np.ndarray:
     """(T, V) logits by the model's own forward, its embedding moved by the blend's vectors, summed by hand."""
     model = from_checkpoint(load_checkpoint(folder))
     table = model.label_embedding.weight
-    vector = 0.75 * table[2] + 0.25 * table[1] + table[1 + LABELS.index("density=3")]
+    vector = 0.75 * table[2] + 0.25 * table[1] + 1.5 * table[1 + LABELS.index("density=3")]
     embed = model.embed
     model.embed = lambda rows: embed(rows) + vector
     notes = model.config.motif_notes
@@ -266,6 +270,131 @@ def test_what_cannot_be_asked_for_is_refused(folder: Path) -> None:
         steering.weights(("density=1",), {"source=rolls": 1.0})
     with one_line("guidance is 11"):
         Performer(engine, told=BLEND, guidance=11).begin()
+
+
+# ---- courses ----
+
+
+def test_a_course_goes_as_a_piece_does() -> None:
+    """The piece at the head of this file: its steps, every two seconds."""
+    onset = np.r_[np.arange(0, 20, 0.5), np.arange(20, 40, 0.1)]
+    pitch, velocity = np.where(onset >= 20, 90, 40), np.where(onset >= 20, 110, 20)
+    course = steering.course_of(codec.encode(Piece(onset, onset + 0.05, pitch, velocity)))
+    assert course[:6].tolist() == [[1, 1, 1]] * 6
+    assert course[11:19].tolist() == [[3, 7, 7]] * 8
+    assert len(course) == 20
+    assert steering.course_labels(course, 11.99) == {"density=1": 1.0, "loudness=1": 1.0, "register=1": 1.0}
+    assert steering.course_labels(course, 22.0) == {"density=3": 1.0, "loudness=7": 1.0, "register=7": 1.0}
+    assert steering.course_labels(course, 2 * len(course)) == {}
+    assert steering.course_of([codec.END]).shape == (0, 3)
+
+
+def test_courses_wander_as_is_said_of_people_s() -> None:
+    """By the sums and products of normal distributions, without the recursion that makes them."""
+    courses = np.stack([steering.wander(np.random.default_rng(n), 300.0) for n in range(1000)])
+    assert courses.shape == (1000, 151, 3)
+    spread = np.hypot(steering.PIECE_SPREAD, steering.MOMENT_SPREAD)
+    edges = [-np.inf, *(NormalDist().inv_cdf(k / 7) for k in range(1, 7)), np.inf]
+    for label in range(3):
+        normal = NormalDist(steering.PIECE_MEAN[label], spread[label])
+        shares = np.diff([normal.cdf(edge) if abs(edge) < 9 else float(edge > 0) for edge in edges])
+        found = np.bincount(courses[..., label].ravel(), minlength=8)[1:] / courses[..., label].size
+        assert np.abs(found - shares).max() < 0.015
+        piece, moment = steering.PIECE_SPREAD[label] ** 2, steering.MOMENT_SPREAD[label] ** 2
+        for rows in (1, 5, 30):
+            fading = math.exp(-2 * rows / steering.MEMORY_S[label])
+            expected = (piece + moment * fading) / (piece + moment)
+            pairs = courses[:, :-rows, label].ravel(), courses[:, rows:, label].ravel()
+            assert np.corrcoef(*pairs)[0, 1] == pytest.approx(expected, abs=0.07)  # steps are coarse
+    together = 0.52 * 0.61 * 0.50 + 0.54 * 0.63 * 0.74
+    assert np.corrcoef(courses[..., 0].ravel(), courses[..., 1].ravel())[0, 1] == pytest.approx(
+        together / (spread[0] * spread[1]), abs=0.05
+    )
+    longer = steering.wander(np.random.default_rng(3), 900.0)
+    assert longer[:151].tolist() == courses[3].tolist()
+
+
+class Telling(Scripted):
+    """Strikes a key a second, and keeps when it was told what."""
+
+    labels = LABELS
+
+    def begin(self) -> Telling:
+        self.told: list[tuple[float, dict[str, float]]] = []
+        return super().begin()
+
+    def tell(self, weights: np.ndarray) -> None:
+        told = {label: float(weight) for label, weight in zip(LABELS, weights) if weight}
+        self.told.append(
+            (sum(token - codec.SHIFT + 1 for token in self.read_tokens if token >= codec.SHIFT) / 100, told)
+        )
+
+
+def test_a_piece_is_told_what_its_course_says_and_was_not_asked_for() -> None:
+    course = np.array([[3, 1, 0], [4, 1, 7]])
+    seconds = [codec.VELOCITY, *(event for _ in range(6) for event in (60, shift(50), codec.NOTE_OFF + 60, shift(50)))]
+    engine = Telling(seconds)
+    Performer(engine, told={"density=6": 1.0, "source=rolls": 1.0}).generate(
+        seconds=6, seed=0, course=lambda rng, seconds: course
+    )
+    asked = {"density=6": 1.5, "source=rolls": 1.0}
+    assert [told for _, told in engine.told] == [
+        asked,
+        asked | {"loudness=1": 1.5},
+        asked | {"loudness=1": 1.5, "register=7": 1.0},
+        asked,
+    ]
+
+
+def test_no_course_and_labels_that_are_unknown_tell_nothing() -> None:
+    engine = Telling([60, shift(100), codec.NOTE_OFF + 60, shift(100), codec.END])
+    Performer(engine).generate(seconds=6, seed=0, course=None)
+    assert engine.told == []
+    engine.labels = ("composer=Bach",)
+    Performer(engine).generate(seconds=6, seed=0)
+    assert engine.told == []
+
+
+def test_a_piece_like_another(command, folder: Path, tmp_path: Path) -> None:
+    like = codec.decode(made_up_tokens(5, 200)[0])
+    like.write(tmp_path / "like.mid")
+    tokens = codec.encode(read_midi(tmp_path / "like.mid"))
+    performer = Performer(load_engine(str(folder), "onnx"))
+    pieces = {}
+    for name, course in (
+        ("--like", lambda rng, seconds: steering.course_of(tokens)),
+        ("--no-course", None),
+        ("", steering.wander),
+    ):
+        out = tmp_path / f"piece{name}.mid"
+        options = [name, tmp_path / "like.mid"] if name == "--like" else [name] if name else []
+        done = command("generate", out, "--model", folder, "--minutes", "0.2", "--seed", "4", *options)
+        assert done.code == 0
+        expected = performer.generate(seconds=12, seed=4, again=True, course=course).piece
+        expected.write(tmp_path / "expected.mid")
+        assert notes(read_midi(out)) == notes(read_midi(tmp_path / "expected.mid"))
+        pieces[name] = notes(expected)
+    assert len({tuple(piece) for piece in pieces.values()}) == 3
+
+
+def test_a_course_that_cannot_be_followed_is_refused(command, folder: Path, tmp_path: Path) -> None:
+    codec.decode(made_up_tokens(5, 50)[0]).write(tmp_path / "like.mid")
+    Piece([], [], [], []).write(tmp_path / "empty.mid")
+    knows_nothing, out = save_model(random_model(3), tmp_path / "plain"), tmp_path / "out.mid"
+    for options, words in (
+        (["--like", tmp_path / "like.mid", "--no-course"], ["--like", "--no-course"]),
+        (["--like", tmp_path / "empty.mid"], ["empty.mid", "no notes"]),
+        (["--like", tmp_path / "like.mid", "--model", knows_nothing], ["cannot be told how dense", "--like"]),
+        (["--like", tmp_path / "none.mid"], ["none.mid"]),
+    ):
+        done = command("generate", out, "--model", folder, "--minutes", "0.1", *options)
+        assert done.code == 2
+        assert len(done.err.strip().splitlines()) == 1
+        assert all(word in done.err for word in words), done.err
+        assert not out.exists()
+    done = command("generate", tmp_path / "like.mid", "--model", folder, "--like", tmp_path / "like.mid")
+    assert done.code == 2
+    assert len(read_midi(tmp_path / "like.mid"))
 
 
 def test_info_lists_what_a_model_can_be_told(command, folder: Path) -> None:

@@ -210,15 +210,17 @@ def calls_of(sampling: Sampling, events: int, seed: int = 0, *, may_call: bool =
 
 
 def test_phrases_begin_again_as_often_as_is_asked_for():
-    """A phrase of ten strikes lasts two seconds: 400 are 800 s, of which the first 20 s have nothing to go back to.
+    """A phrase of ten strikes lasts two seconds: 400 are 800 s, of which the first 6 s have nothing to go back to.
 
     A call is out after five strikes that are not the passage's, so that each phrase may have one. With 3 a minute
-    that is a chance of 0.095 at each of 390 ends: 37, with a deviation of 5.8.
+    that is a chance of 0.095 at each of 397 ends: 38, with a deviation of 5.9. Half of them are of the last 30 s.
     """
     calls = calls_of(Sampling(returns=3), 400 * 31)
-    assert 37 - 4 * 5.8 < len(calls) < 37 + 4 * 5.8
+    assert 38 - 4 * 5.9 < len(calls) < 38 + 4 * 5.9
+    near = [now_s - from_s < 30 for now_s, from_s in calls if now_s > 32]
+    assert 0.5 - 4 * 0.5 / len(near) ** 0.5 < np.mean(near) < 0.5 + 4 * 0.5 / len(near) ** 0.5
     for now_s, from_s in calls:
-        assert now_s - from_s >= codec.RETURN_S
+        assert now_s - from_s >= 6
         assert abs(from_s / 2 - round(from_s / 2)) < 1e-9, "where a phrase begins"
         assert abs(now_s / 2 - round(now_s / 2)) < 1e-9, "and called where one has ended"
     assert len({from_s for _, from_s in calls}) > 10
@@ -228,7 +230,7 @@ def test_phrases_begin_again_as_often_as_is_asked_for():
 def test_nothing_is_called_back_where_nobody_asks_or_the_model_does_not_know_how():
     assert not calls_of(Sampling(returns=0), 100 * 31)
     assert not calls_of(Sampling(returns=60), 100 * 31, may_call=False)
-    assert not calls_of(Sampling(returns=60), 10 * 31), "nothing is old enough"
+    assert not calls_of(Sampling(returns=60), 2 * 31), "nothing is old enough"
     assert calls_of(Sampling(returns=60), 20 * 31)
 
 
@@ -254,6 +256,67 @@ def test_what_is_called_back_is_insisted_on():
         told += event.token == 71
     assert strikes == 300
     assert 0.541 * 300 - 4 * 8.6 < told < 0.541 * 300 + 4 * 8.6
+
+
+def test_a_passage_that_returns_ends_before_it_would_return_to_itself():
+    """Of the phrases of the last 12 s, 60 strikes, none is called for more strikes than were played from it on."""
+    take, rng, lengths = Performer(Breathing(may_call=True)).begin(), np.random.default_rng(0), []
+    motifs = take._session.motifs
+    for _ in range(400 * 31):
+        before = motifs.called
+        take.play(Sampling(returns=60), rng)
+        if motifs.called > before:
+            first, onsets = motifs.onsets()
+            lengths.append((motifs._end - motifs._next, first + len(onsets) - motifs._next))
+    drawn = [strikes for strikes, most in lengths if most > 400]
+    assert min(drawn) >= 24
+    assert np.median(drawn) == pytest.approx(24 + 40 * np.log(2), abs=4 * 40 / len(drawn) ** 0.5)
+    assert all(strikes <= most for strikes, most in lengths)
+    assert any(strikes == most for strikes, most in lengths)
+
+
+@pytest.mark.parametrize("playable", [True, False])
+def test_keys_are_struck_no_faster_than_hands_do(playable):
+    """Of an engine to which all events are equal, and then of one that would only strike and wait 10 ms.
+
+    Where no other strike may follow a velocity, one is allowed all the same: hence a few.
+    """
+    hasty = np.full(codec.N_EVENTS, -1000, np.float32)
+    hasty[:128] = hasty[codec.SHIFT] = hasty[codec.VELOCITY + 9] = 0
+    soon, dense, strikes = 0, 0, 0
+    for weights in (np.zeros(codec.N_EVENTS, np.float32), hasty):
+        engine = Flat()
+        engine.read = lambda tokens, weights=weights: weights
+        take, rng = Performer(engine).begin(), np.random.default_rng(1)
+        struck, times = np.full(128, -9.0), []
+        for _ in range(3000):
+            event = take.play(Sampling(top_p=1, playable=playable), rng, may_end=False)
+            if event.token < codec.NOTE_OFF:
+                now_s = take.seconds
+                soon += now_s - struck[event.token] < 0.0599
+                dense += sum(now_s - time_s < 0.9999 for time_s in times[-52:]) >= 52
+                struck[event.token] = now_s
+                times.append(now_s)
+        strikes += len(times)
+    if playable:
+        assert dense == 0
+        assert soon < 0.005 * strikes
+    else:
+        assert soon > 0.005 * strikes
+        assert dense > 0.5 * strikes
+
+
+def test_a_saved_take_knows_what_was_struck(recalling):
+    take = recalling.begin()
+    take.hear([codec.VELOCITY + 9, *range(60, 112), shift(2)])
+    again = recalling.resume(stored(take.save()))
+    for each in (take, again, take.fork()):
+        legal = each._legal(True, True)
+        assert not legal[: codec.NOTE_OFF].any()
+        assert legal[codec.NOTE_OFF : codec.SHIFT].any()
+        assert each._legal(True, False)[: codec.NOTE_OFF].any()
+    take.hear([codec.NOTE_OFF + 60, shift(100), codec.NOTE_OFF + 61])
+    assert take._legal(True, True)[60]
 
 
 def test_a_passage_can_be_called_back_by_its_time(recalling):

@@ -7,6 +7,7 @@ studio hold. A take is forked and saved at any moment, so that a passage can be 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,10 +27,21 @@ from ritornello.sampling import Sampling
 MAX_MINUTES = 24 * 60.0
 BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.1, 0.95, 256
 """a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
+NEAR_S, FAR_S, NEAR_SHARE = 6.0, 30.0, 0.5
+"""a passage that returns is of these seconds ago, or else it is older: so often it is near, where there are both"""
+RETURN_STRIKES, LONGER_STRIKES = 24, 40.0
+"""a passage that returns has that many strikes at least, and so many more in the mean: half of them have 51 and more,
+of people's 48 (those of 20 s ago and more, in ASAP's training split)"""
 INSIST_NATS = 5.0
 """by how much each event of what is called back is likelier than the model says, while it is told as called back: it is
 led there from music that it has just made up, and not from what a pianist led to the return"""
+HELD_NATS = 0.15
+"""by how much letting a key go is less likely than the model says: left to itself its notes grow shorter than those it
+learnt from, to a half (docs/notebook/2026-11-26-voice.md)"""
 MAX_GUIDANCE = 10.0
+RESTRIKE_S, MOST_STRIKES = 0.06, 52
+"""so soon no key is struck again, and so many strikes a second are the most: 0.03 % of the strikes on a key, and 0.1 %
+of the seconds before strikes, are beyond in ASAP's training performances (200 of them)"""
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
 OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
@@ -37,6 +49,8 @@ OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
 performances hold (99 % begin within 8.4 s; the longest rest is of 9.0 s, the longest wait on held keys of 16.3 s)"""
 
 Progress = Callable[[float], None]
+Course = Callable[[np.random.Generator, float], NDArray[np.integer]]
+"""what a piece of so many seconds is told as it goes, (N, 3): see `steering.wander`"""
 Stop = Callable[[], bool]
 
 
@@ -112,6 +126,9 @@ class Take:
         self._unread = [codec.START]  # drawn and not yet read: what follows the end is never asked for
         self._logits = np.zeros(0, np.float32)
         self._key_step = 0  # of the last strike or release
+        self._struck_steps = np.full(N_PITCHES, -MAX_SHIFT_STEPS)  # by key, when it was struck last
+        self._strike_steps = np.full(MOST_STRIKES, -MAX_SHIFT_STEPS)  # when the last strikes were, in a ring
+        self._strikes = 0
         self._breath_step = 0  # where a phrase ended last
         self._silent_until = 0  # the step before which nothing more happens: where a prompt was cut
         self._has_notes = False
@@ -151,15 +168,16 @@ class Take:
     def play(self, sampling: Sampling, rng: np.random.Generator, *, may_end: bool = True) -> Event:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
-        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, whatever the model would rather.
+        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, keys are struck
+        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`), whatever the model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
-        the beginning of a phrase, any that is `codec.RETURN_S` old. Two more numbers of ``rng`` decide that.
+        the beginning of a phrase `NEAR_S` old or older. Four more numbers of ``rng`` decide that.
         """
         if self.ended:
             raise ValueError("this take has ended; begin another")
         self._read()
-        token = sampling.draw(self._insisted(), self._legal(may_end), rng)
+        token = sampling.draw(self._weighed(), self._legal(may_end, sampling.playable), rng)
         velocity = self._decoder.velocity
         finished = self._take(token)
         if token >= codec.SHIFT:
@@ -203,7 +221,7 @@ class Take:
         place = int(np.searchsorted(onsets, _steps(from_s)))
         if place >= len(onsets):
             raise RitornelloError(f"nothing was played from {from_s:g} s on that could be called back")
-        self._call(first + place)
+        self._call(first + place, RETURN_STRIKES + round(LONGER_STRIKES))
 
     def finish(self) -> list[codec.Note]:
         """Ends it here: the notes that still sound, closed now."""
@@ -215,6 +233,7 @@ class Take:
         twin._session, twin._untold = self._session.fork(), self._untold and self._untold.fork()
         twin._grammar, twin._decoder = copy.deepcopy(self._grammar), copy.deepcopy(self._decoder)
         twin._unread = list(self._unread)
+        twin._struck_steps, twin._strike_steps = self._struck_steps.copy(), self._strike_steps.copy()
         return twin
 
     def save(self) -> Saved:
@@ -229,7 +248,11 @@ class Take:
                 "decoder": self._decoder.to_array(),
                 "unread": np.array(self._unread, np.int64),
                 "logits": self._logits.copy(),
-                "moment": np.array([self._key_step, self._breath_step, self._silent_until, self._has_notes]),
+                "struck": self._struck_steps.copy(),
+                "strikes": self._strike_steps.copy(),
+                "moment": np.array(
+                    [self._key_step, self._breath_step, self._silent_until, self._strikes, self._has_notes]
+                ),
             }
         )
 
@@ -243,7 +266,8 @@ class Take:
         take._grammar = codec.Grammar.from_array(saved["grammar"])
         take._decoder = codec.StreamDecoder.from_array(saved["decoder"])
         take._unread, take._logits = saved["unread"].tolist(), saved["logits"].copy()
-        take._key_step, take._breath_step, take._silent_until, has_notes = saved["moment"].tolist()
+        take._struck_steps, take._strike_steps = saved["struck"].copy(), saved["strikes"].copy()
+        take._key_step, take._breath_step, take._silent_until, take._strikes, has_notes = saved["moment"].tolist()
         take._has_notes = bool(has_notes)
         return take
 
@@ -252,8 +276,11 @@ class Take:
         self._grammar.advance(token)
         finished = self._decoder.feed(token)
         if token < codec.SHIFT:
-            self._has_notes |= token < codec.NOTE_OFF
             self._key_step = self._decoder.step
+        if token < codec.NOTE_OFF:
+            self._has_notes = True
+            self._struck_steps[token] = self._strike_steps[self._strikes % MOST_STRIKES] = self._key_step
+            self._strikes += 1
         return finished
 
     def _lead_back(self, steps: int, per_minute: float, rng: np.random.Generator) -> None:
@@ -268,25 +295,30 @@ class Take:
         if not now - steps < motifs.last_onset + breath <= now:
             return
         since_s, self._breath_step = (now - self._breath_step) / STEPS_PER_S, now
-        if motifs.called or motifs.followed >= codec.CALL_STRIKES:
+        if motifs.called or motifs.returning or motifs.followed >= codec.CALL_STRIKES:
             return
-        begins = first + np.flatnonzero(np.r_[True, waits >= breath] & (onsets <= now - codec.RETURN_S * STEPS_PER_S))
-        if len(begins) and rng.random() < -np.expm1(-per_minute * since_s / 60):
-            self._call(int(begins[int(rng.random() * len(begins))]))
+        age_s = (now - onsets) / STEPS_PER_S
+        old = np.r_[True, waits >= breath] & (age_s >= NEAR_S)
+        if not old.any() or rng.random() >= -np.expm1(-per_minute * since_s / 60):
+            return
+        near = (age_s < FAR_S) == (rng.random() < NEAR_SHARE)
+        begins = np.flatnonzero(old & near if (old & near).any() else old)
+        place = int(begins[int(rng.random() * len(begins))])
+        strikes = RETURN_STRIKES + int(-LONGER_STRIKES * math.log1p(-rng.random()))
+        self._call(first + place, min(strikes, len(onsets) - place))  # not into itself
 
-    def _insisted(self) -> NDArray[np.float32]:
-        """The logits (V,), that of the event with which a passage that was called back goes on raised."""
-        motifs = self._session.motifs
-        if motifs is None or (event := motifs.insisted) < 0:
-            return self._logits
-        logits = self._logits.copy()
-        logits[event] += np.float32(INSIST_NATS)
+    def _weighed(self) -> NDArray[np.float32]:
+        """The logits (V,), those of releases lowered, and that of how a passage that was called back goes on raised."""
+        logits, motifs = self._logits.copy(), self._session.motifs
+        logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(HELD_NATS)
+        if motifs is not None and (event := motifs.insisted) >= 0:
+            logits[event] += np.float32(INSIST_NATS)
         return logits
 
-    def _call(self, place: int) -> None:
+    def _call(self, place: int, strikes: int) -> None:
         for session in (self._session, self._untold):
             if session is not None and session.motifs is not None:
-                session.motifs.call(place)
+                session.motifs.call(place, strikes=strikes)
 
     def _read(self) -> None:
         if self._unread:
@@ -296,9 +328,17 @@ class Take:
                 self._logits = (1 - g) * self._untold.read(unread) + g * self._logits
             self._unread = []
 
-    def _legal(self, may_end: bool) -> NDArray[np.bool_]:
+    def _legal(self, may_end: bool, playable: bool) -> NDArray[np.bool_]:
         legal, step = self._grammar.legal(), self._decoder.step
         legal[codec.END] &= may_end and self._has_notes
+        if playable:
+            slower = legal.copy()
+            slower[: codec.NOTE_OFF] &= step - self._struck_steps >= round(RESTRIKE_S * STEPS_PER_S)
+            if (wait := STEPS_PER_S + int(self._strike_steps[self._strikes % MOST_STRIKES]) - step) > 0:
+                slower[: codec.NOTE_OFF] = slower[codec.VELOCITY : codec.END] = False
+                if not self._grammar.sounding.any():  # after a shorter one nothing could come
+                    slower[codec.SHIFT : codec.SHIFT + wait - 1] = False
+            legal = slower if slower.any() else legal
         most_s = OPENING_S if not self._has_notes else HELD_S if self._grammar.sounding.any() else REST_S
         least = min(max(0, self._silent_until - step), MAX_SHIFT_STEPS)
         most = min(max(least, self._key_step + round(most_s * STEPS_PER_S) - step), MAX_SHIFT_STEPS)
@@ -353,10 +393,14 @@ class Performer:
         seed: int,
         may_end: bool = True,
         again: bool = False,
+        course: Course | None = steering.wander,
         progress: Progress | None = None,
         stop: Stop = _never,
     ) -> Performance:
         """A new piece of ``seconds`` at most; the same seed gives the same piece on the same engine.
+
+        How dense, loud and high it is follows a ``course``, where the engine knows such labels and ``told`` says
+        nothing of them; with None it is as the model likes.
 
         It is shorter if the model ends it and ``may_end`` allows that; with ``again`` another piece follows then,
         `PAUSE_S` later, until the time is over. Whenever ``stop()`` is true it ends there, and is whole up to there.
@@ -364,14 +408,21 @@ class Performer:
         Raises:
             RitornelloError: for an absurd length.
         """
+        check_length(seconds)
         rng = np.random.default_rng(seed)
-        performance = self._perform(self.begin(), seconds, rng, may_end, progress, stop)
-        parts, start_s = [performance], performance.piece.seconds + PAUSE_S
-        while again and parts[-1].ended and start_s < seconds and not stop():
-            later = None if progress is None else _shifted(progress, start_s)
-            parts.append(self._perform(self.begin(), seconds - start_s, rng, may_end, later, stop))
-            performance = _followed(performance, parts[-1], start_s)
-            start_s += parts[-1].piece.seconds + PAUSE_S
+
+        def part(number: int, start_s: float) -> Performance:
+            """The piece that begins there."""
+            left_s, later = seconds - start_s, None if progress is None else _shifted(progress, start_s)
+            rows = course and course(np.random.default_rng((seed, number)), left_s)
+            return self._perform(self.begin(), left_s, rng, may_end, later, stop, course=rows)
+
+        performance = latest = part(1, 0.0)
+        start_s = latest.piece.seconds + PAUSE_S
+        while again and latest.ended and start_s < seconds and not stop():
+            latest = part(performance.pieces + 1, start_s)
+            performance = _followed(performance, latest, start_s)
+            start_s += latest.piece.seconds + PAUSE_S
         return performance
 
     def continue_piece(
@@ -426,17 +477,36 @@ class Performer:
                 take = self.begin()
 
     def events(
-        self, rng: np.random.Generator, *, prompt: ArrayLike = (), may_end: bool = True
+        self,
+        rng: np.random.Generator,
+        *,
+        prompt: ArrayLike = (),
+        may_end: bool = True,
+        course: NDArray[np.integer] | None = None,
     ) -> Iterator[tuple[int, float]]:
         """Events as they are decided, until the model ends the piece: (token, seconds of music after it).
 
-        A prompt (T,) of tokens is read first and not yielded. See `Take.play`.
+        A prompt (T,) of tokens is read first and not yielded. See `Take.play`, and `generate` for the course (N, 3).
         """
         take = self.begin()
         take.hear(prompt)
-        while not take.ended:
-            event = take.play(self.sampling, rng, may_end=may_end)
+        for event in self._played(take, rng, may_end, course):
             yield event.token, take.seconds
+
+    def _played(
+        self, take: Take, rng: np.random.Generator, may_end: bool, course: NDArray[np.integer] | None
+    ) -> Iterator[Event]:
+        """Events to the end, told as the course goes what ``told`` says nothing of."""
+        kinds = steering.EDGES.keys() - {label.partition("=")[0] for label in self.told}
+        row = -1
+        while not take.ended:
+            if course is not None and (now := int(take.seconds // steering.COURSE_S)) != row:
+                row, labels = now, steering.course_labels(course, take.seconds)
+                known = kinds & {label.partition("=")[0] for label in self.engine.labels}
+                own = {label: weight for label, weight in labels.items() if label.partition("=")[0] in known}
+                if known:
+                    take.tell(own | dict(self.told), guidance=self.guidance)
+            yield take.play(self.sampling, rng, may_end=may_end)
 
     def _perform(
         self,
@@ -447,15 +517,16 @@ class Performer:
         progress: Progress | None,
         stop: Stop,
         border_s: float = 0.0,
+        course: NDArray[np.integer] | None = None,
     ) -> Performance:
         """What is played from ``border_s`` on, and with it what sounds there."""
         check_length(seconds)
         # On the grid of steps, so that no note can begin within a hair of the end.
         until_s = (_steps(border_s) + max(1, _steps(seconds))) / STEPS_PER_S
         notes: list[codec.Note] = []
-        tokens = 0
+        tokens, playing = 0, self._played(take, rng, may_end, course)
         while not take.ended and take.seconds < until_s and not stop():
-            notes += take.play(self.sampling, rng, may_end=may_end).finished
+            notes += next(playing).finished
             tokens += 1
             if progress is not None:
                 progress(max(0.0, min(take.seconds, until_s) - border_s))
@@ -498,9 +569,11 @@ def load(
     told: Mapping[str, float] | None = None,
     guidance: float = 1.0,
     threads: int | None = None,
+    memory_bytes: int | None = None,
 ) -> Performer:
     """A performer with a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_engine` does."""
-    return Performer(load_engine(model, engine, threads=threads), sampling, told=told, guidance=guidance)
+    loaded = load_engine(model, engine, threads=threads, memory_bytes=memory_bytes)
+    return Performer(loaded, sampling, told=told, guidance=guidance)
 
 
 def _shifted(progress: Progress, start_s: float) -> Progress:

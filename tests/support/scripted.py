@@ -28,7 +28,7 @@ class Greedy(Sampling):
 class Scripted:
     """An engine that wants certain events, in order, and then whatever ``rest`` weighs; it keeps what it read."""
 
-    name, trained_on, motifs = "scripted", {}, None
+    name, trained_on, motifs, labels = "scripted", {}, None, ()
 
     def __init__(self, wanted: list[int], rest: np.ndarray | None = None) -> None:
         self.wanted = wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,8 +45,21 @@ class PrecisionName(str, Enum):
 
 Lanes = Annotated[int | None, typer.Option(help="Pieces read side by side, instead of the recipe's.")]
 PieceTokens = Annotated[int | None, typer.Option(help="Train on so much of a piece at most.", show_default=False)]
+Memory = Annotated[
+    str | None, typer.Option(help="Bytes for a performance's memories, such as 6MB: horizons are cut to fit.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 DataFolder = Annotated[Path, typer.Option(help="A packed corpus (see 'ritornello data'), or hf://owner/name.")]
+
+
+def bytes_of(size: str | None) -> int | None:
+    """A size such as 6MB in bytes; a number alone is bytes. Raises RitornelloError for what is none."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMG]?)B?", size.strip())
+    if not match:
+        raise RitornelloError(f"{size!r} is no size; write such as 500kB, 6MB or 6000000")
+    return round(float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
 
 
 def device_named(name: str | None) -> Any:

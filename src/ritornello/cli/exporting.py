@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from ritornello.cli.common import AsJson, app, console, output
+from ritornello.cli.common import AsJson, Memory, app, bytes_of, console, output
 from ritornello.errors import RitornelloError
 from ritornello.hub import is_on_hub
 from ritornello.rendering.scene import clock
@@ -22,16 +22,19 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to write; an earlier export is replaced.")],
     int8: Annotated[bool, typer.Option("--int8", help="Weights in a byte each, with a scale for every block.")] = False,
+    memory: Memory = None,
     web: Annotated[bool, typer.Option("--web", help="The studio's page with the model, for any static host.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model as ONNX graphs of fixed shapes, for any program that runs ONNX, or as a page that plays."""
     if web:
+        if memory is not None:
+            raise RitornelloError("--web exports a page with the model as it is; leave --memory out")
         _export_web(model, out, as_json)
         return
     from ritornello.engines.exported import write_export
 
-    manifest = write_export(model, out, "int8" if int8 else "fp32")
+    manifest = write_export(model, out, "int8" if int8 else "fp32", bytes_of(memory))
     if as_json:
         print(json.dumps({"folder": str(out), **manifest}, indent=1))
         return

@@ -15,10 +15,12 @@ from ritornello.cli.common import (
     AsJson,
     DataFolder,
     Lanes,
+    Memory,
     PieceTokens,
     PrecisionName,
     Split,
     app,
+    bytes_of,
     console,
     count_bar,
     device_named,
@@ -135,6 +137,7 @@ def evaluate(
     data: DataFolder,
     split: Annotated[Split, typer.Option(help="Which pieces.")] = Split.validation,
     schedule: Annotated[str | None, typer.Option(help="Memory horizons, instead of the model's.")] = None,
+    memory: Memory = None,
     free: Annotated[bool | None, typer.Option("--free/--legal", help="Softmax over all or legal events.")] = None,
     lanes: Annotated[int, typer.Option(help="Pieces read side by side; no figure depends on it.", min=1)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
@@ -144,12 +147,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Full-piece likelihood: every token of every piece predicted once, each piece from an empty state."""
+    if schedule is not None and memory is not None:
+        raise RitornelloError("--schedule and --memory both say what is remembered; leave one out")
     if engine is not None:
         if schedule is not None or device is not None:
             raise RitornelloError("an engine plays a model as it is, on the CPU; leave --schedule and --device out")
         if repeats or png is not None:
             raise RitornelloError("the repeat test is not read by an engine; leave --engine out")
-        _show(_read_by_engine(model, data, split, engine, free), as_json)
+        _show(_read_by_engine(model, data, split, engine, free, bytes_of(memory)), as_json)
         return
     needs_torch()
     from ritornello.checkpoint import load_checkpoint
@@ -163,7 +168,7 @@ def evaluate(
     if png is not None:
         check_writable(png)
     checkpoint, corpus = load_checkpoint(model), Corpus.open(data)
-    network = from_checkpoint(checkpoint)
+    network = from_checkpoint(checkpoint, memory_bytes=bytes_of(memory))
     if schedule is not None:
         if network.config.schedule is None:
             raise RitornelloError(f"{model}: is of a model without horizons; leave --schedule out")
@@ -193,12 +198,14 @@ def evaluate(
     _show(figures, as_json)
 
 
-def _read_by_engine(model: str, data: Path, split: Split, engine: str, free: bool | None) -> dict[str, Any]:
+def _read_by_engine(
+    model: str, data: Path, split: Split, engine: str, free: bool | None, memory_bytes: int | None
+) -> dict[str, Any]:
     from ritornello.corpus import Corpus
     from ritornello.engines import load_engine
     from ritornello.evaluation import evaluate_engine
 
-    loaded, corpus = load_engine(model, engine), Corpus.open(data)
+    loaded, corpus = load_engine(model, engine, memory_bytes=memory_bytes), Corpus.open(data)
     legal = loaded.legal if free is None else not free
     with count_bar("tokens") as progress:
         result = evaluate_engine(loaded, corpus, split.value, legal=legal, progress=progress)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ritornello.cli.common import AsJson, app, console, music_bar, stopping, with_options
+from ritornello.cli.common import AsJson, Memory, app, bytes_of, console, music_bar, stopping, with_options
 from ritornello.codec import steering
 from ritornello.engines import DEFAULT_ENGINE
 from ritornello.errors import RitornelloError
@@ -49,6 +49,7 @@ class Player:
     returns: Annotated[
         float, typer.Option(help="How often a minute a passage from before is called back; 0: as the model likes.")
     ] = Sampling.returns
+    playable: Annotated[bool, typer.Option(help="Leave out strikes that no hands play.")] = Sampling.playable
     composer: Annotated[str | None, typer.Option(help="In whose manner, or a blend: chopin:0.7,debussy:0.3.")] = None
     density: Annotated[int | None, typer.Option(help="Of notes, 1 (sparse) to 7.")] = None
     loudness: Annotated[int | None, typer.Option(help="1 (soft) to 7.")] = None
@@ -60,6 +61,7 @@ class Player:
     model: Model = DEFAULT_MODEL
     engine: EngineName = DEFAULT_ENGINE
     threads: Threads = None
+    memory: Memory = None
 
     def seeded(self) -> int:
         """The seed asked for, or one that is drawn."""
@@ -73,10 +75,10 @@ class Player:
             check_length(seconds)
         steps = {"density": self.density, "loudness": self.loudness, "register": self.register}
         told = steering.asked(self.composer, self.source_name, **steps)
-        sampling = Sampling(self.temperature, self.top_p, self.min_p, self.returns)
-        return load(
-            self.model, engine=self.engine, sampling=sampling, told=told, guidance=self.guidance, threads=self.threads
-        )
+        sampling = Sampling(self.temperature, self.top_p, self.min_p, self.returns, self.playable)
+        how: dict[str, Any] = {"sampling": sampling, "told": told, "guidance": self.guidance}
+        how |= {"threads": self.threads, "memory_bytes": bytes_of(self.memory)}
+        return load(self.model, engine=self.engine, **how)
 
 
 FORMATS = formats()
@@ -148,6 +150,12 @@ def generate(
         bool, typer.Option("--single", help="Stop where the model ends the piece; else another follows.")
     ] = False,
     full_length: FullLength = False,
+    like: Annotated[
+        Path | None, typer.Option(metavar="IN.mid", help="As dense, loud and high as this piece, moment for moment.")
+    ] = None,
+    course: Annotated[
+        bool, typer.Option(help="Let density, loudness and register wander as people's do; else as the model likes.")
+    ] = True,
     *,
     player: Player,
     files: Rendered,
@@ -155,14 +163,37 @@ def generate(
     """Play a new piece, or several one after another where the model ends them before the time is over."""
     if single and full_length:
         raise RitornelloError("--single lets the model end the piece, --full-length forbids it; give one of them")
-    seed, files = player.seeded(), files.checked(out, minutes * 60)
+    if like is not None and not course:
+        raise RitornelloError("--like gives the piece a course, --no-course takes it; give one of them")
+    seed, files = player.seeded(), files.checked(out, minutes * 60, source=like)
+    how = _course_of(like) if like is not None else steering.wander if course else None
     performer = player.load(minutes * 60)
+    if like is not None and not set(steering.labels((), ())).issubset(performer.engine.labels):
+        raise RitornelloError(f"{player.model}: cannot be told how dense, loud and high to play; leave --like out")
     with music_bar(minutes * 60) as progress, stopping() as stop:
         performance = performer.generate(
-            seconds=minutes * 60, seed=seed, may_end=not full_length, again=not single, progress=progress, stop=stop
+            seconds=minutes * 60,
+            seed=seed,
+            may_end=not full_length,
+            again=not single,
+            course=how,
+            progress=progress,
+            stop=stop,
         )
     title = f"Ritornello {player.model}, seed {seed}"
     _write(performance, title, out, files, seed, performer.engine.trained_on, stop())
+
+
+def _course_of(path: Path) -> Any:
+    """The course of a piece that is there, for `Performer.generate`."""
+    from ritornello import codec
+    from ritornello.midi import read_midi
+
+    piece = read_midi(path)
+    if not len(piece):
+        raise RitornelloError(f"{path}: has no notes, and so no course; give a piece with notes")
+    course = steering.course_of(codec.encode(piece))
+    return lambda rng, seconds: course
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")

@@ -50,7 +50,7 @@ class Played:
         from ritornello.sampling import Sampling
         from ritornello.studies.table_one import Plan
 
-        sampling = Sampling(self.temperature, self.top_p)
+        sampling = Sampling(self.temperature, self.top_p, returns=0.0, playable=False)
         return Plan(rows=self.row or [], pieces=self.pieces, tokens=self.tokens, sampling=sampling)
 
 

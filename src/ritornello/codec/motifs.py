@@ -55,7 +55,7 @@ _NO_CALLS: Mapping[int, tuple[int, int]] = {}
 _NONE = (_NEVER, -1)
 _NUMBERS = (
     *("count", "now", "velocity", "last", "struck", "released"),
-    *("next", "used", "followed", "missed", "shift", "old", "new", "latest", "called", "may_call"),
+    *("next", "used", "followed", "missed", "shift", "old", "new", "latest", "called", "end", "may_call"),
 )
 
 
@@ -91,6 +91,7 @@ class MotifMemory:
         self._old = self._new = 0  # when the strike that was followed last was struck then and now
         self._latest = -1  # the old strike that the last one followed; -1 for none
         self._called = 0  # strikes that are still to be told as called back
+        self._end = 0  # the old strike before which the passage that was called back ends
         self._may_call = int(may_call)
 
     @property
@@ -129,13 +130,18 @@ class MotifMemory:
 
     @property
     def called(self) -> int:
-        """Strikes of a passage that was called back which are still to come."""
+        """Strikes of a passage that was called back which are still to be told as such."""
         return self._called
+
+    @property
+    def returning(self) -> bool:
+        """Whether a passage that was called back is followed and not yet at its end."""
+        return 0 <= self._next < self._end
 
     @property
     def insisted(self) -> int:
         """The event with which a passage that is called back goes on, the key that begins it at first; -1 for none."""
-        if not self._called:
+        if not self.returning:
             return -1
         pitch, _, wait, loudness = self._upcoming()
         event = pitch if self._called == CALL_STRIKES else self._event(pitch, wait, loudness)
@@ -157,8 +163,10 @@ class MotifMemory:
         places = np.arange(first, self._count) % self.notes
         return first, np.frombuffer(self._onsets, np.int32)[places].astype(np.int64)
 
-    def call(self, place: int, shift: int = 0) -> None:
+    def call(self, place: int, shift: int = 0, *, strikes: int = CALL_STRIKES) -> None:
         """Sets the pointer to a strike by its number, ``shift`` semitones from how it was played.
+
+        The passage has so many ``strikes`` (see `returning`).
 
         Raises:
             ValueError: for a strike that is not remembered.
@@ -166,7 +174,7 @@ class MotifMemory:
         if not max(0, self._count - self.notes + 1) <= place < self._count:
             raise ValueError(f"strike {place} is not remembered")
         self._next, self._used, self._followed, self._missed = place, 0, 0, 0
-        self._shift, self._called = shift, CALL_STRIKES
+        self._shift, self._called, self._end = shift, CALL_STRIKES, place + strikes
         self._due.clear()
 
     def read(self, tokens: ArrayLike, calls: Mapping[int, tuple[int, int]] = _NO_CALLS) -> NDArray[np.int16]:
@@ -229,7 +237,7 @@ class MotifMemory:
             place = -1
         if place >= 0 and (self._next < 0 or (place + 1 != self._next and self._match(place, n) > self._followed)):
             old = place
-            self._next, self._used, self._missed = place + 1, 0, 0
+            self._next, self._used, self._missed, self._end = place + 1, 0, 0, 0
             self._followed, self._shift = self._match(place, n), pitch - self._pitch(place)
         self._due.pop(pitch, None)
         self._latest = old
@@ -250,7 +258,7 @@ class MotifMemory:
     def _find(self, pitch: int) -> int:
         """The old strike that a new one follows, and the pointer moved on; -1 for none."""
         if self._next >= 0 and self._next <= self._count - self.notes:
-            self._next, self._called = -1, 0  # forgotten
+            self._next, self._called, self._end = -1, 0, 0  # forgotten
         if self._next < 0:
             return -1
         for d in range(min(LOOK_AHEAD, self._count - 1 - self._next)):
@@ -266,7 +274,7 @@ class MotifMemory:
                 return old
         self._followed, self._missed = self._followed >> 2, self._missed + 1
         if self._missed > MAX_MISSES:
-            self._next, self._called = -1, 0
+            self._next, self._called, self._end = -1, 0, 0
         return -1
 
     def _place(self, n: int) -> int:

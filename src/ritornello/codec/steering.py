@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +30,18 @@ EDGES = {
 }
 """between the steps, of strikes a second, mean velocity and mean pitch: about the sevenths of ASAP's training tokens"""
 STEPS = 7
+STRENGTH = {"density": 1.5, "loudness": 1.5, "register": 1.0}
+"""by how much the vectors of steps weigh more in playing than in training: asking for a step more moves the music by
+0.1 to 0.5 of one at 1, by 0.6 to 0.8 at 2, and no further at 3 (docs/notebook/2026-11-26-voice.md)"""
+COURSE_S = 2.0
+"""between two rows of a course: what a piece is told of the seconds that follow, (N, 3) steps, 0 for nothing"""
+PIECE_MEAN, PIECE_SPREAD = (-0.47, -0.18, -0.21), (0.61, 0.50, 0.43)
+MOMENT_SPREAD, MEMORY_S = (0.63, 0.74, 0.79), (15.0, 11.0, 7.0)
+PIECE_ALIKE, MOMENT_ALIKE = (0.52, 0.44, 0.16), (0.54, 0.14, 0.13)
+"""how people's pieces go, in quantiles of a normal distribution that the steps cut into sevenths: a piece's mean, how
+far pieces lie apart, how far moments from their piece's mean, in how many seconds that fades to 1 / e; and how alike
+density and loudness, density and register, loudness and register are. By moments from one to three performances of
+each of ASAP's 151 training titles (docs/notebook/2026-11-26-voice.md)"""
 COLUMNS = 2 + len(EDGES)
 """labels that a token can have at once: composer, source and the steps"""
 SOURCE = 1
@@ -69,6 +82,41 @@ def following(tokens: ArrayLike) -> NDArray[np.int64]:
     return steps
 
 
+def course_of(tokens: ArrayLike) -> NDArray[np.int64]:
+    """The course of a piece (T,), so that another may go as it does: (N, 3)."""
+    steps, times = following(tokens), steps_of(tokens) / v.STEPS_PER_S
+    moments = np.arange(0.0, times[-1] if len(times) else 0.0, COURSE_S)
+    return steps[np.searchsorted(times, moments)]
+
+
+def wander(rng: np.random.Generator, seconds: float) -> NDArray[np.int64]:
+    """A course that nobody has played: (N, 3), each label around a mean of the piece's own, as people's pieces do."""
+    rows = int(seconds // COURSE_S) + 1
+    drawn = rng.standard_normal((rows + 1, len(EDGES)))
+    fades = np.exp(-COURSE_S / np.array(MEMORY_S))
+    moments = drawn[1:] @ _mixing(MOMENT_ALIKE, MOMENT_SPREAD)
+    for row in range(1, rows):
+        moments[row] = fades * moments[row - 1] + np.sqrt(1 - fades**2) * moments[row]
+    values = PIECE_MEAN + drawn[0] @ _mixing(PIECE_ALIKE, PIECE_SPREAD) + moments
+    edges = [NormalDist().inv_cdf(step / STEPS) for step in range(1, STEPS)]
+    return 1 + np.searchsorted(edges, values)
+
+
+def course_labels(course: NDArray[np.integer], seconds: float) -> dict[str, float]:
+    """What a course (N, 3) tells at a time, as labels and their weights; nothing beyond its end."""
+    row = int(seconds / COURSE_S)
+    steps = course[row].tolist() if row < len(course) else ()
+    return {f"{name}={step}": 1.0 for name, step in zip(EDGES, steps) if step}
+
+
+def _mixing(alike: Sequence[float], spread: Sequence[float]) -> NDArray[np.float64]:
+    """The matrix that makes independent standard normal rows (N, 3) rows of that correlation and spread."""
+    correlation = np.eye(len(EDGES))
+    above = np.triu_indices(len(EDGES), 1)
+    correlation[above] = correlation.T[above] = alike
+    return np.linalg.cholesky(correlation * np.outer(spread, spread)).T
+
+
 def asked(composers: str | None = None, source: str | None = None, **steps: int | None) -> dict[str, float]:
     """What one asks for, as labels and their weights.
 
@@ -99,7 +147,7 @@ def asked(composers: str | None = None, source: str | None = None, **steps: int 
 
 
 def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.float32]:
-    """(L,) how much of each of a model's labels is told. Names may be in any case.
+    """(L,) how much of each of a model's labels is told, steps by `STRENGTH` more. Names may be in any case.
 
     Raises:
         RitornelloError: for a label that the model does not know, with what it knows.
@@ -116,5 +164,5 @@ def weights(labels: Sequence[str], told: Mapping[str, float]) -> NDArray[np.floa
             meant = next((name for name in known if near and name.casefold() == near[0]), None)
             hint = f"do you mean {meant}? " if meant else ""
             raise RitornelloError(f"this model does not know the {kind} {value!r}; {hint}it knows {', '.join(known)}")
-        result[places[label.casefold()]] = weight
+        result[places[label.casefold()]] = STRENGTH.get(label.casefold().partition("=")[0], 1.0) * weight
     return result

@@ -93,13 +93,16 @@ class Engine(Protocol):
         """
 
 
-def load_engine(model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None = None) -> Engine:
+def load_engine(
+    model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None = None, memory_bytes: int | None = None
+) -> Engine:
     """An engine with a model loaded.
 
     Args:
         model: a bundled model's name, a checkpoint folder, or (not for torch) an exported folder.
         engine: ``onnx`` (int8 weights), ``onnx-fp32``, or ``torch``.
         threads: None for the engine's own choice.
+        memory_bytes: what a performance's memories may take; a DSMR's horizons are cut to fit. None: as trained.
 
     Raises:
         RitornelloError: for an unknown engine, a missing package, or a model that cannot be loaded.
@@ -110,9 +113,9 @@ def load_engine(model: str, engine: str = DEFAULT_ENGINE, *, threads: int | None
         if engine == "torch":
             from ritornello.engines.framework import TorchEngine
 
-            return TorchEngine.load(model, threads=threads)
+            return TorchEngine.load(model, threads=threads, memory_bytes=memory_bytes)
         from ritornello.engines import exported
-    return exported.load(model, "int8" if engine == "onnx" else "fp32", threads)
+    return exported.load(model, "int8" if engine == "onnx" else "fp32", threads, memory_bytes)
 
 
 def identity(engine: str, config: ModelConfig) -> NDArray[np.generic]:

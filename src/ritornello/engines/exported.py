@@ -29,7 +29,7 @@ from ritornello.engines.sizes import (
 )
 from ritornello.errors import RitornelloError, needing
 from ritornello.files import whole_folder, with_checksum, write_whole
-from ritornello.models.config import DSMRConfig, at_place
+from ritornello.models.config import DSMRConfig, at_place, read_config
 
 MANIFEST = "export.json"
 WEB_MANIFEST = "web.json"
@@ -39,40 +39,49 @@ AGAIN = "export the model again"
 Initialisers = Mapping[str, NDArray[np.generic]]
 
 
-def load(model: str, precision: WeightPrecision, threads: int | None = None) -> OnnxEngine:
-    """An exported folder, a bundled model or a checkpoint folder, ready to play.
+def load(
+    model: str, precision: WeightPrecision, threads: int | None = None, memory_bytes: int | None = None
+) -> OnnxEngine:
+    """An exported folder, a bundled model or a checkpoint folder, ready to play, its memories cut to so many bytes.
 
     Raises:
         RitornelloError: for a model that is damaged, of another vocabulary, or that this engine cannot play.
     """
     if (Path(model) / MANIFEST).is_file():
+        if memory_bytes is not None:
+            raise RitornelloError(f"{model}: an export has the memory that it was made with; {AGAIN}, with --memory")
         return _open_export(Path(model), precision, threads)
-    checkpoint, config, weights = _prepared(model, precision)
+    checkpoint, config, weights = _prepared(model, precision, memory_bytes)
+    has_graphs = config.to_json() == read_config(checkpoint.family, checkpoint.config).to_json()
 
     def graph(tokens: int, threads: int) -> Any:
         beside = checkpoint.folder / precision / GRAPHS[tokens]
-        content = beside.read_bytes() if beside.is_file() else _built(config, tokens, precision, weights, {})
+        content = (
+            beside.read_bytes() if has_graphs and beside.is_file() else _built(config, tokens, precision, weights, {})
+        )
         return open_graph(content, config, tokens, precision=precision, weights=weights, threads=threads)
 
     named: dict[str, Any] = {"name": str(model), "trained_on": checkpoint.trained_on, "legal": checkpoint.legal}
     return OnnxEngine(config, graph, precision=precision, threads=threads, **named)
 
 
-def write_export(model: str, folder: Path, precision: WeightPrecision) -> dict[str, Any]:
-    """Exports a bundled model or a checkpoint; gives what was written into ``export.json``.
+def write_export(
+    model: str, folder: Path, precision: WeightPrecision, memory_bytes: int | None = None
+) -> dict[str, Any]:
+    """Exports a bundled model or a checkpoint, its memories cut to so many bytes; gives what ``export.json`` says.
 
     Raises:
         RitornelloError: for a model that cannot be exported, a folder that holds something else, or a full disk.
     """
     check_folder(folder, known_by=MANIFEST)
     with whole_folder(folder) as new:
-        return _exported(model, new, precision)
+        return _exported(model, new, precision, memory_bytes)
 
 
-def _exported(model: str, folder: Path, precision: WeightPrecision) -> dict[str, Any]:
+def _exported(model: str, folder: Path, precision: WeightPrecision, memory_bytes: int | None) -> dict[str, Any]:
     from safetensors.numpy import save
 
-    checkpoint, config, weights = _prepared(model, precision)
+    checkpoint, config, weights = _prepared(model, precision, memory_bytes)
     content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
     spans = _spans(content)
     files = {WEIGHTS_FILE: content}
@@ -82,7 +91,7 @@ def _exported(model: str, folder: Path, precision: WeightPrecision) -> dict[str,
         "format": FORMAT,
         "vocabulary": codec.FINGERPRINT,
         "family": checkpoint.family,
-        "config": checkpoint.config,
+        "config": config.to_json(),
         "schedule": str(config.schedule),
         "precision": precision,
         "chunk_tokens": CHUNK_TOKENS,
@@ -164,10 +173,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _prepared(model: str, precision: WeightPrecision) -> tuple[Checkpoint, DSMRConfig, Initialisers]:
+def _prepared(
+    model: str, precision: WeightPrecision, memory_bytes: int | None = None
+) -> tuple[Checkpoint, DSMRConfig, Initialisers]:
     checkpoint = load_checkpoint(model)
     try:
-        config = exportable(checkpoint.family, checkpoint.config)
+        config = exportable(checkpoint.family, checkpoint.config, memory_bytes)
         return checkpoint, config, initialisers(checkpoint.arrays(), config, precision)
     except RitornelloError as error:
         raise RitornelloError(f"{model}: {error}") from None

@@ -46,13 +46,13 @@ class TorchEngine:
         return self.model.config.memory_tokens
 
     @classmethod
-    def load(cls, model: str, *, threads: int | None = None) -> TorchEngine:
-        """From a bundled model's name or a checkpoint folder. Raises RitornelloError as `load_checkpoint` does."""
+    def load(cls, model: str, *, threads: int | None = None, memory_bytes: int | None = None) -> TorchEngine:
+        """From a bundled model's name or a checkpoint folder. Raises RitornelloError as `from_checkpoint` does."""
         checkpoint = load_checkpoint(model)
         if threads is not None:
             torch.set_num_threads(threads)
         about: dict[str, Any] = {"trained_on": checkpoint.trained_on, "legal": checkpoint.legal}
-        return cls(from_checkpoint(checkpoint), name=str(model), **about)
+        return cls(from_checkpoint(checkpoint, memory_bytes=memory_bytes), name=str(model), **about)
 
     def begin(self, position: int = 0) -> TorchSession:
         state = self.model.initial_state(1)

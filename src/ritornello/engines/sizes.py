@@ -25,9 +25,14 @@ Shapes = dict[str, tuple[int, ...]]
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
-def exportable(family: str, config: Mapping[str, Any]) -> DSMRConfig:
-    """The sizes of a checkpoint's model. Raises RitornelloError, saying why, for one that has no graph."""
+def exportable(family: str, config: Mapping[str, Any], memory_bytes: int | None = None) -> DSMRConfig:
+    """The sizes of a checkpoint's model, its memories cut to so many bytes.
+
+    Raises:
+        RitornelloError: saying why, for one that has no graph, or does not fit (`ModelConfig.within`).
+    """
     sizes = read_config(family, config)
+    sizes = sizes if memory_bytes is None else sizes.within(memory_bytes)
     if why := sizes.not_exportable:
         raise RitornelloError(why)
     return cast(DSMRConfig, sizes)

@@ -48,14 +48,16 @@ def with_inputs(model: Model[Any], *, motif_notes: int, recalls: bool, labels: t
     return grown
 
 
-def from_checkpoint(checkpoint: Checkpoint) -> Model[Any]:
-    """The model of a checkpoint, with its weights, ready for evaluation.
+def from_checkpoint(checkpoint: Checkpoint, *, memory_bytes: int | None = None) -> Model[Any]:
+    """The model of a checkpoint, with its weights, ready for evaluation; its memories cut to ``memory_bytes``.
 
     Raises:
-        RitornelloError: naming the folder, for an unknown family, or weights that do not fit the config.
+        RitornelloError: naming the folder, for an unknown family, weights that do not fit the config, or a memory that
+            the model does not fit (`ModelConfig.within`).
     """
     try:
-        model = build(read_config(checkpoint.family, checkpoint.config))
+        config = read_config(checkpoint.family, checkpoint.config)
+        model = build(config if memory_bytes is None else config.within(memory_bytes))
     except RitornelloError as error:
         raise RitornelloError(f"{checkpoint.folder}: {error}") from None
     weights = checkpoint.tensors()

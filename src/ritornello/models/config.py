@@ -6,8 +6,9 @@ what a family is fed in training.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -103,6 +104,14 @@ class ModelConfig:
     def state_bytes(self) -> int | None:
         """Of one performance in float32, allocated before its first token; None where it grows or is not known."""
         return None
+
+    def within(self, memory_bytes: int) -> Self:
+        """These sizes with shorter memories, whose `state_bytes` are no more than so many.
+
+        Raises:
+            RitornelloError: for a family whose memories cannot be cut, or too few bytes.
+        """
+        raise RitornelloError(f"memories of the family {self.family} cannot be cut to a size; leave --memory out")
 
     def lane_bytes(self, tokens: int, *, bytes_per_number: int) -> int:
         """Of what grows in a lane's state after so many tokens."""
@@ -233,6 +242,22 @@ class DSMRConfig(AttentionConfig):
         if None in self.schedule.horizons:
             return None
         return self.key_value_bytes(sum(map(self.room, self.horizons))) + memory_bytes(self.motif_notes)
+
+    def within(self, memory_bytes: int) -> Self:
+        """All horizons limited to the most that fits."""
+
+        def limited(most: int) -> Self:
+            return replace(self, schedule=self.schedule.limited(most))
+
+        def state_bytes(most: int) -> int:
+            return limited(most).state_bytes or 0
+
+        if memory_bytes < (least := state_bytes(0)):
+            megabytes = f"{memory_bytes / 1e6:,.1f} MB of memory are too few"
+            raise RitornelloError(f"{megabytes}: without any horizon this model takes {least / 1e6:,.1f} MB")
+        longest = max(MAX_SIZE if h is None else h for h in self.schedule.horizons)
+        most = bisect_right(range(longest + 1), memory_bytes, key=state_bytes) - 1
+        return self if most == longest else limited(most)
 
     def room(self, horizon: int) -> int:
         """Slots that a layer has use for: its horizon and the open segment."""

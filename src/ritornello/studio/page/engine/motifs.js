@@ -29,6 +29,7 @@ export class MotifMemory {
     this.notes = notes;
     this.mayCall = mayCall;
     this.called = 0; // strikes that are still to be told as called back
+    this.end = 0; // the old strike before which the passage that was called back ends
     this.onsets = new Int32Array(notes); // of a strike, in steps
     this.strikes = new Uint32Array(notes); // its duration in steps << 12 | velocity bin << 7 | pitch
     this.places = new Int32Array(notes).fill(-1); // by the hash of intervals: the strike that they ended with last
@@ -57,19 +58,24 @@ export class MotifMemory {
     return this.count ? this.onsets[(this.count - 1) % this.notes] : 0;
   }
 
+  /** Whether a passage that was called back is followed and not yet at its end. */
+  get returning() {
+    return this.next >= 0 && this.next < this.end;
+  }
+
   /** The event with which a passage that is called back goes on, the key that begins it at first; -1 for none. */
   get insisted() {
-    if (!this.called) return -1;
+    if (!this.returning) return -1;
     const {pitch, wait, loudness} = this.upcoming();
     const event = this.called === CALL_STRIKES ? pitch : this.event(pitch, wait, loudness);
     return event < END ? event : -1;
   }
 
-  /** Sets the pointer to a strike by its number. */
-  call(place) {
+  /** Sets the pointer to a strike by its number, with which a passage of so many begins. */
+  call(place, strikes = CALL_STRIKES) {
     if (place < Math.max(0, this.count - this.notes + 1) || place >= this.count) throw new Error(`strike ${place} is not remembered`);
     [this.next, this.used, this.followed, this.missed] = [place, 0, 0, 0];
-    [this.shift, this.called] = [0, CALL_STRIKES];
+    [this.shift, this.called, this.end] = [0, CALL_STRIKES, place + strikes];
     this.due.clear();
   }
 
@@ -117,7 +123,7 @@ export class MotifMemory {
     const found = this.place(n), place = this.called ? -1 : found;
     if (place >= 0 && (this.next < 0 || (place + 1 !== this.next && this.match(place, n) > this.followed))) {
       old = place;
-      [this.next, this.used, this.missed] = [place + 1, 0, 0];
+      [this.next, this.used, this.missed, this.end] = [place + 1, 0, 0, 0];
       [this.followed, this.shift] = [this.match(place, n), pitch - this.pitch(place)];
     }
     this.due.delete(pitch);
@@ -139,7 +145,7 @@ export class MotifMemory {
 
   /** The old strike that a new one follows, and the pointer moved on; -1 for none. */
   find(pitch) {
-    if (this.next >= 0 && this.next <= this.count - this.notes) [this.next, this.called] = [-1, 0]; // forgotten
+    if (this.next >= 0 && this.next <= this.count - this.notes) [this.next, this.called, this.end] = [-1, 0, 0]; // forgotten
     if (this.next < 0) return -1;
     for (let d = 0; d < Math.min(LOOK_AHEAD, this.count - 1 - this.next); d++) {
       const old = this.next + d;
@@ -157,7 +163,7 @@ export class MotifMemory {
     }
     this.followed >>= 2;
     this.missed += 1;
-    if (this.missed > MAX_MISSES) [this.next, this.called] = [-1, 0];
+    if (this.missed > MAX_MISSES) [this.next, this.called, this.end] = [-1, 0, 0];
     return -1;
   }
 

@@ -8,6 +8,7 @@ import {openRuntime} from './runtime.js';
 const ROTARY_BASE = 10_000;
 const WASM = 'ort-wasm-simd-threaded.wasm.gz';
 const FORMAT = 1;
+const STRENGTH = {density: 1.5, loudness: 1.5}; // by how much these weigh more than in training: see `codec.steering`
 
 /**
  * Loads a model that `ritornello export --web` wrote.
@@ -83,7 +84,7 @@ export class Model {
     for (const [label, weight] of Object.entries(told)) {
       if (!labels.includes(label)) throw new Error(`this model cannot be told "${label}"`);
       if (!(weight >= 0 && weight <= 1)) throw new Error(`the weight of ${label} is ${weight}; it must lie between 0 and 1`);
-      weights[labels.indexOf(label)] = weight;
+      weights[labels.indexOf(label)] = (STRENGTH[label.split('=')[0]] ?? 1) * weight;
     }
     return weights;
   }

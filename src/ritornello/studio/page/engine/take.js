@@ -12,8 +12,11 @@ import {draw} from './sampling.js';
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
+const HELD_NATS = 0.15; // by which letting a key go is less likely than the model says
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
-const RETURN_STEPS = 2_000; // so old is what is called back
+const NEAR_STEPS = 600, FAR_STEPS = 3_000, NEAR_SHARE = 0.5; // how old what is called back is
+const RETURN_STRIKES = 24, LONGER_STRIKES = 40; // of a passage, and more in the mean
 export {REST_S};
 
 export class Take {
@@ -25,6 +28,9 @@ export class Take {
     this.unread = [START]; // drawn and not yet read: what follows the end is never asked for
     this.logits = new Float32Array(0);
     this.keyStep = 0; // of the last strike or release
+    this.struckSteps = new Int32Array(N_PITCHES).fill(-MAX_SHIFT_STEPS); // by key, when it was struck last
+    this.strikeSteps = new Int32Array(MOST_STRIKES).fill(-MAX_SHIFT_STEPS); // when the last strikes were, in a ring
+    this.strikes = 0;
     this.silentUntil = 0; // the step before which nothing more happens
     this.breathStep = 0; // where a phrase ended last
     this.hasNotes = false;
@@ -39,6 +45,7 @@ export class Take {
     const twin = Object.assign(Object.create(Take.prototype), this);
     for (const part of ['session', 'grammar', 'decoder']) twin[part] = this[part].fork();
     twin.unread = [...this.unread];
+    for (const steps of ['struckSteps', 'strikeSteps']) twin[steps] = this[steps].slice();
     return twin;
   }
 
@@ -52,7 +59,10 @@ export class Take {
     this.grammar.advance(token);
     const finished = this.decoder.feed(token);
     if (token < SHIFT) this.keyStep = this.step;
-    this.hasNotes ||= token < NOTE_OFF;
+    if (token < NOTE_OFF) {
+      this.hasNotes = true;
+      this.struckSteps[token] = this.strikeSteps[this.strikes++ % MOST_STRIKES] = this.step;
+    }
     return finished;
   }
 
@@ -84,7 +94,7 @@ export class Take {
    */
   play(sampling, random, mayEnd = true) {
     this.readAll();
-    const token = draw(this.insisted(), this.legal(mayEnd), sampling, random.next());
+    const token = draw(this.weighed(), this.legal(mayEnd), sampling, random.next());
     if (token >= SHIFT && token < VELOCITY && sampling.returns) this.leadBack(token - SHIFT + 1, sampling.returns, random);
     const {velocity} = this.decoder, isKey = token < SHIFT;
     const finished = this.take(token);
@@ -95,6 +105,14 @@ export class Take {
   legal(mayEnd) {
     const legal = this.grammar.legal(), {step} = this;
     if (!mayEnd || !this.hasNotes) legal[END] = 0;
+    const slower = legal.slice();
+    for (let key = 0; key < N_PITCHES; key++) if (step - this.struckSteps[key] < RESTRIKE_STEPS) slower[key] = 0;
+    const wait = STEPS_PER_S + this.strikeSteps[this.strikes % MOST_STRIKES] - step;
+    if (wait > 0) {
+      slower.fill(0, 0, NOTE_OFF).fill(0, VELOCITY, END);
+      if (!this.grammar.anySounds) slower.fill(0, SHIFT, SHIFT + wait - 1); // after a shorter one nothing could come
+    }
+    if (slower.some(Boolean)) legal.set(slower);
     const rest = !this.hasNotes ? OPENING_S : this.grammar.anySounds ? HELD_S : REST_S;
     const least = Math.min(Math.max(0, this.silentUntil - step), MAX_SHIFT_STEPS);
     const most = Math.min(Math.max(least, this.keyStep + rest * STEPS_PER_S - step), MAX_SHIFT_STEPS);
@@ -106,12 +124,11 @@ export class Take {
     return legal;
   }
 
-  /** The logits, that of the event with which a passage that was called back goes on raised. */
-  insisted() {
-    const event = this.session.motifs?.insisted ?? -1;
-    if (event < 0) return this.logits;
-    const logits = this.logits.slice();
-    logits[event] += INSIST_NATS;
+  /** The logits, those of releases lowered, and that of how a passage that was called back goes on raised. */
+  weighed() {
+    const logits = this.logits.slice(), event = this.session.motifs?.insisted ?? -1;
+    for (let release = NOTE_OFF; release < SHIFT; release++) logits[release] -= HELD_NATS;
+    if (event >= 0) logits[event] += INSIST_NATS;
     return logits;
   }
 
@@ -129,13 +146,15 @@ export class Take {
     if (motifs.lastOnset + breath <= now - steps || motifs.lastOnset + breath > now) return;
     const since = (now - this.breathStep) / STEPS_PER_S;
     this.breathStep = now;
-    if (motifs.called || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
-    const begins = [];
-    for (let n = oldest; n < count && onset(n) <= now - RETURN_STEPS; n++) {
-      if (n === oldest || onset(n) - onset(n - 1) >= breath) begins.push(n);
+    if (motifs.called || motifs.returning || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
+    const old = [];
+    for (let n = oldest; n < count && onset(n) <= now - NEAR_STEPS; n++) {
+      if (n === oldest || onset(n) - onset(n - 1) >= breath) old.push(n);
     }
-    if (begins.length && random.next() < -Math.expm1(-returns * since / 60)) {
-      motifs.call(begins[Math.trunc(random.next() * begins.length)]);
-    }
+    if (!old.length || random.next() >= -Math.expm1(-returns * since / 60)) return;
+    const near = random.next() < NEAR_SHARE, like = old.filter((n) => (now - onset(n) < FAR_STEPS) === near);
+    const begins = like.length ? like : old, place = begins[Math.trunc(random.next() * begins.length)];
+    const strikes = RETURN_STRIKES + Math.trunc(-LONGER_STRIKES * Math.log1p(-random.next()));
+    motifs.call(place, Math.min(strikes, count - place)); // not into itself
   }
 }
