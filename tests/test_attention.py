@@ -347,6 +347,20 @@ def test_memories_of_another_precision_are_read_in_that_of_the_queries() -> None
     torch.testing.assert_close(found, plain(q, k, v, *rounded, span))
 
 
+@pytest.mark.parametrize("attached", [False, True])
+def test_half_precision_is_attended_to_as_well_as_its_numbers_allow(attached: bool) -> None:
+    given = [torch.randn(2, 2, n, 16).bfloat16() for n in (8, 8, 8, 40, 40)]
+    span, found = AttentionSpan(torch.tensor([48, 8]), 8, 40, 24, 8, "segment"), []
+    for attend, kind in ((tiled, torch.bfloat16), (plain, torch.float32)):
+        tensors = [x.detach().to(kind).requires_grad_(attached or i < 3) for i, x in enumerate(given)]
+        attended = attend(*tensors, span)
+        attended.float().square().sum().backward()
+        found.append([attended, *(x.grad for x in tensors if x.requires_grad)])
+        assert {x.dtype for x in found[-1]} == {kind}
+    for ours, theirs in zip(*found):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
 def test_a_gradient_for_one_memory_alone_is_not_dropped() -> None:
     q, k, v, memory_k, memory_v = (torch.randn(1, 2, 4, 8) for _ in range(5))
     span = AttentionSpan(torch.tensor([4]), 4, 4, None, 4, "segment")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ritornello import checkpoint as module
 from ritornello import codec
-from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint, to_bfloat16
+from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from ritornello.errors import RitornelloError
 from ritornello.files import with_checksum
 from ritornello.models import from_checkpoint
@@ -102,7 +102,8 @@ def test_tensors_of_every_kind_come_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_bfloat16_weights_load_into_a_float32_model(tmp_path: Path) -> None:
     model = random_model(2)
-    save(tmp_path / "half", model, tensors={"weights": to_bfloat16(model.state_dict())})
+    halves = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    save(tmp_path / "half", model, tensors={"weights": halves})
     twin = from_checkpoint(load_checkpoint(tmp_path / "half"))
     for name, tensor in twin.state_dict().items():
         exact = model.state_dict()[name]

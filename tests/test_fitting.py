@@ -56,7 +56,7 @@ def test_groups_of_lanes_rest_with_their_memories() -> None:
 
 def test_where_memory_and_segment_are_joined_there_is_a_third_copy_and_half_precision_is_half() -> None:
     lane = (1008 + 200) * (32 + 32)
-    assert memories(None, 200, precision="bf16").nbytes == lane * 2 * 4 * 3
+    assert memories(None, 200, precision="bf16").nbytes == lane * 2 * 4 * 2
     assert memories(None, 200, device=CUDA).nbytes == lane * 4 * 4 * 3
     assert memories(None, 200, device=CUDA, precision="bf16").nbytes == lane * 2 * 4 * 3
 

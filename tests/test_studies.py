@@ -63,11 +63,10 @@ class StoppedError(Exception):
 def stop_at_first_validation(monkeypatch: pytest.MonkeyPatch, how: Callable[[], None]) -> None:
     """Other reports come by the clock: on a slow machine there are some before."""
 
-    @contextmanager
-    def watch(name: str) -> Iterator[Callable[[Report], None]]:
-        yield lambda report: how() if report.validation is not None else None
+    def plainly(name: str) -> Callable[[Report], None]:
+        return lambda report: how() if report.validation is not None else None
 
-    monkeypatch.setattr(measure, "watch_plainly", watch)
+    monkeypatch.setattr(measure, "plainly", plainly)
 
 
 def without_clock(figures: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ritornello.checkpoint import BUNDLED, bundled_models, load_checkpoint, save_checkpoint, to_bfloat16
+from ritornello.checkpoint import BUNDLED, bundled_models, load_checkpoint, save_checkpoint
 from ritornello.engines.exported import write_graphs
 
 KEPT = ("step", "tokens", "seconds", "best", "legal", "precision", "recipe", "seed", "hours", "steps")
@@ -35,7 +35,7 @@ def main() -> None:
         config=checkpoint.config,
         trained_on=checkpoint.trained_on,
         run={key: checkpoint.run[key] for key in KEPT},
-        tensors={"weights": to_bfloat16(checkpoint.tensors())},
+        tensors={"weights": {name: tensor.bfloat16() for name, tensor in checkpoint.tensors().items()}},
     )
     write_graphs(folder)
     written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -204,11 +204,6 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
 
 
-def to_bfloat16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights rounded to bfloat16, as they are shipped."""
-    return {name: tensor.bfloat16() for name, tensor in weights.items()}
-
-
 def _find(model: str | Path) -> Path:
     folder = local(model, "model")
     for manifest in (folder / MANIFEST, folder / "best" / MANIFEST, folder / "last" / MANIFEST, folder / HUB_MANIFEST):

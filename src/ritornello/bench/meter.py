@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ritornello.errors import RitornelloError
+from ritornello.workers import peak_resident_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -99,13 +100,7 @@ def resident_bytes(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
     except OSError:
         # Not where it can be helped: on Linux it begins with the size of the process that started this one.
-        return _greatest_bytes()
-
-
-def _greatest_bytes() -> int:
-    try:
-        import resource
-    except ModuleNotFoundError:
-        raise RitornelloError("this system does not tell a process's peak memory; use Linux, macOS or CUDA") from None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        peak = peak_resident_bytes()
+    if peak is None:
+        raise RitornelloError("this system does not tell a process's peak memory; use Linux, macOS or CUDA")
+    return peak

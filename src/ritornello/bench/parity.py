@@ -8,8 +8,6 @@ until the horizons are full and beyond; two of them start new pieces on the way,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,9 +65,8 @@ def compare(schedule: HorizonSchedule, device: torch.device, *, precision: Preci
     reference.attention = plain
     tokens = torch.randint(0, codec.N_EVENTS, (LANES, SEGMENTS * SEGMENT_TOKENS))
     weights = torch.randn(LANES, SEGMENTS * SEGMENT_TOKENS, codec.N_EVENTS)
-    with _whole_float32():
-        expected = _read(reference, tokens, weights, "fp32")
-        results = _read(on_device, tokens.to(device), weights.to(device), precision)
+    expected = _read(reference, tokens, weights, "fp32")
+    results = _read(on_device, tokens.to(device), weights.to(device), precision)
     pairs = [(a.double(), b.double()) for a, b in zip(expected, results)]
     return Parity(*(float((a - b).norm() / a.norm()) for a, b in pairs))
 
@@ -87,14 +84,3 @@ def _read(model: DSMR, tokens: Tensor, weights: Tensor, precision: Precision) ->
     (logits * weights).mean().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return logits.detach().cpu(), gradients.cpu()
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """No TF32, whose products keep ten bits of a number."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

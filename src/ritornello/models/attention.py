@@ -1,7 +1,7 @@
 """Attention over what a layer remembers and the chunk it reads, in two ways that compute the same.
 
-``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way in full precision: see
-``tiles``. How a GPU trains is a third, see ``training/fast.py``.
+``plain`` is the reference: one dense mask from the visibility rule. ``tiled`` is the CPU's way: see ``tiles``. How a
+GPU trains is a third, see ``training/fast.py``.
 
 Axes: B lanes, H heads, T queries, M remembered keys, K = M + T keys, D head size.
 """
@@ -69,9 +69,8 @@ class AttentionSpan:
 
 
 def fastest(q: Tensor) -> Attention:
-    """The way to attend for queries of this kind and on this device."""
-    whole = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
-    return tiled if whole and q.shape[2] > 1 and tiles.AVAILABLE else plain
+    """The way to attend for so many queries and on this device."""
+    return tiled if q.device.type == "cpu" and q.shape[2] > 1 and tiles.AVAILABLE else plain
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, AttentionSpan], Tensor]
@@ -86,9 +85,11 @@ def plain(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, s
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, memory_k: Tensor, memory_v: Tensor, span: AttentionSpan) -> Tensor:
-    """Part by part, on a CPU. (B, H, T, D)."""
-    attended: Tensor = Tiled.apply(q, k, v, memory_k.to(k.dtype), memory_v.to(v.dtype), span.groups())
-    return attended
+    """Part by part, on a CPU. (B, H, T, D). All but detached memories is widened to float32 where it is less."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    memories = (x.to(wide if x.requires_grad else q.dtype) for x in (memory_k, memory_v))
+    attended: Tensor = Tiled.apply(q.to(wide), k.to(wide), v.to(wide), *memories, span.groups())
+    return attended.to(q.dtype)
 
 
 def _joined(memory: Tensor, new: Tensor) -> Tensor:

@@ -10,14 +10,12 @@ Axes: B lanes, T new tokens, M remembered tokens, K = M + T keys, H heads, D hea
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ritornello import codec
-from ritornello.models.config import EPSILON, ROTARY_BASE
+from ritornello.models.config import EPSILON, ROTARY_BASE, AttentionConfig
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 
@@ -25,22 +23,23 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines (B, 1, T, D / 2)
 class Layer(nn.Module):
     """What every layer does with what its queries attended to: it is added to the residual stream, and so is an MLP."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
+    def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
+        width, mlp_width, heads = config.width, config.mlp_width, config.heads
         self.heads = heads
         self.out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
-        self.qk_scale = nn.Parameter(torch.full((heads, 1, 1), 2.0 if qk_bias else 1.0))  # of normalised queries
-        self.qk_bias = nn.Parameter(near_bias(width, heads)) if qk_bias else None
+        self.qk_scale = nn.Parameter(torch.full((heads, 1, 1), 2.0 if config.qk_bias else 1.0))  # of normalised queries
+        self.qk_bias = nn.Parameter(near_bias(width, heads)) if config.qk_bias else None
         self.attention_gain = nn.Parameter(torch.ones(width))
         self.mlp_gain = nn.Parameter(torch.ones(width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Adds what the queries attended to (B, H, T, D) and what the MLP makes of it to the stream (B, T, C)."""
         x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(swiglu(normed_linear(x, self.mlp_gain, self.gate_up))))
+        return x + self.dropout(self.down(swiglu(self.gate_up(norm(x, self.mlp_gain)))))
 
     def biased(self, x: Tensor, part: int) -> Tensor:
         """Queries (part 0) or keys (part 1), (B, H, T, D), with their bias."""
@@ -54,35 +53,35 @@ class Layer(nn.Module):
 class Block(Layer):
     """Self-attention: queries, keys and values of the same stream."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
-        super().__init__(width, heads, mlp_width, dropout, qk_bias=qk_bias)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__(config)
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries, keys, values, each (B, H, T, D), queries and keys rotated to their positions."""
-        q, k, v = (self.split(part) for part in normed_linear(x, self.attention_gain, self.qkv).chunk(3, dim=-1))
+        q, k, v = (self.split(part) for part in self.qkv(norm(x, self.attention_gain)).chunk(3, dim=-1))
         q, k = self.biased(q, 0), self.biased(k, 1)
-        return (norm_and_rotate(q, rotation) * self.qk_scale).to(v.dtype), norm_and_rotate(k, rotation).to(v.dtype), v
+        return (rotate(norm(q), rotation) * self.qk_scale).to(v.dtype), rotate(norm(k), rotation).to(v.dtype), v
 
 
 class CrossAttention(Layer):
     """Cross-attention: queries of the stream, keys and values of embedded tokens."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float, *, qk_bias: bool = False) -> None:
-        super().__init__(width, heads, mlp_width, dropout, qk_bias=qk_bias)
-        self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(width, 2 * width, bias=False)
-        self.context_gain = nn.Parameter(torch.ones(width))
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__(config)
+        self.q = nn.Linear(config.width, config.width, bias=False)
+        self.kv = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.context_gain = nn.Parameter(torch.ones(config.width))
 
     def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, H, T, D), rotated to their positions."""
-        q = self.biased(self.split(normed_linear(x, self.attention_gain, self.q)), 0)
-        return (norm_and_rotate(q, rotation) * self.qk_scale).to(q.dtype)
+        q = self.biased(self.split(self.q(norm(x, self.attention_gain))), 0)
+        return (rotate(norm(q), rotation) * self.qk_scale).to(q.dtype)
 
     def context(self, embedded: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Embedded tokens (B, T, C) -> keys and values (B, H, T, D), keys rotated to their positions."""
-        k, v = (self.split(part) for part in normed_linear(embedded, self.context_gain, self.kv).chunk(2, dim=-1))
-        return norm_and_rotate(self.biased(k, 1), rotation).to(v.dtype), v
+        k, v = (self.split(part) for part in self.kv(norm(embedded, self.context_gain)).chunk(2, dim=-1))
+        return rotate(norm(self.biased(k, 1)), rotation).to(v.dtype), v
 
 
 def near_bias(width: int, heads: int) -> Tensor:
@@ -109,53 +108,10 @@ def initialise(embedding: nn.Embedding, head: nn.Linear, layers: Iterable[Layer]
         nn.init.zeros_(layer.down.weight)
 
 
-def hint_embedding(ids: int, width: int) -> nn.Embedding | None:
-    """A vector (C,) for everything that a hint can tell, softer at the start than a token's; None without hints."""
-    if not ids:
-        return None
-    table = nn.Embedding(ids, width)
-    nn.init.normal_(table.weight, std=0.3)
-    return table
-
-
-def label_embedding(labels: int, width: int) -> nn.Embedding | None:
-    """A vector (C,) for every label, silent at the start, and one for none that stays zero; None without labels."""
-    if not labels:
-        return None
-    table = nn.Embedding(1 + labels, width, padding_idx=0)
-    nn.init.zeros_(table.weight)
-    return table
-
-
-def embedded(
-    tokens: Tensor, embedding: nn.Embedding, hint_embedding: nn.Embedding | None, label_embedding: nn.Embedding | None
-) -> Tensor:
-    """(B, T) ids, or rows (B, T, ...) of a token, its hints and its labels -> (B, T, C), what the first layer reads."""
-    if tokens.ndim == 2:
-        return norm(embedding(tokens))
-    labels = 1 + (codec.HINT_COLUMNS if hint_embedding is not None else 0)
-    x = norm(embedding(tokens[..., 0]))
-    if hint_embedding is not None:
-        x = x + hint_embedding(tokens[..., 1:labels]).sum(dim=-2)
-    if label_embedding is not None and tokens.shape[-1] > labels:
-        x = x + label_embedding(tokens[..., labels:]).sum(dim=-2)
-    return x
-
-
 def norm(x: Tensor, gain: Tensor | None = None) -> Tensor:
     """RMS norm over the last axis; half precision is widened to float32 first."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     return F.rms_norm(wide, x.shape[-1:], gain, eps=EPSILON)
-
-
-def normed_linear(x: Tensor, gain: Tensor, linear: nn.Linear) -> Tensor:
-    """A linear layer without bias, on the RMS norm of (..., C)."""
-    return cast(Tensor, linear(norm(x, gain)))
-
-
-def norm_and_rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """(B, H, T, D) normed and rotated."""
-    return rotate(norm(x), rotation)
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -178,7 +134,7 @@ def remember(memory: Tensor, new: Tensor, slots: int) -> Tensor:
     return torch.cat([unfilled, recent, new], dim=2)
 
 
-def rotary(position: Tensor, size: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
+def rotary(position: Tensor, size: int, *, like: Tensor) -> Rotation:
     """(B, T) positions -> cosines and sines (B, 1, T, ``size`` / 2), on the device and in the precision of ``like``.
 
     Angles are taken in float64: in float32 they would be wrong by a tenth of a radian beyond a million tokens.
@@ -189,7 +145,7 @@ def rotary(position: Tensor, size: int, *, like: Tensor) -> tuple[Tensor, Tensor
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """(B, H, T, D) with the pairs (d, d + D/2) turned by the angles of ``rotation``."""
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)

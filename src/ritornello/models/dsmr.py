@@ -35,8 +35,7 @@ class DSMR(Model[DSMRState]):
     def __init__(self, config: DSMRConfig) -> None:
         super().__init__(config)
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
-        sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in config.schedule.horizons)
+        self.blocks = nn.ModuleList(Block(config) for _ in config.schedule.horizons)
         self.complete(self.layers())
 
     def layers(self) -> list[Block]:

@@ -46,9 +46,8 @@ class Perceiver(Model[PerceiverState]):
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__(config)
         self.attention: Attention | None = None  # one way to attend for all; None: the fastest of the device
-        sizes = (config.width, config.heads, config.mlp_width, config.dropout)
-        self.looks = nn.ModuleList(CrossAttention(*sizes, qk_bias=config.qk_bias) for _ in config.scales)
-        self.blocks = nn.ModuleList(Block(*sizes, qk_bias=config.qk_bias) for _ in range(config.layers))
+        self.looks = nn.ModuleList(CrossAttention(config) for _ in config.scales)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.complete([*self.cross_attentions(), *self.layers()])
 
     def cross_attentions(self) -> list[CrossAttention]:

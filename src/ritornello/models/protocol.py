@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ritornello import codec
 from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
-from ritornello.models.blocks import Layer, embedded, hint_embedding, initialise, label_embedding, norm
+from ritornello.models.blocks import Layer, initialise, norm
 from ritornello.models.config import ModelConfig
 
 S = TypeVar("S")
@@ -31,7 +31,9 @@ class Model(nn.Module, Generic[S]):
     config: ModelConfig
     """what it was built from"""
     hint_embedding: nn.Embedding | None
+    """a vector (C,) for everything that a hint can tell; None for a model without a motif memory"""
     label_embedding: nn.Embedding | None
+    """a vector (C,) for every label, and one for none that stays zero; None for a model without labels"""
     final_gain: nn.Parameter
     head: nn.Linear
 
@@ -46,8 +48,13 @@ class Model(nn.Module, Generic[S]):
         self.head = nn.Linear(self.config.width, codec.N_EVENTS, bias=False)
         initialise(self.embedding, self.head, layers)
         # Drawn last: a seed's other weights are those of a model without.
-        self.hint_embedding = hint_embedding(self.config.hint_ids, self.config.width)
-        self.label_embedding = label_embedding(len(self.config.labels), self.config.width)
+        hints, labels, width = self.config.hint_ids, len(self.config.labels), self.config.width
+        self.hint_embedding = nn.Embedding(hints, width) if hints else None
+        self.label_embedding = nn.Embedding(1 + labels, width, padding_idx=0) if labels else None
+        if self.hint_embedding is not None:
+            nn.init.normal_(self.hint_embedding.weight, std=0.3)  # softer at the start than a token's
+        if self.label_embedding is not None:
+            nn.init.zeros_(self.label_embedding.weight)
 
     def initial_state(self, batch: int) -> S:
         """The state of ``batch`` lanes that have read nothing."""
@@ -115,8 +122,16 @@ class Model(nn.Module, Generic[S]):
         return twin
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids or rows -> (B, T, C), the residual stream that the first layer reads."""
-        return embedded(tokens, self.embedding, self.hint_embedding, self.label_embedding)
+        """(B, T) ids, or rows (B, T, ...) of a token, its hints and its labels -> (B, T, C) for the first layer."""
+        if tokens.ndim == 2:
+            return norm(self.embedding(tokens))
+        labels = 1 + (codec.HINT_COLUMNS if self.hint_embedding is not None else 0)
+        x = norm(self.embedding(tokens[..., 0]))
+        if self.hint_embedding is not None:
+            x = x + self.hint_embedding(tokens[..., 1:labels]).sum(dim=-2)
+        if self.label_embedding is not None and tokens.shape[-1] > labels:
+            x = x + self.label_embedding(tokens[..., labels:]).sum(dim=-2)
+        return x
 
     def predict(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V) logits in the precision of the weights, under autocast too."""

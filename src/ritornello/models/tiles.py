@@ -1,7 +1,8 @@
 """Exact attention on a CPU, part by part: no key is copied, and few are multiplied that nobody sees.
 
 Torch's flash kernel attends to a chunk and its memory in a few parts, which are joined by their sums of weights. For
-memories that are detached no gradient is computed (two of the backward pass's five products).
+memories that are detached no gradient is computed (two of the backward pass's five products), and they may be in
+bfloat16 where all else is in float32.
 
 Softmax over tiles: FlashAttention, arXiv 2205.14135, section 3.1, and its backward pass, appendix B.2.
 Axes: B lanes, H heads, T queries, M remembered keys, D head size, R rows of queries and C keys of a part.
@@ -64,9 +65,10 @@ class Tiled(torch.autograd.Function):
         attended, logsumexp = (_joined_blocks(x, blocks) for x in by_blocks)
         for parts, keys, values in (chunk, k, v), (groups, memory_k, memory_v):
             for part, rows, columns in _places(parts):
-                more, weight = _flash(q[rows], keys[columns], values[columns], attn_mask=_bias(part.seen, q))
+                part_q, bias = q[rows].to(keys.dtype), _bias(part.seen, keys)
+                more, weight = _flash(part_q, keys[columns], values[columns], attn_mask=bias)
                 so_far = logsumexp[rows]
-                attended[rows].lerp_(more, torch.sigmoid(weight - so_far)[..., None])
+                attended[rows].lerp_(more.to(q.dtype), torch.sigmoid(weight - so_far)[..., None])
                 so_far.copy_(torch.logaddexp(so_far, weight))
         ctx.save_for_backward(q, k, v, memory_k, memory_v, attended, logsumexp)
         ctx.blocks, ctx.chunk, ctx.groups = blocks, chunk, groups
@@ -148,7 +150,7 @@ def _add_through_memory(
                 d_rows = torch.zeros(rows.shape, dtype=q.dtype)
                 for start in range(keys.start, keys.stop, tile_keys):
                     at = slice(start, min(start + tile_keys, keys.stop))
-                    some_k, some_v = memory_k[lane, :, at], memory_v[lane, :, at]
+                    some_k, some_v = (x[lane, :, at].to(q.dtype) for x in (memory_k, memory_v))
                     scores = _product(rows, some_k, weights)
                     if seen is not None:
                         scores.masked_fill_(~seen[:, at.start - keys.start : at.stop - keys.start], -torch.inf)

@@ -44,7 +44,7 @@ from ritornello.studies.record import (
     training_path,
 )
 from ritornello.studies.study import recipes_of, steps_of, study_named
-from ritornello.training.display import watch_plainly
+from ritornello.training.display import plainly
 from ritornello.training.folder import read_journal
 from ritornello.training.loop import Report, memory_peak_bytes, train
 from ritornello.training.recipes import Recipe
@@ -140,17 +140,17 @@ def _train(
     memory: dict[str, int] = {"idle_bytes": idle_bytes, "peak_bytes": idle_bytes}
     if resume and path.exists():
         memory = json.loads(path.read_text(encoding="utf-8"))
-    with watch_plainly(folder.name) as show:
+    show = plainly(folder.name)
 
-        def note(report: Report) -> None:
-            nonlocal memory
-            if report.memory_bytes - idle_bytes > memory["peak_bytes"] - memory["idle_bytes"]:
-                memory = {"idle_bytes": idle_bytes, "peak_bytes": report.memory_bytes}
-                write_whole(path, json.dumps(memory))
-            show(report)
+    def note(report: Report) -> None:
+        nonlocal memory
+        if report.memory_bytes - idle_bytes > memory["peak_bytes"] - memory["idle_bytes"]:
+            memory = {"idle_bytes": idle_bytes, "peak_bytes": report.memory_bytes}
+            write_whole(path, json.dumps(memory))
+        show(report)
 
-        settings: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
-        train(corpus, folder, recipe, **settings, resume=resume, device=device, report=note)
+    settings: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
+    train(corpus, folder, recipe, **settings, resume=resume, device=device, report=note)
     return memory
 
 

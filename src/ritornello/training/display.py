@@ -34,11 +34,10 @@ def watch(console: Console) -> Iterator[Callable[[Report], None]]:
         yield show
 
 
-@contextmanager
-def watch_plainly(name: str) -> Iterator[Callable[[Report], None]]:
+def plainly(name: str) -> Callable[[Report], None]:
     """A callback for `train` in a process of a study: a line now and then on standard error, with the run's name."""
     quiet = bool(os.environ.get(QUIET))
-    yield _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=quiet), f"{name}: ")
+    return _plain(Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=quiet), f"{name}: ")
 
 
 def _plain(console: Console, named: str = "") -> Callable[[Report], None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -250,68 +250,60 @@ def unpacked(rows: Tensor) -> codec.Context:
     return codec.Context(sounding.flatten(-2).bool(), floor_on, floor_off, velocity, after_velocity, may_shift, may_end)
 
 
+@dataclass(eq=False)
 class Fast(Streaming):
     """As `Streaming`, by a `FastModel`. What is saved is the same: a run goes on with either, on any device."""
 
-    _model: DSMR
+    model: DSMR
+    workers: int | None = None
+    """processes that make pieces ahead, see `PackedLanes`"""
+    compiled: bool = True
 
-    def __init__(
-        self,
-        model: DSMR,
-        corpus: Corpus,
-        recipe: Recipe,
-        seed: int,
-        precision: Precision,
-        ranks: Ranks = ALONE,
-        *,
-        workers: int | None = None,
-        compiled: bool = True,
-    ) -> None:
-        """``workers``: processes that make pieces ahead, see `PackedLanes`."""
-        self._workers = workers
-        super().__init__(model, corpus, recipe, seed, precision, ranks)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         lanes = self._own.stop - self._own.start
-        self._fast = FastModel(model, lanes, legal=recipe.legal, precision=precision, compiled=compiled)
+        legal, precision = self.recipe.legal, self.precision
+        self._fast = FastModel(self.model, lanes, legal=legal, precision=precision, compiled=self.compiled)
         self._states = [self._fast.roomy(state) for state in self._states]
         self._validation: list[tuple[Tensor, Tensor]] | None = None
 
     def _lanes(self, **how: Any) -> PackedLanes:
-        return PackedLanes(self._corpus, "train", workers=self._workers, **how)
+        return PackedLanes(self.corpus, "train", workers=self.workers, **how)
 
     def nats(self, batch: Any, progress: float) -> Tensor:
         """(B, S)."""
-        nats, state = self._fast.read(*sent(batch, self._model.device), self._states[batch.group])
-        after = torch.from_numpy(batch.position + self._model.segment_tokens)
+        nats, state = self._fast.read(*sent(batch, self.model.device), self._states[batch.group])
+        after = torch.from_numpy(batch.position + self.model.segment_tokens)
         self._states[batch.group] = state._replace(position=after)
         return nats
 
     def validate(self, progress: float) -> float:
         """Each rank reads its part of the pieces, which stay on the device, packed; one number is read back."""
         if self._validation is None:
-            self._validation = [sent(batch, self._model.device) for batch in self._validation_lanes()]
-        total = torch.zeros((), dtype=torch.float64, device=self._model.device)
-        state = self._fast.roomy(self._model.initial_state(self._own.stop - self._own.start))
+            self._validation = [sent(batch, self.model.device) for batch in self._validation_lanes()]
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        state = self._fast.roomy(self.model.initial_state(self._own.stop - self._own.start))
         self._fast.twin.eval()
         with torch.no_grad():
             for rows, position in self._validation:
                 nats, state = self._fast.read(rows, position, state)
                 total += nats.double().sum()
         self._fast.twin.train()
-        records = self._corpus.pieces("validation")
-        return math.fsum(self._ranks.all(float(total))) / sum(records[i].tokens for i in self._validation_pieces)
+        records = self.corpus.pieces("validation")
+        return math.fsum(self.ranks.all(float(total))) / sum(records[i].tokens for i in self._validation_pieces)
 
     def _validation_lanes(self) -> PackedLanes:
         return PackedLanes(
-            self._corpus,
+            self.corpus,
             "validation",
             lanes=self._own.stop - self._own.start,
-            segment_tokens=self._model.segment_tokens,
+            segment_tokens=self.model.segment_tokens,
             shuffle=False,
             epochs=1,
-            grammar=self._recipe.legal,
-            motif_notes=self._model.config.motif_notes,
-            pieces=self._validation_pieces[self._ranks.rank :: self._ranks.size],
-            workers=self._workers,
+            grammar=self.recipe.legal,
+            motif_notes=self.model.config.motif_notes,
+            pieces=self._validation_pieces[self.ranks.rank :: self.ranks.size],
+            workers=self.workers,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -398,62 +390,52 @@ def errors(
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        return _errors(config, corpus, lanes, legal, device, precision, compiled)
-
-
-def _errors(
-    config: DSMRConfig,
-    corpus: Corpus,
-    lanes: int,
-    legal: bool,
-    device: torch.device,
-    precision: Precision,
-    compiled: bool,
-) -> dict[str, float]:
-    tokens = config.segment_tokens
-    reference = DSMR(replace(config, dropout=0.0)).to(device).train()
-    reference.attention = plain
-    _awaken(reference)
-    fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
-    how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
-    how |= {"motif_notes": config.motif_notes, "called": 0.5 * config.recalls}
-    how |= {"labels": config.labels, "label_share": 0.5}
-    feeds: tuple[Any, Any] = PackedLanes(corpus, "train", workers=0, **how), Lanes(corpus, "train", **how)
-    place = torch.arange(lanes, device=device) % PLACES
-    half = max(config.horizons) // 2 // tokens * tokens
-    positions = [
-        torch.tensor(p, device=device)
-        for p in ([0, tokens, half, 9 * half], [tokens, 0, half + tokens, 9 * half + tokens])
-    ]
-    keys = tuple(_drawn(config, h, device) for h in config.horizons)
-    # The mean of M values is by the root of M smaller than they are.
-    values = tuple(_drawn(config, h, device, h**0.5) for h in config.horizons)
-    state = DSMRState(keys, values, positions[0].cpu())
-    fast_state = fast.roomy(DSMRState(tuple(t[place] for t in keys), tuple(t[place] for t in values), state.position))
-    apart, size, gradients = [], [], []
-    for position in positions:
-        packed, batch = map(next, feeds)
-        rows, _ = sent(packed, device)
-        toward = torch.randn(lanes, tokens, device=device)
-        fast.twin.eval()
-        with torch.no_grad():
-            unlearned, _ = fast.read(rows[place], position[place], fast_state)
-        fast.twin.train()
-        nats, fast_state = fast.read(rows[place], position[place], fast_state)
-        (nats * toward).sum().backward()
-        gradients.append(_gradients(reference))
-        inputs, targets = (torch.from_numpy(x).to(device) for x in (batch.inputs, batch.targets))
-        logits, state = reference(inputs, state._replace(position=position.cpu()))
-        expected = token_nats(logits, targets, to_device(batch.context, device))
-        (expected * torch.zeros_like(expected).index_add(0, place, toward)).sum().backward()
-        gradients.append(_gradients(reference))
-        apart += [(computed - expected[place]).detach() for computed in (nats, unlearned)]
-        size += [expected[place].detach()] * 2
-    computed, right = torch.stack(gradients[::2]), torch.stack(gradients[1::2])
-    return {
-        "nats": float(torch.stack(apart).norm() / torch.stack(size).norm()),
-        "gradients": float((computed - right).norm() / right.norm()),
-    }
+        tokens = config.segment_tokens
+        reference = DSMR(replace(config, dropout=0.0)).to(device).train()
+        reference.attention = plain
+        _awaken(reference)
+        fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
+        how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
+        how |= {"motif_notes": config.motif_notes, "called": 0.5 * config.recalls}
+        how |= {"labels": config.labels, "label_share": 0.5}
+        feeds: tuple[Any, Any] = PackedLanes(corpus, "train", workers=0, **how), Lanes(corpus, "train", **how)
+        place = torch.arange(lanes, device=device) % PLACES
+        half = max(config.horizons) // 2 // tokens * tokens
+        positions = [
+            torch.tensor(p, device=device)
+            for p in ([0, tokens, half, 9 * half], [tokens, 0, half + tokens, 9 * half + tokens])
+        ]
+        keys = tuple(_drawn(config, h, device) for h in config.horizons)
+        # The mean of M values is by the root of M smaller than they are.
+        values = tuple(_drawn(config, h, device, h**0.5) for h in config.horizons)
+        state = DSMRState(keys, values, positions[0].cpu())
+        fast_state = fast.roomy(
+            DSMRState(tuple(t[place] for t in keys), tuple(t[place] for t in values), state.position)
+        )
+        apart, size, gradients = [], [], []
+        for position in positions:
+            packed, batch = map(next, feeds)
+            rows, _ = sent(packed, device)
+            toward = torch.randn(lanes, tokens, device=device)
+            fast.twin.eval()
+            with torch.no_grad():
+                unlearned, _ = fast.read(rows[place], position[place], fast_state)
+            fast.twin.train()
+            nats, fast_state = fast.read(rows[place], position[place], fast_state)
+            (nats * toward).sum().backward()
+            gradients.append(_gradients(reference))
+            inputs, targets = (torch.from_numpy(x).to(device) for x in (batch.inputs, batch.targets))
+            logits, state = reference(inputs, state._replace(position=position.cpu()))
+            expected = token_nats(logits, targets, to_device(batch.context, device))
+            (expected * torch.zeros_like(expected).index_add(0, place, toward)).sum().backward()
+            gradients.append(_gradients(reference))
+            apart += [(computed - expected[place]).detach() for computed in (nats, unlearned)]
+            size += [expected[place].detach()] * 2
+        computed, right = torch.stack(gradients[::2]), torch.stack(gradients[1::2])
+        return {
+            "nats": float(torch.stack(apart).norm() / torch.stack(size).norm()),
+            "gradients": float((computed - right).norm() / right.norm()),
+        }
 
 
 def _awaken(model: DSMR) -> None:

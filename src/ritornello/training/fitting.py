@@ -5,7 +5,6 @@ Some processors have bfloat16 units, some only claim to.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from ritornello.evaluation import LANES
 from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.models.config import ModelConfig
 from ritornello.training.recipes import Recipe
+from ritornello.workers import peak_resident_bytes
 
 Precision = Literal["fp32", "bf16"]
 
@@ -50,11 +50,11 @@ class Memories:
     def nbytes(self) -> int:
         """Bytes at their fullest, in a step or in a validation.
 
-        A step holds the state before it and the one after. Only the CPU's way in full precision attends to a memory
-        where it lies: the others join it with the segment's keys, and keep that for the backward pass.
+        A step holds the state before it and the one after. Only a CPU attends to a memory where it lies: a GPU joins it
+        with the segment's keys, and keeps that for the backward pass.
         """
-        in_place = self.device.type == "cpu" and self.precision == "fp32"
-        copies, resting = 2 if in_place else 3, self.state_bytes(self.lanes, self.piece_tokens)
+        copies = 2 if self.device.type == "cpu" else 3
+        resting = self.state_bytes(self.lanes, self.piece_tokens)
         step = (self.interleave - 1 + copies) * resting
         return max(step, self.interleave * resting + copies * self.state_bytes(LANES, self.validation_tokens))
 
@@ -135,12 +135,7 @@ def memory_peak_bytes(device: torch.device) -> int:
     """The most that the device's allocator has held; on a CPU, the most that the process has had resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ModuleNotFoundError:  # on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
+    return peak_resident_bytes() or 0
 
 
 def _size(count: int) -> str:

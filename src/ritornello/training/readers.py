@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,36 +24,42 @@ CALLED = 0.5
 """share of the returns that a model learns to be called back to; the others it is to find by itself"""
 
 
+@dataclass(eq=False)
 class Reader:
     """A feed and what reading it takes. Axes: B lanes or crops, T tokens that each predicts in a step."""
 
-    feed: Lanes | Crops
+    model: Model[Any]
+    corpus: Corpus
+    recipe: Recipe
+    seed: int
+    precision: Precision
+    """of matrix products, and of what is remembered"""
+    ranks: Ranks = ALONE
+    feed: Lanes | Crops = field(init=False)
     """where batches come from"""
 
-    def __init__(
-        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
-    ) -> None:
-        self._model, self._corpus, self._recipe, self._ranks = model, corpus, recipe, ranks
-        self._precision = precision
-        self._validation_pieces = _drawn(len(corpus.pieces("validation")), recipe.validation_pieces)
-        self._own = ranks.share(recipe.lanes)
+    def __post_init__(self) -> None:
+        recipe, pieces = self.recipe, len(self.corpus.pieces("validation"))
+        # As many as the recipe says, always the same; all where it says none.
+        self._validation_pieces = np.random.default_rng(0).permutation(pieces)[: recipe.validation_pieces].tolist()
+        self._own = self.ranks.share(recipe.lanes)
         self._feeding: dict[str, Any] = {
             "lanes": recipe.lanes,
             "piece_tokens": recipe.piece_tokens,
-            "seed": seed,
+            "seed": self.seed,
             "augmentation": recipe.augmentation,
             "grammar": recipe.legal,
-            "motif_notes": model.config.motif_notes,
+            "motif_notes": self.model.config.motif_notes,
             "share": self._own,
-            "exchange": ranks.merged,
+            "exchange": self.ranks.merged,
         }
 
     def nats(self, batch: Any, progress: float) -> Tensor:
         """-ln p of each target of a batch of the feed, (B, T), with gradients; what is carried moves on."""
-        device = self._model.device
+        device = self.model.device
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         inputs = torch.from_numpy(batch.inputs).to(device, non_blocking=True)
-        with autocast(device, self._precision):
+        with autocast(device, self.precision):
             logits = self.logits(batch, inputs, progress)
         return token_nats(logits, targets, to_device(batch.context, device))
 
@@ -64,11 +70,11 @@ class Reader:
     def validate(self, progress: float) -> float:
         """Nats/token of whole validation pieces, the same in every run of a recipe; each rank reads its share."""
         model, pieces = self._validated(progress), self._validation_pieces
-        how: dict[str, Any] = {"legal": self._recipe.legal, "precision": self._precision, "ranks": self._ranks}
-        return evaluate(model, self._corpus, "validation", pieces=pieces, **how).nats_per_token
+        how: dict[str, Any] = {"legal": self.recipe.legal, "precision": self.precision, "ranks": self.ranks}
+        return evaluate(model, self.corpus, "validation", pieces=pieces, **how).nats_per_token
 
     def _validated(self, progress: float) -> Model[Any]:
-        return self._model
+        return self.model
 
     def tensors(self) -> dict[str, Tensor]:
         """What must be saved beside the feed's state; nothing if nothing is carried."""
@@ -81,10 +87,9 @@ class Reader:
 class Streaming(Reader):
     """Lanes of consecutive segments; the state is carried, and detached at every segment's start."""
 
-    def __init__(
-        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
-    ) -> None:
-        super().__init__(model, corpus, recipe, seed, precision, ranks)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        model, recipe, precision = self.model, self.recipe, self.precision
         self.feed = self._lanes(
             segment_tokens=model.segment_tokens,
             interleave=recipe.interleave,
@@ -96,33 +101,33 @@ class Streaming(Reader):
         )
         lanes = self._own.stop - self._own.start
         own = replace(recipe, lanes=lanes)
-        memories = fitting.memories_of(model.config, own, corpus, device=model.device, precision=precision)
+        memories = fitting.memories_of(model.config, own, self.corpus, device=model.device, precision=precision)
         memories.check_fit(fitting.free_bytes(model.device))
         schedule = model.config.schedule
         self._furthest_tokens = max(h or 0 for h in schedule.after(memories.piece_tokens).horizons) if schedule else 0
         self._states = [_in(precision, model.initial_state(lanes)) for _ in range(recipe.interleave)]
 
     def _lanes(self, **how: Any) -> Lanes:
-        return Lanes(self._corpus, "train", **how)
+        return Lanes(self.corpus, "train", **how)
 
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
-        state = self._model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
+        state = self.model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
         span_tokens = self._span_tokens(progress)
         less = {} if span_tokens is None else {"span_tokens": span_tokens}
-        logits, self._states[batch.group] = self._model(inputs, state, **less)
+        logits, self._states[batch.group] = self.model(inputs, state, **less)
         return logits
 
     def _validated(self, progress: float) -> Model[Any]:
         """The model with the horizons of what it sees by now."""
-        schedule, most = self._model.config.schedule, self._span_tokens(progress)
+        schedule, most = self.model.config.schedule, self._span_tokens(progress)
         if schedule is None or most is None:
-            return self._model
-        return self._model.rescheduled(schedule.limited(most))
+            return self.model
+        return self.model.rescheduled(schedule.limited(most))
 
     def _span_tokens(self, progress: float) -> int | None:
         """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""
-        segment_tokens, warmup_share = self._model.segment_tokens, self._recipe.horizon_warmup_share
+        segment_tokens, warmup_share = self.model.segment_tokens, self.recipe.horizon_warmup_share
         doublings = math.ceil(math.log2(max(1, self._furthest_tokens / segment_tokens)))
         if progress >= warmup_share or not doublings:
             return None
@@ -135,7 +140,7 @@ class Streaming(Reader):
             for group, state in enumerate(self._states)
             for name, tensor in named_tensors(state).items()
         }
-        return self._ranks.joined(own)
+        return self.ranks.joined(own)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back the states of this rank's lanes."""
@@ -147,17 +152,15 @@ class Streaming(Reader):
 class Cropping(Reader):
     """Crops that have nothing to do with each other."""
 
-    def __init__(
-        self, model: Model[Any], corpus: Corpus, recipe: Recipe, seed: int, precision: Precision, ranks: Ranks
-    ) -> None:
-        super().__init__(model, corpus, recipe, seed, precision, ranks)
-        assert model.config.crops
-        sizes = model.config.crops._asdict()
-        self.feed = Crops(corpus, "train", segmentation=recipe.segmentation, **sizes, **self._feeding)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.model.config.crops
+        sizes = self.model.config.crops._asdict()
+        self.feed = Crops(self.corpus, "train", segmentation=self.recipe.segmentation, **sizes, **self._feeding)
 
     def logits(self, batch: CropBatch, inputs: Tensor, progress: float) -> Tensor:
         """(B, Q, V)."""
-        return self._model.crop(inputs, torch.from_numpy(batch.before))
+        return self.model.crop(inputs, torch.from_numpy(batch.before))
 
 
 def reader_of(
@@ -171,11 +174,6 @@ def reader_of(
         if fast is not None:
             return fast
     return (Cropping if model.config.crops else Streaming)(model, corpus, recipe, seed, precision, ranks)
-
-
-def _drawn(pieces: int, wanted: int | None) -> list[int]:
-    """As many of the pieces, always the same; None for all."""
-    return np.random.default_rng(0).permutation(pieces)[:wanted].tolist()
 
 
 def _in(precision: Precision, state: Any) -> Any:

@@ -399,11 +399,9 @@ def perceivers_paper() -> Recipe:
     )
 
 
-_ALL = (
-    *(tiny, study, small, tune, base, large),
-    *(perceivers_tiny, perceivers_study, perceivers_small, perceivers_base, perceivers_paper),
-)
-RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
+_OF_DSMR = (tiny, study, small, tune, base, large)
+_OF_PERCEIVERS = (perceivers_tiny, perceivers_study, perceivers_small, perceivers_base, perceivers_paper)
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in (*_OF_DSMR, *_OF_PERCEIVERS)}
 
 
 def recipe_named(name: str) -> Recipe:
