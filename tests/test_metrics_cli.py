@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Outcome, Run
+from comparing import compare
 from conftest import made_up_piece
 from PIL import Image
 from short_studies import assert_drawn, table_below
@@ -23,7 +24,6 @@ from short_studies import assert_drawn, table_below
 from ritornello import codec
 from ritornello.charts import COLOURS
 from ritornello.errors import RitornelloError
-from ritornello.metrics.comparison import compare
 from ritornello.metrics.registry import FEATURES, STANDARD, extract
 from ritornello.metrics.repetition import repetition_band, repetition_curve
 from ritornello.midi import read_midi
