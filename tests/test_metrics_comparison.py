@@ -102,7 +102,7 @@ def test_a_repetition_scores_its_pieces_with_the_kernels_of_the_whole_sets_and_c
     values = rng.normal(size=(20, 3))
     reference, generated = [0, 3, 3, 5, 7, 9, 9, 9, 2, 11], [12, 13, 15, 15, 19, 18, 12, 17]
     places = np.array(reference), np.array(generated)
-    one = Resampling(12, 8, bootstrap=[places], null=[places])
+    one = Resampling(bootstrap=[places], null=[places])
     found = compare_feature(values[:12], values[12:], one)
     rows = list(values)
     expected = looped_scores([rows[i] for i in reference], [rows[i] for i in generated], sizes=(12, 8))

@@ -62,8 +62,6 @@ class Resampling:
     smaller than half where fewer pieces were generated.
     """
 
-    reference: int
-    generated: int
     bootstrap: list[tuple[Places, Places]]
     null: list[tuple[Places, Places]]
 
@@ -87,7 +85,7 @@ class Resampling:
         drawn = [(_drawn(rng, reference), reference + _drawn(rng, generated)) for _ in range(bootstraps)]
         part = min(generated, reference // 2)
         orders = [rng.permutation(reference) for _ in range(nulls)]
-        return cls(reference, generated, drawn, [(order[part:], order[:part]) for order in orders])
+        return cls(drawn, [(order[part:], order[:part]) for order in orders])
 
 
 def compare_feature(reference: Floats, generated: Floats, resampling: Resampling) -> dict[str, Any]:
