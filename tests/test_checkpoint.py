@@ -15,31 +15,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line
-from tiny import random_model
+from tiny import DATA, random_model, save_model
 from torch import Tensor
 
 from ritornello import checkpoint as module
 from ritornello import codec
-from ritornello.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
+from ritornello.checkpoint import MANIFEST, load_checkpoint
 from ritornello.errors import RitornelloError
 from ritornello.files import with_checksum
 from ritornello.models import from_checkpoint
 from ritornello.models.dsmr import DSMR
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
-DATA = {"name": "made up", "licence": "CC0"}
 
 
-def save(folder: Path, model: DSMR, *, run: Mapping[str, Any] = {}, tensors: Tensors | None = None) -> None:
-    family, config = model.config.family, model.config.to_json()
-    save_checkpoint(
-        folder,
-        family=family,
-        config=config,
-        trained_on=DATA,
-        run=run,
-        tensors=tensors or {"weights": model.state_dict()},
-    )
+def save(folder: Path, model: DSMR, **what: Any) -> None:
+    save_model(model, folder, **{"run": {}} | what)
 
 
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -55,19 +55,6 @@ def test_a_disk_that_fills_leaves_no_half_file(command, model, tmp_path):
     assert (tmp_path / "new.mid").stat().st_size > 60, "else the disk was not too small"
 
 
-def test_a_disk_that_fills_leaves_the_older_file_as_it_was(command, model, tmp_path):
-    song(3).write(tmp_path / "mine.mid")
-    before = (tmp_path / "mine.mid").read_bytes()
-    with full_disk(60):
-        outcome = command(
-            *("continue", tmp_path / "mine.mid", tmp_path / "mine.mid", "--force"),
-            *("--model", model, "--minutes", "0.2"),
-        )
-    assert_refused(outcome, tmp_path / "mine.mid", "cannot be written")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
-    assert (tmp_path / "mine.mid").read_bytes() == before
-
-
 def test_a_disk_too_small_for_the_picture_keeps_the_music(command, model, tmp_path):
     out, png = tmp_path / "new.mid", tmp_path / "new.png"
     with full_disk(4000):

@@ -6,6 +6,8 @@ Bound by the model's forward over the whole text at once, and by a NumPy transcr
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +113,20 @@ def test_logits_once_given_stay_as_they_are(engine_of, name):
 def test_a_read_of_nothing_is_a_mistake(engine_of, name):
     with pytest.raises(ValueError, match="at least one"):
         engine_of(name, tiny_model()).begin().read(np.zeros(0, int))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [("torch", "torch", "'ritornello[train]'"), ("onnx", "onnxruntime", "ritornello")],
+)
+def test_without_its_package_one_line_says_what_to_install(name, package, install):
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from ritornello.engines import load_engine\n"
+        "from ritornello.errors import RitornelloError\n"
+        f"try:\n    load_engine('small', {name!r})\n"
+        "except RitornelloError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    needed = f"the {name} engine needs the package {package}; install it with: pip install {install}\n"
+    assert done.stdout == needed

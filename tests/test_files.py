@@ -10,10 +10,11 @@ import stat
 import subprocess
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
-from conftest import full_disk
+from conftest import full_disk, one_line
 
 from ritornello.errors import RitornelloError
 from ritornello.files import check_writable, whole_file, whole_folder, write_whole
@@ -254,3 +255,23 @@ def test_a_folder_takes_its_place_when_it_is_complete(tmp_path: Path) -> None:
     with pytest.raises(BrokenOffError):
         broken_off(whole_folder(tmp_path / "there"))
     assert names(tmp_path) == ["link", "there", "two"]
+
+
+@pytest.mark.parametrize("refused", [(2,), (2, 3)], ids=["the new one", "the new one, and then the old one"])
+def test_a_folder_whose_successor_cannot_take_its_place_is_not_lost(tmp_path: Path, monkeypatch, refused) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("mine")
+    replace, moves = Path.replace, count(1)
+
+    def failing(self: Path, target: Path) -> Path:
+        if next(moves) in refused:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with one_line(tmp_path / "there", "No space left"), whole_folder(tmp_path / "there") as new:
+        (new / "half").write_text("half")
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert names(left) == ["mine"]
+    assert (left.name == "there") == (refused == (2,))

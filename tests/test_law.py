@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import law
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from law import CLAIMS, GRADIENT_CLAIMS, Claim, Subject, attention_memory_bytes
 from torch import Generator, Tensor
 
-from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, plain
 from ritornello.models.dsmr import DSMR, DSMRConfig, DSMRState
@@ -60,25 +58,6 @@ def awaken(model: DSMR, seed: int) -> DSMR:
     return model.eval()
 
 
-def state_tensors(state: DSMRState) -> dict[str, Tensor]:
-    layers = range(len(state.keys))
-    keys = {f"keys.{i}": state.keys[i] for i in layers}
-    values = {f"values.{i}": state.values[i] for i in layers}
-    return {**keys, **values, "position": state.position}
-
-
-def state_from(tensors: Mapping[str, Tensor]) -> DSMRState:
-    layers = range((len(tensors) - 1) // 2)
-    keys, values = (tuple(tensors[f"{kind}.{i}"] for i in layers) for kind in ("keys", "values"))
-    return DSMRState(keys, values, tensors["position"])
-
-
-def resident_bytes(state: DSMRState) -> int:
-    """What a state keeps alive: a view counts with all of the tensor that it looks into."""
-    storages = [t.untyped_storage() for t in state.keys + state.values]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
 def subject_of(
     schedule: HorizonSchedule,
     *,
@@ -89,7 +68,7 @@ def subject_of(
     kind: type[DSMR] = DSMR,
     attention: Attention | None = None,
     qk_bias: bool = False,
-) -> Subject[DSMRState]:
+) -> Subject:
     """A tiny DSMR under ``schedule``, with everything that the law wants to know."""
     config = DSMRConfig(schedule, width=WIDTH, heads=2, mlp_width=24, segment_tokens=segment_tokens, qk_bias=qk_bias)
     with torch.random.fork_rng():
@@ -102,22 +81,15 @@ def subject_of(
     return Subject(
         model=model,
         schedule=schedule,
-        vocabulary=codec.N_EVENTS,
-        padding=codec.PAD,
         reading_tokens=(filled if reach is None else reach) + 2 * segment_tokens + 3,
         tolerance=tolerance,
         far_tolerance=far_tolerance,
-        tensors=state_tensors,
-        from_tensors=state_from,
-        standing_at=lambda positions: model.initial_state(len(positions))._replace(position=positions),
-        memory_bytes=resident_bytes,
         declared_bytes=attention_memory_bytes(
             schedule, segment_tokens=segment_tokens, width=WIDTH, bytes_per_number=size
         ),
         full_bytes=None if reach is None else (schedule.budget_tokens or 0) * 2 * WIDTH * size,
         first_reached=functools.partial(schedule.first_reached, segment_tokens=segment_tokens),
         attached=functools.partial(model.forward, detach=False),
-        embedding=model.embedding.weight,
     )
 
 

@@ -13,7 +13,6 @@ window moves:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from itertools import pairwise
 from unittest import mock
 
@@ -22,15 +21,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law import CLAIMS, Claim, Subject
+from law import CLAIMS, Claim, Subject, resident_bytes
 from perceivers_oracle import awake
 from torch import Generator, Tensor
 
 from ritornello import codec
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.attention import Attention, plain
-from ritornello.models.perceivers import Pairs, Perceiver, PerceiverConfig, PerceiverState
-from ritornello.models.protocol import nbytes
+from ritornello.models.perceivers import Perceiver, PerceiverConfig, PerceiverState
+from ritornello.models.protocol import named_tensors, nbytes
 
 WIDTH = 16
 config_of = functools.partial(PerceiverConfig, layers=1, width=WIDTH, heads=2, mlp_width=24)
@@ -57,27 +56,6 @@ def generator() -> Generator:
     return torch.Generator().manual_seed(20_241_113)
 
 
-def state_tensors(state: PerceiverState) -> dict[str, Tensor]:
-    pairs = {f"context.{i}": pair for i, pair in enumerate(state.context)}
-    pairs |= {f"latents.{i}": pair for i, pair in enumerate(state.latents)}
-    named = {f"{name}.{part}": t for name, pair in pairs.items() for part, t in zip(("keys", "values"), pair)}
-    return {**named, "tokens": state.tokens, "position": state.position}
-
-
-def state_from(tensors: Mapping[str, Tensor]) -> PerceiverState:
-    def pairs(kind: str) -> Pairs:
-        count = sum(name.startswith(kind) for name in tensors) // 2
-        return tuple((tensors[f"{kind}.{i}.keys"], tensors[f"{kind}.{i}.values"]) for i in range(count))
-
-    return PerceiverState(tensors["tokens"], pairs("context"), pairs("latents"), tensors["position"])
-
-
-def resident_bytes(state: PerceiverState) -> int:
-    """What a state keeps alive but the positions: a view counts with all of the tensor that it looks into."""
-    storages = [t.untyped_storage() for name, t in state_tensors(state).items() if name != "position"]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
 def attached(model: Perceiver, tokens: Tensor, state: PerceiverState) -> tuple[Tensor, PerceiverState]:
     with mock.patch.object(Tensor, "detach", lambda tensor: tensor):
         return model(tokens, state)
@@ -90,7 +68,7 @@ def subject_of(
     tolerance: float = 1e-11,
     far_tolerance: float = 1e-8,
     attention: Attention | None = None,
-) -> Subject[PerceiverState]:
+) -> Subject:
     """A tiny Perceiver with everything that the law wants to know, counted from what its windows show."""
     model = awake(config, dtype=dtype)
     model.attention = attention
@@ -108,20 +86,13 @@ def subject_of(
     return Subject(
         model=model,
         schedule=HorizonSchedule(tuple(n - stride for n in widths)),
-        vocabulary=codec.N_EVENTS,
-        padding=codec.PAD,
         reading_tokens=max(widths) + 2 * stride + 3,
         tolerance=tolerance,
         far_tolerance=far_tolerance,
-        tensors=state_tensors,
-        from_tensors=state_from,
-        standing_at=lambda positions: model.initial_state(len(positions))._replace(position=positions),
-        memory_bytes=resident_bytes,
         declared_bytes=declared_bytes,
         full_bytes=(config.latents - stride) * 4 + sum(n - stride for n in widths) * 2 * WIDTH * size,
         first_reached=lambda position: max(0, (position // stride + 1) * stride - max(widths)),
         attached=lambda tokens, state: attached(model, tokens, state),
-        embedding=model.embedding.weight,
     )
 
 
@@ -177,7 +148,9 @@ def test_gradients_reach_back_to_the_windows_first_latent(name: str) -> None:
     text = torch.randperm(codec.N_EVENTS, generator=generator())[None, :n]
 
     def reached(logits: Tensor, query: int) -> list[int]:
-        (gradient,) = torch.autograd.grad(logits[0, query].square().sum(), subject.embedding, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            logits[0, query].square().sum(), subject.model.embedding.weight, retain_graph=True
+        )
         return gradient[text[0]].any(1).nonzero().flatten().tolist()
 
     def window(query: int) -> list[int]:
@@ -189,7 +162,7 @@ def test_gradients_reach_back_to_the_windows_first_latent(name: str) -> None:
     state, parts = subject.model.initial_state(1), []
     for chunk in text.split([5, 6, 1, 9, 8], dim=1):
         logits, state = subject.model(chunk, state)
-        assert not any(tensor.requires_grad for tensor in state_tensors(state).values())
+        assert not any(tensor.requires_grad for tensor in named_tensors(state).values())
         parts.append(logits)
     for query in queries:
         assert set(reached(torch.cat(parts, dim=1), query)) <= set(window(query))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Outcome, Run
+from command import Run, assert_refused
+from comparing import compare
 from conftest import made_up_piece
 from PIL import Image
 from short_studies import assert_drawn, table_below
@@ -23,7 +24,6 @@ from short_studies import assert_drawn, table_below
 from ritornello import codec
 from ritornello.charts import COLOURS
 from ritornello.errors import RitornelloError
-from ritornello.metrics.comparison import compare
 from ritornello.metrics.registry import FEATURES, STANDARD, extract
 from ritornello.metrics.repetition import repetition_band, repetition_curve
 from ritornello.midi import read_midi
@@ -225,7 +225,8 @@ def test_repetition_is_printed_for_each_set_beside_the_reference_and_drawn(tmp_p
 
 
 def test_a_page_for_several_sets_is_refused(folders, tmp_path, run):
-    refused(run(folders[0], folders[1], folders[1], "--html", tmp_path / "page.html"), "--html shows one generated set")
+    outcome = run(folders[0], folders[1], folders[1], "--html", tmp_path / "page.html")
+    assert_refused(outcome, "--html shows one generated set")
 
 
 def test_pieces_at_hand_are_compared_like_those_of_folders(folders, comparison):
@@ -315,9 +316,9 @@ def test_too_little_music_is_refused_with_the_reason(folders, tmp_path, run, mak
         write_all(bad, [] if make == "empty" else [one_note(80)] * 3)
     if make == "broken":
         (bad / "3.mid").write_bytes(b"no music")
-    refused(run(folders[0], bad, "--features", "PR", "--jobs", 1), f"{bad}: {says}")
+    assert_refused(run(folders[0], bad, "--features", "PR", "--jobs", 1), f"{bad}: {says}")
     if make != "broken":
-        refused(run(bad, folders[0], "--features", "PR"), f"{bad}: {says}")
+        assert_refused(run(bad, folders[0], "--features", "PR"), f"{bad}: {says}")
 
 
 @pytest.mark.parametrize(
@@ -331,14 +332,7 @@ def test_too_little_music_is_refused_with_the_reason(folders, tmp_path, run, mak
     ],
 )
 def test_wrong_options_are_refused_before_any_file_is_read(tmp_path, run, options, says):
-    refused(run(tmp_path / "missing", tmp_path / "missing", *options), says)
-
-
-def refused(outcome: Outcome, says: str) -> None:
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert len(outcome.err.splitlines()) == 1
-    assert says in outcome.err
+    assert_refused(run(tmp_path / "missing", tmp_path / "missing", *options), says)
 
 
 # The page.

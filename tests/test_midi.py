@@ -11,7 +11,7 @@ import mido
 import numpy as np
 import pretty_midi
 import pytest
-from conftest import full_disk
+from conftest import full_disk, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from midi_bytes import ONE_NOTE, QUARTER, midi, name, notes, number, off, on, pedal, pedals, tempo, track
@@ -238,12 +238,8 @@ def test_a_bad_file_gets_one_line_that_names_it(case, tmp_path):
     data, reason = DAMAGED[case]
     path = tmp_path / "song.mid"
     path.write_bytes(data)
-    with pytest.raises(RitornelloError) as caught:
+    with one_line(f"{path}: ", reason):
         read_midi(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert reason in message
-    assert "\n" not in message
 
 
 def test_a_folder_and_a_missing_file_get_one_line(tmp_path):
@@ -437,6 +433,5 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 
 def test_a_place_that_cannot_be_written_gets_one_line(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "song.mid"):
-        with pytest.raises(RitornelloError, match="cannot be written") as caught:
+        with one_line("cannot be written"):
             write_midi(PIECE, path)
-        assert "\n" not in str(caught.value)

@@ -30,7 +30,6 @@ from ritornello.errors import RitornelloError
 from ritornello.horizons import HorizonSchedule
 from ritornello.models import build, from_checkpoint
 from ritornello.models.config import at_place, family_named, read_config
-from ritornello.models.protocol import named_tensors, with_tensors
 from ritornello.training import display
 from ritornello.training.recipes import RECIPES, Recipe, recipe_named
 
@@ -70,31 +69,20 @@ def awake(config: Any, *, dtype: torch.dtype = torch.float64) -> Any:
     return model.eval()
 
 
-def subject() -> Subject[Any]:
+def subject() -> Subject:
     config = GRUConfig(layers=2, width=12, segment_tokens=6)
     model = awake(config)
-
-    def remembered(state: Any) -> int:
-        return sum(h.nbytes for h in state.hidden)
-
     bytes_per_lane = 2 * 12 * 8
     return Subject(
         model=model,
         schedule=HorizonSchedule.unlimited(layers=2),
-        vocabulary=codec.N_EVENTS,
-        padding=codec.PAD,
         reading_tokens=4 * 6 + 3,
         tolerance=1e-12,
         far_tolerance=1e-12,
-        tensors=named_tensors,
-        from_tensors=functools.partial(with_tensors, model.initial_state(1)),
-        standing_at=lambda positions: model.initial_state(len(positions))._replace(position=positions),
-        memory_bytes=remembered,
         declared_bytes=lambda tokens: bytes_per_lane,
         full_bytes=bytes_per_lane,
         first_reached=lambda position: 0,
         attached=functools.partial(model.forward, detach=False),
-        embedding=model.embedding.weight,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import matplotlib.colors
 import pytest
-from command import Outcome, Run
+from command import Outcome, Run, assert_empty, assert_refused
 from PIL import Image
 
 from ritornello.horizons import HorizonSchedule, chart
@@ -159,15 +159,9 @@ def test_bad_input_gets_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], says: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = run(*arguments)
-    assert (outcome.code, outcome.out) == (2, "")
-    assert len(outcome.err.splitlines()) == 1, outcome.err
-    for words in says:
-        assert words in outcome.err
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(run(*arguments), *says)
+    assert_empty(tmp_path)
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_work(run: Run) -> None:
-    outcome = run("no schedule", "--png", "nowhere/s.png")
-    assert outcome.code == 2
-    assert "folder does not exist" in outcome.err
+    assert_refused(run("no schedule", "--png", "nowhere/s.png"), "folder does not exist")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Run
+from command import Run, assert_refused
+from conftest import full_disk, one_line
 
 from ritornello.errors import RitornelloError
 from ritornello.midi import read_midi
@@ -203,19 +204,12 @@ def test_the_first_instrument_plays_where_there_is_no_piano(sine, tmp_path):
 # ---- bad SoundFonts, and finding a good one ----
 
 
-def refused(caught: pytest.ExceptionInfo[RitornelloError], *words: object) -> None:
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert str(word) in str(caught.value)
-
-
 @pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.02])
 def test_a_truncated_soundfont_gets_one_line_and_no_noise(sine, tmp_path, capfd, kept):
     whole, broken = soundfont(), tmp_path / "broken.sf2"
     broken.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(RitornelloError) as caught:
+    with one_line(broken, "damaged"):
         check_soundfont(find_soundfont(broken))
-    refused(caught, broken, "damaged")
     assert capfd.readouterr() == ("", "")
 
 
@@ -226,9 +220,8 @@ def test_what_is_no_soundfont_gets_one_line(tmp_path, what):
         path.mkdir()
     elif what != "missing":
         path.write_bytes({"empty": b"", "sfz": b"<region> sample=a.wav", "wav": b"RIFF\x24\0\0\0WAVEfmt "}[what])
-    with pytest.raises(RitornelloError) as caught:
+    with one_line(path, "name a"):
         find_soundfont(path)
-    refused(caught, path, "name a")
 
 
 @pytest.fixture
@@ -307,14 +300,12 @@ def test_without_the_package_or_the_library_one_line_says_what_to_install(tmp_pa
     put(tmp_path / "sine.sf2")
     monkeypatch.delenv("HOMEBREW_PREFIX", raising=False)
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
-    with pytest.raises(RitornelloError) as caught:
+    with one_line("pip install"):
         check_soundfont(tmp_path / "sine.sf2")
-    refused(caught, "pip install")
     monkeypatch.delitem(sys.modules, "fluidsynth")
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    with pytest.raises(RitornelloError) as caught:
+    with one_line("FluidSynth library"):
         check_soundfont(tmp_path / "sine.sf2")
-    refused(caught, "FluidSynth library")
 
 
 @pytest.mark.parametrize("place", ["missing/heard.wav", "file/heard.wav", "folder"])
@@ -322,24 +313,17 @@ def test_a_place_that_cannot_be_written_gives_one_line_and_leaves_nothing(sine, 
     (tmp_path / "file").write_text("here")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(RitornelloError) as caught:
+    with one_line(tmp_path / place, "cannot be written"):
         write_wav(Piece.from_notes([(0.0, 0.1, 69, 80)]), tmp_path / place, sine)
-    refused(caught, tmp_path / place, "cannot be written")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("limit_bytes", [50_000, 200_000])
 def test_a_full_disk_leaves_the_older_sound(sine, tmp_path, limit_bytes):
-    resource = pytest.importorskip("resource")
     path = tmp_path / "heard.wav"
     path.write_bytes(b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        with pytest.raises(RitornelloError, match=r"heard\.wav: cannot be written"):
-            write_wav(Piece.from_notes([(0.0, 1.0, 69, 80)]), path, sine)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(limit_bytes), one_line("heard.wav: cannot be written"):
+        write_wav(Piece.from_notes([(0.0, 1.0, 69, 80)]), path, sine)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
 
@@ -361,24 +345,16 @@ def mine(tmp_path) -> Path:
     return tmp_path / "mine.mid"
 
 
-def assert_one_line(outcome, *words: object) -> None:
-    assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    for word in words:
-        assert str(word) in outcome.err
-
-
 def test_a_missing_soundfont_is_missed_before_anything_is_played(command: Run, bare, mine):
     wav = ("--wav", bare / "new.wav", "--soundfont", bare / "missing.sf2", *NO_MODEL)
-    assert_one_line(command("generate", bare / "new.mid", *wav), "missing.sf2", "SoundFont")
-    assert_one_line(command("continue", mine, bare / "new.mid", *wav), "missing.sf2", "SoundFont")
+    assert_refused(command("generate", bare / "new.mid", *wav), "missing.sf2", "SoundFont")
+    assert_refused(command("continue", mine, bare / "new.mid", *wav), "missing.sf2", "SoundFont")
 
 
 def test_sound_too_long_or_without_a_file_is_refused_before_anything_is_played(command: Run, bare, mine):
     out, good = bare / "new.mid", put(bare / "sine.sf2")
-    assert_one_line(command("generate", out, "--minutes", "406", "--wav", bare / "a.wav", *NO_MODEL), "405 minutes")
-    assert_one_line(command("continue", mine, out, "--soundfont", good, *NO_MODEL), good, "--wav")
+    assert_refused(command("generate", out, "--minutes", "406", "--wav", bare / "a.wav", *NO_MODEL), "405 minutes")
+    assert_refused(command("continue", mine, out, "--soundfont", good, *NO_MODEL), good, "--wav")
 
 
 NAMES = ("IN", "OUT", "--soundfont", "--png", "--svg", "--wav")
@@ -393,21 +369,13 @@ def test_no_file_is_named_twice(command: Run, bare, mine, monkeypatch, first, se
     out = options.pop("OUT")
     before = sorted(bare.rglob("*"))
     outcome = command("continue", mine, out, *NO_MODEL, *(word for pair in options.items() for word in pair))
-    assert_one_line(outcome, twice.name, "twice", "another file")
+    assert_refused(outcome, twice.name, "twice", "another file")
     assert sorted(bare.rglob("*")) == before
 
 
 def test_a_sound_that_could_not_be_written_is_refused_before_anything_is_played(command: Run, bare):
     out, wav = bare / "new.mid", bare / "missing/new.wav"
-    assert_one_line(command("generate", out, "--wav", wav, *NO_MODEL), wav, "folder")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    from definition import tiny_model
-    from tiny import save_model
-
-    return save_model(tiny_model(), tmp_path_factory.mktemp("models") / "tiny")
+    assert_refused(command("generate", out, "--wav", wav, *NO_MODEL), wav, "folder")
 
 
 def test_generate_and_continue_write_and_name_what_was_asked_for(command: Run, sine, model, tmp_path):

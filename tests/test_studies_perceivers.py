@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command import Run, assert_refused
+from comparing import compare
 from conftest import made_up_piece
 from short_studies import assert_drawn, conditions, play_briefly, record, rows_of, table_below
 from tiny import made_up_tokens, tiny_config, write_corpus
@@ -27,7 +28,6 @@ from ritornello.errors import RitornelloError
 from ritornello.feed import Augmentation
 from ritornello.files import write_whole
 from ritornello.horizons import HorizonSchedule
-from ritornello.metrics.comparison import compare
 from ritornello.metrics.registry import extract
 from ritornello.models import build
 from ritornello.models.dsmr import DSMRConfig

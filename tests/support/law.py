@@ -1,7 +1,7 @@
 """The law of design.md, as claims about any `Model` under any schedule.
 
 A test module binds a model by describing it as a `Subject` and running every claim of ``CLAIMS`` on it, and those of
-``GRADIENT_CLAIMS`` where the model has gradients. A claim is a function of a subject and of a generator; it raises
+``GRADIENT_CLAIMS``. A claim is a function of a subject and of a generator; it raises
 AssertionError with figures where the model breaks it. "Bitwise" below means the same numbers to the last bit: where
 the shapes of the computation are the same, whatever differs has leaked.
 
@@ -13,61 +13,57 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Generator, Tensor
 
+from ritornello.codec import N_EVENTS, PAD
 from ritornello.horizons import HorizonSchedule, Rule
-from ritornello.models.protocol import Model
+from ritornello.models.protocol import Model, named_tensors, with_tensors
 
 FAR = 1_000_000
 
-State = TypeVar("State")
 Forward = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
-class Subject(Generic[State]):
+class Subject:
     """A model and what is declared about it."""
 
-    model: Model[State]
+    model: Model[Any]
     """in evaluation mode, with weights under which memory matters (branches that start silent prove nothing)"""
     schedule: HorizonSchedule
-    vocabulary: int
-    """ids below it are drawn as tokens"""
-    padding: int
-    """the id behind a piece's end"""
     reading_tokens: int
-    """length of the texts that are read: enough to fill the horizons and to exceed the reach, at most `vocabulary`"""
+    """length of the texts that are read: enough to fill the horizons and to exceed the reach, at most `N_EVENTS`"""
     tolerance: float
     """largest difference of logits between two ways to compute the same"""
     far_tolerance: float
     """the same between low positions and those about `FAR`"""
-    tensors: Callable[[State], dict[str, Tensor]]
-    """everything a state holds, by name"""
-    from_tensors: Callable[[Mapping[str, Tensor]], State]
-    """its inverse"""
-    standing_at: Callable[[Tensor], State]
-    """(B,) positions -> the state of lanes that stand there and remember nothing"""
-    memory_bytes: Callable[[State], int]
-    """what a state holds of past tokens, all lanes"""
     declared_bytes: Callable[[int], int]
     """of one lane that has read so many tokens; see `attention_memory_bytes`"""
     full_bytes: int | None
     """of one lane at a segment's start once its horizons are full; None if they never are"""
     first_reached: Callable[[int], int]
     """position -> the earliest one that may influence its output"""
-    attached: Forward | None = None
-    """forward whose gradients pass through the state; None for a model without gradients"""
-    embedding: Tensor | None = None
-    """(ids, C), the table whose rows are the tokens' only way into the model"""
+    attached: Forward
+    """forward whose gradients pass through the state"""
 
     @property
     def segment_tokens(self) -> int:
         """S."""
         return self.model.segment_tokens
+
+    def standing_at(self, positions: Tensor) -> Any:
+        """The state of lanes that stand at these positions (B,) and remember nothing."""
+        return self.model.initial_state(len(positions))._replace(position=positions)
+
+
+def resident_bytes(state: Any) -> int:
+    """What a state keeps alive of past tokens, all lanes: a view counts with all of the tensor that it looks into."""
+    storages = [t.untyped_storage() for name, t in named_tensors(state).items() if name != "position"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def attention_memory_bytes(
@@ -88,7 +84,7 @@ def attention_memory_bytes(
 # 1. Chunking.
 
 
-def any_chunking_gives_the_same_logits(subject: Subject[Any], generator: Generator) -> None:
+def any_chunking_gives_the_same_logits(subject: Subject, generator: Generator) -> None:
     """The same tokens in chunks of 1, 2, 3, 7, S-1, S, S+1, whole, or of random lengths; and so does what follows."""
     n, s = subject.reading_tokens, subject.segment_tokens
     text, rest = _text(subject, generator, 2), _text(subject, generator, 2)[:, : s + 1]
@@ -106,26 +102,26 @@ def any_chunking_gives_the_same_logits(subject: Subject[Any], generator: Generat
 # 2. A state is a value.
 
 
-def using_a_state_changes_nothing_in_it(subject: Subject[Any], generator: Generator) -> None:
+def using_a_state_changes_nothing_in_it(subject: Subject, generator: Generator) -> None:
     """Neither forward (of one token, of more than a segment) nor restart; nor do later states change earlier ones."""
     lanes, s = 2, subject.segment_tokens
     text = _text(subject, generator, lanes)
     state = subject.model.initial_state(lanes)
     earlier = []
     for chunk in text.split(_random_chunks(subject.reading_tokens, s, generator), dim=1):
-        before = _snapshot(subject, state)
+        before = _snapshot(state)
         with torch.no_grad():
             subject.model.forward(text[:, : s + 1], state)
             subject.model.restart(state, torch.tensor([True, False]))
             subject.model.forward(text[:, :1], state)
-        _unchanged(before, subject.tensors(state), "using a state")
+        _unchanged(before, named_tensors(state), "using a state")
         earlier.append((state, before))
         _, state = _read(subject, chunk, state, [chunk.shape[1]])
     for old, before in earlier:
-        _unchanged(before, subject.tensors(old), "reading on from a state")
+        _unchanged(before, named_tensors(old), "reading on from a state")
 
 
-def an_old_state_can_be_used_again(subject: Subject[Any], generator: Generator) -> None:
+def an_old_state_can_be_used_again(subject: Subject, generator: Generator) -> None:
     """A branch taken from a state before and after another branch is the same, bitwise."""
     lanes, s = 2, subject.segment_tokens
     one, other = _text(subject, generator, lanes), _text(subject, generator, lanes)
@@ -138,7 +134,7 @@ def an_old_state_can_be_used_again(subject: Subject[Any], generator: Generator) 
         _agree(again, first, 0.0, f"two branches from one state after {n} tokens")
 
 
-def a_saved_and_reloaded_state_continues_identically(subject: Subject[Any], generator: Generator) -> None:
+def a_saved_and_reloaded_state_continues_identically(subject: Subject, generator: Generator) -> None:
     """Through the bytes of a safetensors file: bitwise, at the start, inside a segment and at its border."""
     lanes, s = 2, subject.segment_tokens
     text, rest = _text(subject, generator, lanes), _text(subject, generator, lanes)[:, : 2 * s]
@@ -146,7 +142,7 @@ def a_saved_and_reloaded_state_continues_identically(subject: Subject[Any], gene
         state = subject.model.initial_state(lanes)
         if n:
             _, state = _read(subject, text[:, :n], state, [n])
-        reloaded = subject.from_tensors(load(save(_snapshot(subject, state))))
+        reloaded = with_tensors(state, load(save(_snapshot(state))))
         straight, _ = _read(subject, rest, state, [1, 2 * s - 1])
         logits, _ = _read(subject, rest, reloaded, [1, 2 * s - 1])
         _agree(logits, straight, 0.0, f"a state reloaded after {n} tokens and the state itself")
@@ -155,7 +151,7 @@ def a_saved_and_reloaded_state_continues_identically(subject: Subject[Any], gene
 # 3. Lanes.
 
 
-def a_restarted_lane_equals_a_fresh_one(subject: Subject[Any], generator: Generator) -> None:
+def a_restarted_lane_equals_a_fresh_one(subject: Subject, generator: Generator) -> None:
     """Wherever it stood, and bitwise whatever it had read; the lanes beside it go on as if nothing had happened."""
     s = subject.segment_tokens
     text, history, rest = (_text(subject, generator, 3) for _ in range(3))
@@ -178,7 +174,7 @@ def a_restarted_lane_equals_a_fresh_one(subject: Subject[Any], generator: Genera
             _agree(results[0][lane : lane + 1], logits[:, n:], subject.tolerance, what)
 
 
-def lanes_equal_lanes_read_alone(subject: Subject[Any], generator: Generator) -> None:
+def lanes_equal_lanes_read_alone(subject: Subject, generator: Generator) -> None:
     """Lanes at positions of their own: one far away, the others restarted at random, inside segments too."""
     lanes, s = 4, subject.segment_tokens
     n = 2 * subject.reading_tokens
@@ -204,7 +200,7 @@ def lanes_equal_lanes_read_alone(subject: Subject[Any], generator: Generator) ->
             _agree(together[lane : lane + 1, begin:end], logits, subject.tolerance, what)
 
 
-def lanes_leak_nothing_into_each_other(subject: Subject[Any], generator: Generator) -> None:
+def lanes_leak_nothing_into_each_other(subject: Subject, generator: Generator) -> None:
     """Other tokens in one lane leave every other lane bitwise as it was."""
     lanes, n, s = 3, subject.reading_tokens, subject.segment_tokens
     text, other = _text(subject, generator, lanes), _text(subject, generator, lanes)
@@ -218,7 +214,7 @@ def lanes_leak_nothing_into_each_other(subject: Subject[Any], generator: Generat
         _agree(beside[kept], logits[kept], 0.0, f"lanes {kept} beside one text in lane {lane} and beside another")
 
 
-def padding_leaks_nothing(subject: Subject[Any], generator: Generator) -> None:
+def padding_leaks_nothing(subject: Subject, generator: Generator) -> None:
     """Behind a piece's end: not into the piece, not into other lanes, not into the lane's next piece."""
     lanes, s = 2, subject.segment_tokens
     text, rest = _text(subject, generator, lanes), _text(subject, generator, lanes)[:, : s + 1]
@@ -226,7 +222,7 @@ def padding_leaks_nothing(subject: Subject[Any], generator: Generator) -> None:
         n = -(-(end + 1) // s) * s
         long = torch.cat([text, text], dim=1)[:, :n]
         padded = long.clone()
-        padded[0, end:] = subject.padding
+        padded[0, end:] = PAD
         state = subject.model.initial_state(lanes)
         (plain, plain_state), (logits, padded_state) = (_read(subject, t, state, [n]) for t in (long, padded))
         _agree(logits[0, :end], plain[0, :end], 0.0, f"a piece of {end} tokens with padding behind it and with tokens")
@@ -241,7 +237,7 @@ def padding_leaks_nothing(subject: Subject[Any], generator: Generator) -> None:
 # 4. Reach.
 
 
-def nothing_after_a_query_matters(subject: Subject[Any], generator: Generator) -> None:
+def nothing_after_a_query_matters(subject: Subject, generator: Generator) -> None:
     """Other tokens behind a position leave its logits bitwise as they were."""
     n, s = subject.reading_tokens, subject.segment_tokens
     text, other = _text(subject, generator, 1), _text(subject, generator, 1)
@@ -253,7 +249,7 @@ def nothing_after_a_query_matters(subject: Subject[Any], generator: Generator) -
         _agree(beside[:, : q + 1], logits[:, : q + 1], 0.0, f"outputs up to {q} with one future and with another")
 
 
-def nothing_before_the_declared_reach_matters(subject: Subject[Any], generator: Generator) -> None:
+def nothing_before_the_declared_reach_matters(subject: Subject, generator: Generator) -> None:
     """Other tokens before it leave the logits bitwise as they were; other tokens within it do not."""
     n, s = subject.reading_tokens, subject.segment_tokens
     text, other = _text(subject, generator, 1), _text(subject, generator, 1)
@@ -271,10 +267,8 @@ def nothing_before_the_declared_reach_matters(subject: Subject[Any], generator: 
                 raise AssertionError(f"the output at {q} does not change with the tokens from {first} to {start}")
 
 
-def declared_reach_equals_the_one_measured_by_gradient(subject: Subject[Any], generator: Generator) -> None:
+def declared_reach_equals_the_one_measured_by_gradient(subject: Subject, generator: Generator) -> None:
     """The output at a position has a gradient at each token from the first reached one on, and at no other."""
-    if subject.attached is None:
-        raise TypeError("this claim is about models with gradients")
     n, s = subject.reading_tokens, subject.segment_tokens
     for chunks in ([n], _random_chunks(n, s, generator)):
         text = _text(subject, generator, 1)
@@ -289,7 +283,7 @@ def declared_reach_equals_the_one_measured_by_gradient(subject: Subject[Any], ge
                 )
 
 
-def no_gradient_crosses_a_segments_start(subject: Subject[Any], generator: Generator) -> None:
+def no_gradient_crosses_a_segments_start(subject: Subject, generator: Generator) -> None:
     """By default, and read at once, gradients reach exactly to the segment's start.
 
     In chunks, or beside a lane whose segments start elsewhere, they never reach further.
@@ -313,7 +307,7 @@ def no_gradient_crosses_a_segments_start(subject: Subject[Any], generator: Gener
 # 5. Bytes.
 
 
-def memory_is_what_is_declared(subject: Subject[Any], generator: Generator) -> None:
+def memory_is_what_is_declared(subject: Subject, generator: Generator) -> None:
     """At every position; and at segment starts, once the horizons are full, shapes and bytes never change again."""
     lanes, s = 2, subject.segment_tokens
     text = _text(subject, generator, lanes)
@@ -321,14 +315,14 @@ def memory_is_what_is_declared(subject: Subject[Any], generator: Generator) -> N
     full_from = max(h or 0 for h in subject.schedule.horizons)
     seen: dict[str, tuple[tuple[int, ...], torch.dtype]] | None = None
     for position in range(subject.reading_tokens + 1):
-        held, declared = subject.memory_bytes(state), lanes * subject.declared_bytes(position)
+        held, declared = resident_bytes(state), lanes * subject.declared_bytes(position)
         if held != declared:
             raise AssertionError(f"after {position} tokens (S = {s}) the memory is {held} bytes, declared {declared}")
         if subject.full_bytes is not None and position % s == 0 and position >= max(1, full_from):
             full = lanes * subject.full_bytes
             if held != full:
                 raise AssertionError(f"full at {position}: {held} bytes, the schedule says {full}")
-            shapes = {name: (tuple(t.shape), t.dtype) for name, t in subject.tensors(state).items()}
+            shapes = {name: (tuple(t.shape), t.dtype) for name, t in named_tensors(state).items()}
             if seen is not None and shapes != seen:
                 raise AssertionError(f"shapes at {position} are {shapes}, a segment before they were {seen}")
             seen = shapes
@@ -338,14 +332,14 @@ def memory_is_what_is_declared(subject: Subject[Any], generator: Generator) -> N
         raise ValueError(f"a text of {subject.reading_tokens} tokens does not fill horizons of {full_from}")
 
 
-def memory_does_not_depend_on_chunking(subject: Subject[Any], generator: Generator) -> None:
+def memory_does_not_depend_on_chunking(subject: Subject, generator: Generator) -> None:
     """Read at once or in random chunks, a text leaves the same bytes behind: whatever a chunk was, it is trimmed."""
     n, s = subject.reading_tokens, subject.segment_tokens
     for length in (n, n // s * s, n // s * s - 1):
         text = _text(subject, generator, 1)[:, :length]
         for chunks in ([length], _random_chunks(length, s, generator)):
             _, state = _read(subject, text, subject.model.initial_state(1), chunks)
-            held, declared = subject.memory_bytes(state), subject.declared_bytes(length)
+            held, declared = resident_bytes(state), subject.declared_bytes(length)
             if held != declared:
                 raise AssertionError(f"chunks {_short(chunks)} leave {held} bytes, declared for {length} is {declared}")
 
@@ -353,7 +347,7 @@ def memory_does_not_depend_on_chunking(subject: Subject[Any], generator: Generat
 # 6. Positions.
 
 
-def only_relative_positions_matter(subject: Subject[Any], generator: Generator) -> None:
+def only_relative_positions_matter(subject: Subject, generator: Generator) -> None:
     """A text read from position p or p + k S, up to a million and beyond, with the memory filled there."""
     n, s = subject.reading_tokens, subject.segment_tokens
     text = _text(subject, generator, 1)
@@ -369,7 +363,7 @@ def only_relative_positions_matter(subject: Subject[Any], generator: Generator) 
         _agree(alone, low, subject.far_tolerance, f"{n} tokens from {begin + ends_at_far} and from {begin}")
 
 
-def a_fresh_lane_stands_at_the_pieces_start(subject: Subject[Any], generator: Generator) -> None:
+def a_fresh_lane_stands_at_the_pieces_start(subject: Subject, generator: Generator) -> None:
     """The initial state is that of position 0, bitwise."""
     text = _text(subject, generator, 2)
     fresh, _ = _read(subject, text, subject.model.initial_state(2), [subject.reading_tokens])
@@ -377,7 +371,7 @@ def a_fresh_lane_stands_at_the_pieces_start(subject: Subject[Any], generator: Ge
     _agree(standing, fresh, 0.0, "lanes standing at 0 and fresh ones")
 
 
-Claim = Callable[[Subject[Any], Generator], None]
+Claim = Callable[[Subject, Generator], None]
 
 CLAIMS: tuple[Claim, ...] = (
     any_chunking_gives_the_same_logits,
@@ -410,16 +404,16 @@ def _still_needed(position: int, horizon: int | None, s: int, rule: Rule) -> int
     return sum(1 for key in range(position) if key >= first)
 
 
-def _text(subject: Subject[Any], generator: Generator, lanes: int) -> Tensor:
+def _text(subject: Subject, generator: Generator, lanes: int) -> Tensor:
     """(B, T) ids, no id twice in a lane: so the gradient of an embedding's row is that of one position."""
-    if subject.reading_tokens > subject.vocabulary:
-        raise ValueError(f"{subject.reading_tokens} tokens cannot all differ, the vocabulary has {subject.vocabulary}")
-    rows = [torch.randperm(subject.vocabulary, generator=generator) for _ in range(lanes)]
+    if subject.reading_tokens > N_EVENTS:
+        raise ValueError(f"{subject.reading_tokens} tokens cannot all differ, there are {N_EVENTS} events")
+    rows = [torch.randperm(N_EVENTS, generator=generator) for _ in range(lanes)]
     return torch.stack(rows)[:, : subject.reading_tokens]
 
 
 @torch.no_grad()
-def _read(subject: Subject[Any], tokens: Tensor, state: Any, chunks: Sequence[int]) -> tuple[Tensor, Any]:
+def _read(subject: Subject, tokens: Tensor, state: Any, chunks: Sequence[int]) -> tuple[Tensor, Any]:
     return _read_with(subject.model.forward, tokens, state, chunks)
 
 
@@ -433,22 +427,20 @@ def _read_with(forward: Forward, tokens: Tensor, state: Any, chunks: Sequence[in
     return torch.cat(parts, dim=1), state
 
 
-def _influences(subject: Subject[Any], text: Tensor, output: Tensor, generator: Generator) -> list[int]:
+def _influences(subject: Subject, text: Tensor, output: Tensor, generator: Generator) -> list[int]:
     """Positions of ``text`` (T,) at which a random direction of ``output`` (V,) has a gradient that is not zero."""
-    if subject.embedding is None:
-        raise TypeError("influence is measured at the embedding, and the subject names none")
     direction = torch.randn(output.shape, generator=generator, dtype=output.dtype)
-    (gradient,) = torch.autograd.grad((output * direction).sum(), subject.embedding, retain_graph=True)
+    (gradient,) = torch.autograd.grad((output * direction).sum(), subject.model.embedding.weight, retain_graph=True)
     return (gradient[text].abs().amax(dim=1) > 0).nonzero().flatten().tolist()
 
 
-def _places(subject: Subject[Any]) -> list[int]:
+def _places(subject: Subject) -> list[int]:
     """Lengths of a text: within the first segment, about its border, and with full horizons within and at a border."""
     n, s = subject.reading_tokens, subject.segment_tokens
     return sorted({1, s - 1, s, n // s * s, n // s * s - s // 2})
 
 
-def _queries(subject: Subject[Any], generator: Generator) -> list[int]:
+def _queries(subject: Subject, generator: Generator) -> list[int]:
     """Positions about the first and the last borders of a text, and one other."""
     n, s = subject.reading_tokens, subject.segment_tokens
     last = (n // s - 1) * s
@@ -467,8 +459,8 @@ def _random_chunks(n: int, s: int, generator: Generator) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends], [*ends, n])]
 
 
-def _snapshot(subject: Subject[Any], state: Any) -> dict[str, Tensor]:
-    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in subject.tensors(state).items()}
+def _snapshot(state: Any) -> dict[str, Tensor]:
+    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in named_tensors(state).items()}
 
 
 def _unchanged(before: Mapping[str, Tensor], now: Mapping[str, Tensor], doing: str) -> None:

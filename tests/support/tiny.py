@@ -22,6 +22,7 @@ from ritornello.models.dsmr import DSMR
 from ritornello.models.protocol import Model
 
 SEGMENT_TOKENS = 16
+DATA = {"name": "made up", "licence": "CC0"}
 
 Tokens = NDArray[np.uint16]
 
@@ -76,14 +77,20 @@ def random_model(seed: int, **changes: object) -> DSMR:
     return model.eval()
 
 
-def save_model(model: Model[Any], folder: Path) -> Path:
-    family, config = model.config.family, model.config.to_json()
+def save_model(
+    model: Model[Any],
+    folder: Path,
+    *,
+    run: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+) -> Path:
+    """A checkpoint of its weights, or of these tensors; ``run`` is that of a model trained under the grammar."""
     save_checkpoint(
         folder,
-        family=family,
-        config=config,
-        trained_on={"name": "made up", "licence": "CC0"},
-        run={"legal": True},
-        tensors={"weights": model.state_dict()},
+        family=model.config.family,
+        config=model.config.to_json(),
+        trained_on=DATA,
+        run={"legal": True} if run is None else run,
+        tensors=tensors or {"weights": model.state_dict()},
     )
     return folder

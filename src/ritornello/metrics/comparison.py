@@ -20,13 +20,13 @@ reference pieces, G generated ones, N pieces of any set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ritornello.errors import RitornelloError
 from ritornello.metrics.densities import RESAMPLE, SCORE, Agreement, Distances, Resolution
@@ -62,8 +62,6 @@ class Resampling:
     smaller than half where fewer pieces were generated.
     """
 
-    reference: int
-    generated: int
     bootstrap: list[tuple[Places, Places]]
     null: list[tuple[Places, Places]]
 
@@ -87,32 +85,7 @@ class Resampling:
         drawn = [(_drawn(rng, reference), reference + _drawn(rng, generated)) for _ in range(bootstraps)]
         part = min(generated, reference // 2)
         orders = [rng.permutation(reference) for _ in range(nulls)]
-        return cls(reference, generated, drawn, [(order[part:], order[:part]) for order in orders])
-
-
-def compare(
-    reference: Sequence[Mapping[str, ArrayLike]],
-    generated: Sequence[Mapping[str, ArrayLike]],
-    *,
-    rng: np.random.Generator,
-    bootstraps: int = 100,
-    nulls: int = 100,
-) -> dict[str, dict[str, Any]]:
-    """Feature name -> `compare_feature`, for every feature of the pieces, as `registry.extract` gives them.
-
-    A feature's figures do not depend on which others there are.
-
-    Raises:
-        RitornelloError: for too few pieces or repetitions (see `Resampling.draw`), or pieces whose features differ in
-            name or shape or are not finite.
-    """
-    resampling = Resampling.draw(
-        rng, reference=len(reference), generated=len(generated), bootstraps=bootstraps, nulls=nulls
-    )
-    n = len(reference)
-    return {
-        name: compare_feature(values[:n], values[n:], resampling) for name, values in _stacked(reference, generated)
-    }
+        return cls(drawn, [(order[part:], order[:part]) for order in orders])
 
 
 def compare_feature(reference: Floats, generated: Floats, resampling: Resampling) -> dict[str, Any]:
@@ -215,28 +188,3 @@ def _drawn(rng: np.random.Generator, n: int) -> Places:
         drawn = rng.integers(n, size=n)
         if drawn.min() < drawn.max():
             return drawn
-
-
-def _stacked(
-    reference: Sequence[Mapping[str, ArrayLike]], generated: Sequence[Mapping[str, ArrayLike]]
-) -> list[tuple[str, Floats]]:
-    """Feature name and (R + G, D) values, one row for each piece."""
-    pieces = [*reference, *generated]
-    sets = []
-    for name in dict.fromkeys(name for piece in pieces for name in piece):
-        rows: list[Floats] = []
-        for i, piece in enumerate(pieces):
-            place = f"reference piece {i + 1}" if i < len(reference) else f"generated piece {i + 1 - len(reference)}"
-            if name not in piece:
-                raise RitornelloError(f"{place}: feature {name!r} is missing; extract the same features of all pieces")
-            row = np.asarray(piece[name], np.float64)
-            if rows and row.size != rows[0].size:
-                raise RitornelloError(
-                    f"{place}: feature {name!r} has {row.size} entries and {rows[0].size} before; "
-                    "extract the features of all pieces anew"
-                )
-            if not np.isfinite(row).all():
-                raise RitornelloError(f"{place}: feature {name!r} holds no finite numbers; extract it anew")
-            rows.append(row.reshape(-1))
-        sets.append((name, np.stack(rows)))
-    return sets

@@ -58,8 +58,8 @@ class GRU(Model[GRUState]):
         self.complete()
 
     def initial_state(self, batch: int) -> GRUState:
-        hidden = self.final_gain.new_zeros(batch, self.config.width)
-        return GRUState((hidden,) * self.config.layers, torch.zeros(batch, dtype=torch.int64))
+        hidden = tuple(self.final_gain.new_zeros(batch, self.config.width) for _ in range(self.config.layers))
+        return GRUState(hidden, torch.zeros(batch, dtype=torch.int64))
 
     def restart(self, state: GRUState, lanes: Tensor) -> GRUState:
         marked = lanes.to(self.device)[:, None]
