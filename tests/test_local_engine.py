@@ -151,10 +151,11 @@ def test_the_page_s_duet_hears_and_plays_as_python_s(tmp_path):
 # ---- tokens, grammar, hints, draws ----
 
 
-def test_tokens_legality_hints_and_draws_are_those_of_python(tmp_path, asap):
+def test_tokens_legality_hints_pedals_and_draws_are_those_of_python(tmp_path, asap):
     crowded(0).write(tmp_path / "crowded.mid")
     paths = [*performances(asap), tmp_path / "crowded.mid"]
     found = [performed(number, path, tmp_path) for number, path in enumerate(paths)]
+    assert sum(one["pedalled"][0]["pedals"] for one in found) > 1000
     write_json(tmp_path / "performances.json", found)
     seeds = {seed: np.random.default_rng(seed).random(50).tolist() for seed in (0, 1, 7, 2**31, 2**53 - 1)}
     write_json(tmp_path / "random.json", [{"seed": seed, "numbers": numbers} for seed, numbers in seeds.items()])
@@ -164,7 +165,8 @@ def test_tokens_legality_hints_and_draws_are_those_of_python(tmp_path, asap):
 
 def performed(number: int, path: Path, folder: Path) -> dict[str, Any]:
     shutil.copy(path, folder / f"{number}.mid")
-    tokens = codec.encode(read_midi(path))[:-1]
+    piece = read_midi(path)
+    tokens = codec.encode(piece)[:-1]
     (folder / f"{number}.tokens").write_bytes(tokens.astype("<u2").tobytes())
     steps = int(codec.steps_of(tokens)[-1])
     masks = codec.legal_events(codec.contexts(tokens)).astype(np.uint8)
@@ -175,8 +177,16 @@ def performed(number: int, path: Path, folder: Path) -> dict[str, Any]:
             told = codec.MotifMemory(notes, may_call=called == "known").read(tokens, calls)
             sha256 = hashlib.sha256(told.astype("<i2").tobytes()).hexdigest()
             hints.append({"notes": notes, "called": called, "sha256": sha256})
-    found = {"name": path.stem, "steps": steps, "notes": rows(codec.decode(tokens)), "hints": hints}
+    decoded = codec.decode(tokens)
+    found = {"name": path.stem, "steps": steps, "notes": rows(decoded), "hints": hints}
+    found["pedalled"] = [pedalled(decoded, 0), *(pedalled(piece, piece.seconds * share) for share in (0, 0.3, 0.7, 1))]
     return found | {"masks": hashlib.sha256(masks.tobytes()).hexdigest()}
+
+
+def pedalled(piece: Piece, since_s: float) -> dict[str, Any]:
+    new = piece.with_pedal(since_s)
+    numbers = np.concatenate([np.ravel(rows(new)), new.pedals.ravel()]).astype("<f8")
+    return {"since": since_s, "pedals": len(new.pedals), "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
 
 
 class Uniform:

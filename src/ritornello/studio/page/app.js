@@ -442,7 +442,7 @@ function openSession(text) {
 }
 
 const savers = {
-  midi: (piece) => [midiOf(piece), 'mid', 'audio/midi'],
+  midi: (piece) => [midiOf(piece, $('pedal').checked), 'mid', 'audio/midi'],
   session: () => [session.toText(), 'ritornello', 'application/json'],
   svg: (piece) => [svgOf(piece), 'svg', 'image/svg+xml'],
   png: async (piece) => [await pngOf(piece), 'png', 'image/png'],
@@ -464,7 +464,7 @@ $('carry').addEventListener('dragstart', (event) => {
   const piece = maker.shown;
   if (!piece.notes.length) return event.preventDefault();
   const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.mid`;
-  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece), (byte) => String.fromCharCode(byte)).join(''))}`;
+  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece, $('pedal').checked), (byte) => String.fromCharCode(byte)).join(''))}`;
   event.dataTransfer.setData('DownloadURL', `audio/midi:${name}:${address}`); // Chromium's way to a file elsewhere
   event.dataTransfer.effectAllowed = 'copy';
 });
