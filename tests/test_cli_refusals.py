@@ -183,7 +183,7 @@ def test_sources_that_hold_nothing_usable_get_one_line_and_leave_nothing(command
         "empty": "no .mid",
         "nowhere": "not a folder",
         "a file": "not a folder",
-        "bad": "none of 1 files could be used",
+        "bad": "none of 1 file could be used",
     }.items():
         outcome = command("data", "prepare", tmp_path / source, tmp_path / "corpus", "--json")
         assert_refused(outcome, tmp_path / source, fault)

@@ -721,4 +721,4 @@ def test_the_verb_plays_and_records_both_players(command: Any, wires: Wires, tmp
     played = [m[1] for m in wires.sent if m[0] == 0x90]
     assert struck[1] == played[: len(struck[1])]
     assert len(struck[1]) == len(played) > 0
-    assert "1 turns" in done.err
+    assert "1 turn of the model's" in done.err

@@ -31,7 +31,7 @@ from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.codec import steering
 from ritornello.engines import exported
 from ritornello.engines.sizes import quantised
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.horizons import HorizonSchedule
 from ritornello.midi import parse_midi, write_midi
 from ritornello.notes import Piece
@@ -126,6 +126,26 @@ def damaged(good: bytes) -> dict[str, bytes]:
         data[place] = int(rng.integers(256))
         changed[f"byte {place} is {data[place]}"] = bytes(data)
     return changed
+
+
+def test_what_messages_count_stands_in_the_singular_where_it_is_one(tmp_path):
+    expected = {
+        "pedals never lifted": "pedal never lifted",
+        "presses of the sostenuto pedal, left out": "press of the sostenuto pedal, left out",
+        "notes without a release": "note without a release",
+        "tempo events without a tempo, left out": "tempo event without a tempo, left out",
+        "data bytes above 127, clipped or left out": "data byte above 127, clipped or left out",
+        "whole validation pieces": "whole validation piece",
+        "turns of the model's": "turn of the model's",
+        "End of Track cut off": "End of Track cut off",
+        "header of a wrong length": "header of a wrong length",
+        "SMPTE rate that does not exist, taken as ticks": "SMPTE rate that does not exist, taken as ticks",
+    }
+    for plural, singular in expected.items():
+        assert [counted(n, plural) for n in (0, 1, 2)] == [f"0 {plural}", f"1 {singular}", f"2 {plural}"]
+    assert counted(1_000, "notes") == "1,000 notes"
+    write_json(tmp_path / "counted.json", expected)
+    node("counted", tmp_path)
 
 
 # ---- the duet ----
@@ -326,6 +346,7 @@ def played(model: Path, prompt: Piece) -> dict[str, Any]:
         "until": until_s,
         "expected": sorted(found, key=lambda note: (note[0], note[2])),
         "ended": take.ended,
+        "sounding": sorted(list(n) for n in take.finish() if n.onset >= struck_s and n.onset < n.offset),
     }
 
 

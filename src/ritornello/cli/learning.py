@@ -25,7 +25,7 @@ from ritornello.cli.common import (
     needs_torch,
     output,
 )
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 
@@ -214,7 +214,9 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures, indent=1))
         return
-    heading = f"{figures['model']} on {figures['data']}, {figures['split']}: {figures['pieces']} pieces, whole"
+    heading = (
+        f"{figures['model']} on {figures['data']}, {figures['split']}: {counted(figures['pieces'], 'pieces')}, whole"
+    )
     table = Table("position", "tokens", f"{figures['kind']} nats/token", title=heading)
     for row in figures["by_position"]:
         position = f"{row['from']:,} to {row['to']:,}" if row["to"] else f"{row['from']:,} on"

@@ -228,7 +228,7 @@ function readTrack(data, start, stop, whole, mend) {
   }
   const last = /** @type {Part} */ (parts.at(-1));
   if (whole && !(last.closed && last.end === stop)) throw new MidiError('cut short');
-  mend('tracks that go on behind an End of Track', parts.length > 1);
+  mend('tracks continued behind an End of Track', parts.length > 1);
   return parts;
 }
 
