@@ -4,8 +4,9 @@ python benchmarks/duet.py ASAP_FOLDER [--takeovers 200] [--heard 200] [--minutes
 
 Takeovers: in each of so many held-out performances a moment is drawn at random, and the performance, pedal included,
 is played up to there (its past at once, its last second by the clock). A key calls the model, and another ends its turn
-three seconds later. Delays are of the model's first key, beyond the rest that it plays itself. What the session
-has read by then is compared with `encode` of the same notes.
+three seconds later. Delays are of the model's first key, beyond the rest that it plays itself. Where a turn begins with
+several keys at one moment, their spread is from the first that was sent to the last. What the session has read by then
+is compared with `encode` of the same notes.
 
 Heard: the last of it alone, without a model, each performance in its own time, in as many.
 
@@ -70,7 +71,7 @@ def takeovers(performer: Performer, paths: list[Path], count: int) -> None:
     rng = np.random.default_rng(0)
     performer.engine = _Listening(performer.engine)
     delays: list[float] = []
-    lateness, silences = [], []
+    lateness, silences, spreads = [], [], []
     unequal = 0
     for turn, number in enumerate(rng.choice(len(paths), count, replace=False).tolist()):
         piece = read_midi(paths[number])
@@ -93,14 +94,19 @@ def takeovers(performer: Performer, paths: list[Path], count: int) -> None:
         called_s = time.monotonic() + ahead_s
         duet.strike(called_s, CALL, 64)
         unequal += duet._heard._session.tokens[1:] != _expected(done, called_s)
+        read = len(duet._heard._session.tokens)
         _until(duet, time.monotonic() + ahead_s + TURN_S, ahead_s)
         now_s = time.monotonic()
+        if duet.delays.takeovers and (keys := _first_keys(duet._prefetched._session.tokens[read:])) > 1:
+            struck = [at_s for at_s, _, velocity in sent if velocity][:keys]
+            spreads.append(struck[-1] - struck[0])
         duet.strike(now_s + ahead_s, ANSWER, 64)
         silences.append(max((at_s - now_s for at_s, _, v in sent if at_s >= now_s and not v), default=0.0))
         delays += duet.delays.takeovers
         lateness.append(duet.delays.latest)
         duet.close(time.monotonic() + ahead_s)
-    for name, values in (("first key late", delays), ("other keys late at most", lateness), ("until silent", silences)):
+    rows = {"first key late": delays, "other keys late at most": lateness, "until silent": silences}
+    for name, values in (rows | {"spread of a first chord": spreads}).items():
         middle, p99, most = (1000 * value for value in (*np.quantile(values, [0.5, 0.99]), max(values)))
         print(f"{name}: {middle:.1f} ms in the middle, {p99:.1f} ms at p99, {most:.1f} ms at most ({len(values)})")
     late = sum(value > LATE_S for value in lateness)
@@ -232,6 +238,12 @@ class _Heard:
 
     def fork(self) -> _Heard:
         return _Heard(self._session.fork(), list(self.tokens))
+
+
+def _first_keys(tokens: list[int]) -> int:
+    """How many keys are struck at the first moment of which there are any."""
+    kinds = "".join("k" if t < codec.NOTE_OFF else " " if codec.SHIFT <= t < codec.VELOCITY else "." for t in tokens)
+    return next((moment.count("k") for moment in kinds.split() if "k" in moment), 0)
 
 
 def _actions(piece: Piece) -> list[Action]:

@@ -30,6 +30,7 @@ from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint
 from ritornello.performing import Performer
 from ritornello.rendering.scene import clock
+from ritornello.training.recipes import recipe_named
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,19 @@ def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after
     settings = load_checkpoint("runs/mine/last").run["recipe"]
     assert (settings["name"], settings["lanes"], settings["interleave"]) == ("tune", 8, 1)
     assert_refused(command("train", *options), "runs/mine", "--resume")
+
+
+def test_a_model_is_fine_tuned_as_gently_on_a_packed_corpus_as_on_files(command, model, corpus, tmp_path):
+    """At a twentieth of the rates that `small` begins anew with; a recipe that is named has its own."""
+    rates = []
+    for run, options in (("init", []), ("named", ["--recipe", "tiny", "--set", "matrix_lr=0.007"])):
+        given = ("--data", corpus, "--init", model, "--out", tmp_path / run, "--steps", "1", "--device", "cpu")
+        assert command("train", *given, *options).code == 0
+        recipe = load_checkpoint(tmp_path / run / "last").run["recipe"]
+        rates.append((recipe["matrix_lr"], recipe["other_lr"]))
+    small = recipe_named("small")
+    assert rates[0] == (pytest.approx(small.matrix_lr / 20), pytest.approx(small.other_lr / 20))
+    assert rates[1][0] == 0.007
 
 
 def test_a_folder_without_music_is_refused_and_nothing_is_left(command, tmp_path):

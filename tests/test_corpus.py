@@ -285,7 +285,7 @@ def test_what_was_mended_is_listed(tmp_path, command):
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path):
     (tmp_path / "midi").mkdir()
     (tmp_path / "midi" / "a.mid").write_text("no")
-    with pytest.raises(RitornelloError, match=r"none of 1 files.*a\.mid: not a MIDI file"):
+    with pytest.raises(RitornelloError, match=r"none of 1 file.*a\.mid: not a MIDI file"):
         make(tmp_path / "midi", tmp_path / "packed", workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["midi"]
 

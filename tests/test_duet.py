@@ -351,6 +351,26 @@ def test_keys_that_are_late_hesitate_once_and_keep_their_distances() -> None:
     np.testing.assert_allclose(np.delete(longer, hesitation), 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("lead_s", [0.0, 0.1])
+def test_a_chord_sounds_as_a_chord_however_long_its_events_take(lead_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phrase begins with two keys at once: a velocity, both, and the rest that says that there is no third."""
+    read, event_s, stage = Lane.read, 0.0025, Stage(lead_s=lead_s)
+
+    def slow(lane: Lane, tokens: np.ndarray) -> np.ndarray:
+        stage.now_s += event_s
+        return read(lane, tokens)
+
+    phrase(stage)
+    monkeypatch.setattr(Lane, "read", slow)
+    stage.until(2.5)
+    stage.duet.strike(2.5, 21, 64)
+    called_s = stage.now_s
+    stage.until(3.0)
+    assert [key[1:] for key in stage.sent[:2]] == [(100, 126), (104, 126)]
+    assert stage.sent[0][0] == stage.sent[1][0] <= called_s + 4 * event_s
+    assert stage.due[0] == stage.due[1]
+
+
 def test_the_person_s_pedal_ends_the_turn_where_it_is_to() -> None:
     for handback, still in (("key", True), ("pedal", False)):
         stage = Stage(handback=handback)
@@ -701,4 +721,4 @@ def test_the_verb_plays_and_records_both_players(command: Any, wires: Wires, tmp
     played = [m[1] for m in wires.sent if m[0] == 0x90]
     assert struck[1] == played[: len(struck[1])]
     assert len(struck[1]) == len(played) > 0
-    assert "1 turns" in done.err
+    assert "1 turn of the model's" in done.err

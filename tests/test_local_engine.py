@@ -31,7 +31,7 @@ from ritornello.checkpoint import load_checkpoint, save_checkpoint
 from ritornello.codec import steering
 from ritornello.engines import exported
 from ritornello.engines.sizes import quantised
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.horizons import HorizonSchedule
 from ritornello.midi import parse_midi, write_midi
 from ritornello.notes import Piece
@@ -128,6 +128,26 @@ def damaged(good: bytes) -> dict[str, bytes]:
     return changed
 
 
+def test_what_messages_count_stands_in_the_singular_where_it_is_one(tmp_path):
+    expected = {
+        "pedals never lifted": "pedal never lifted",
+        "presses of the sostenuto pedal, left out": "press of the sostenuto pedal, left out",
+        "notes without a release": "note without a release",
+        "tempo events without a tempo, left out": "tempo event without a tempo, left out",
+        "data bytes above 127, clipped or left out": "data byte above 127, clipped or left out",
+        "whole validation pieces": "whole validation piece",
+        "turns of the model's": "turn of the model's",
+        "End of Track cut off": "End of Track cut off",
+        "header of a wrong length": "header of a wrong length",
+        "SMPTE rate that does not exist, taken as ticks": "SMPTE rate that does not exist, taken as ticks",
+    }
+    for plural, singular in expected.items():
+        assert [counted(n, plural) for n in (0, 1, 2)] == [f"0 {plural}", f"1 {singular}", f"2 {plural}"]
+    assert counted(1_000, "notes") == "1,000 notes"
+    write_json(tmp_path / "counted.json", expected)
+    node("counted", tmp_path)
+
+
 # ---- the duet ----
 
 
@@ -151,10 +171,11 @@ def test_the_page_s_duet_hears_and_plays_as_python_s(tmp_path):
 # ---- tokens, grammar, hints, draws ----
 
 
-def test_tokens_legality_hints_and_draws_are_those_of_python(tmp_path, asap):
+def test_tokens_legality_hints_pedals_and_draws_are_those_of_python(tmp_path, asap):
     crowded(0).write(tmp_path / "crowded.mid")
     paths = [*performances(asap), tmp_path / "crowded.mid"]
     found = [performed(number, path, tmp_path) for number, path in enumerate(paths)]
+    assert sum(one["pedalled"][0]["pedals"] for one in found) > 1000
     write_json(tmp_path / "performances.json", found)
     seeds = {seed: np.random.default_rng(seed).random(50).tolist() for seed in (0, 1, 7, 2**31, 2**53 - 1)}
     write_json(tmp_path / "random.json", [{"seed": seed, "numbers": numbers} for seed, numbers in seeds.items()])
@@ -164,7 +185,8 @@ def test_tokens_legality_hints_and_draws_are_those_of_python(tmp_path, asap):
 
 def performed(number: int, path: Path, folder: Path) -> dict[str, Any]:
     shutil.copy(path, folder / f"{number}.mid")
-    tokens = codec.encode(read_midi(path))[:-1]
+    piece = read_midi(path)
+    tokens = codec.encode(piece)[:-1]
     (folder / f"{number}.tokens").write_bytes(tokens.astype("<u2").tobytes())
     steps = int(codec.steps_of(tokens)[-1])
     masks = codec.legal_events(codec.contexts(tokens)).astype(np.uint8)
@@ -175,8 +197,16 @@ def performed(number: int, path: Path, folder: Path) -> dict[str, Any]:
             told = codec.MotifMemory(notes, may_call=called == "known").read(tokens, calls)
             sha256 = hashlib.sha256(told.astype("<i2").tobytes()).hexdigest()
             hints.append({"notes": notes, "called": called, "sha256": sha256})
-    found = {"name": path.stem, "steps": steps, "notes": rows(codec.decode(tokens)), "hints": hints}
+    decoded = codec.decode(tokens)
+    found = {"name": path.stem, "steps": steps, "notes": rows(decoded), "hints": hints}
+    found["pedalled"] = [pedalled(decoded, 0), *(pedalled(piece, piece.seconds * share) for share in (0, 0.3, 0.7, 1))]
     return found | {"masks": hashlib.sha256(masks.tobytes()).hexdigest()}
+
+
+def pedalled(piece: Piece, since_s: float) -> dict[str, Any]:
+    new = piece.with_pedal(since_s)
+    numbers = np.concatenate([np.ravel(rows(new)), new.pedals.ravel()]).astype("<f8")
+    return {"since": since_s, "pedals": len(new.pedals), "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
 
 
 class Uniform:
@@ -316,6 +346,7 @@ def played(model: Path, prompt: Piece) -> dict[str, Any]:
         "until": until_s,
         "expected": sorted(found, key=lambda note: (note[0], note[2])),
         "ended": take.ended,
+        "sounding": sorted(list(n) for n in take.finish() if n.onset >= struck_s and n.onset < n.offset),
     }
 
 

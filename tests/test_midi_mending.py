@@ -50,7 +50,7 @@ SMALL = {
     "events behind an End of Track": (
         bytes.fromhex("4d546864 00000006 0000 0001 01e0 4d54726b 00000011 00ff2f00 00903c40 8360803c00 00ff2f00"),
         ONE,
-        {"tracks that go on behind an End of Track": 1},
+        {"tracks continued behind an End of Track": 1},
     ),
     "a tempo behind an End of Track": (
         bytes.fromhex(
@@ -58,7 +58,7 @@ SMALL = {
             "4d54726b 00000017 00903c40 8360803c00 8f00904040 8360804000 00ff2f00"
         ),
         [(0.0, 0.5, 60, 64), (4.5, 5.5, 64, 64)],
-        {"tracks that go on behind an End of Track": 1},
+        {"tracks continued behind an End of Track": 1},
     ),
     "two files in one": (ONE_NOTE + ONE_NOTE, ONE, {"bytes of another file behind this one, left out": 35}),
     "a controller's value of 128": (

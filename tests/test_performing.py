@@ -329,6 +329,28 @@ def test_a_stream_after_a_prompt_counts_from_its_end_in_the_prompt_s_velocity():
     assert events == [(0.0, 64, 0), (1.0, 65, 20 * 4 + 2), (pytest.approx(1.2), 65, 0)]
 
 
+def test_a_stream_gives_the_keys_of_one_moment_once_all_of_them_are_known():
+    """The last event of a moment is the rest behind it, or the end: five events, two more, three more."""
+    read = []
+
+    class Counting(Scripted):
+        def read(self, tokens: np.ndarray) -> np.ndarray:
+            read.append(len(tokens))
+            return super().read(tokens)
+
+    chord = [codec.VELOCITY + 9, 60, 64, 67, shift(50)]
+    engine = Counting([*chord, codec.NOTE_OFF + 60, shift(5), codec.NOTE_OFF + 64, codec.NOTE_OFF + 67, codec.END])
+    stream = Performer(engine).stream(seed=0)
+    events, after = zip(*((next(stream), len(read)) for _ in range(6)))
+    assert [(pitch, velocity) for _, pitch, velocity in events] == [
+        *((p, 38) for p in (60, 64, 67)),
+        (60, 0),
+        (64, 0),
+        (67, 0),
+    ]
+    assert after == (5, 5, 5, 7, 10, 10)
+
+
 def test_a_stream_waits_when_it_is_further_ahead_of_the_clock_than_allowed():
     """The clock stands still but for the waiting, so the music is always as far ahead as it may be."""
     now, waited = [100.0], []

@@ -331,7 +331,7 @@ def test_what_is_done_is_not_done_again(corpus: Corpus, mini: Conditions, tmp_pa
         (["--jobs", 0], ["jobs is 0"]),
         (["--pieces", 0], ["pieces is 0"]),
         (["--row", "three-scale"], ["'three-scale'", "two-scale; binary, low layers"]),
-        (["--budget", 1], ["budget of 1 tokens", "2 layers"]),
+        (["--budget", 1], ["budget of 1 token ", "2 layers"]),
         (["--budget", 12.5], ["--budget", "integer"]),
         (["--budget", -32], ["budget=-32"]),
         (["--recipe", "huge"], ["'huge'", "tiny"]),

@@ -433,7 +433,7 @@ def test_the_table_is_written_printed_and_drawn(study: Run, finished: Path, tmp_
         (["--recipe", "tiny"], ["tiny is of a model without latents"]),
         (["--recipe", "perceivers_huge"], ["'perceivers_huge'"]),
         (["--row", "two-scale"], ["'two-scale'", "Perceiver AR; effective segmentation; multi-scale; DSMR two-scale"]),
-        (["--budget", 1], ["budget of 1 tokens"]),
+        (["--budget", 1], ["budget of 1 token "]),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(

@@ -168,7 +168,7 @@ def test_layers_that_stand_in_for_each_other_are_side_by_side() -> None:
     assert table["binary, low layers"] == ["1, 2", "1,792", "8.802", "+0.1750 ± 0.0375"]
     assert table["binary, high layers"] == ["3, 4", "1,792", "7.389", ""]
     assert "0.1750 nats/token behind the best, 4.7 times the standard error" in text
-    assert "with 1 of 1 seeds" in text
+    assert "with 1 of 1 seed" in text
     assert "## Can one layer" not in markdown([result("full memory"), low])
 
 

@@ -101,6 +101,23 @@ def test_it_goes_on_where_a_prompt_is_cut_and_not_before(page):
     assert min(note[0] for note in notes) >= 2.2
 
 
+def test_what_sounds_still_is_told_as_if_it_were_let_go(page, performer):
+    """Whenever the page goes: what it was told is the music up to then, as the player ends it there."""
+    page.start(seed=7)
+    notes, sounded = [], 0
+    for until_s in range(3, 33, 3):
+        page.send("advance", until=until_s)
+        now_s = 0.0
+        while now_s < until_s:
+            message = page.socket.receive_json()
+            notes += message["notes"]
+            sounding = message["sounding"]
+            now_s = sounding[0][1] if sounding else message["upTo"]
+        assert sorted(notes + sounding) == sorted(rows(performer.generate(seconds=now_s, seed=7).piece))
+        sounded += len(sounding)
+    assert sounded
+
+
 def test_music_waits_for_its_credit(page, performer):
     page.start(until=30)
     page.played(10)

@@ -55,7 +55,7 @@ class Played(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    at_s: float
+    step: int
     token: int
     pitch: int
     velocity: int
@@ -120,7 +120,7 @@ class Duet:
         self._awaited = False  # its first key
         self._ahead_s = AHEAD_S
         self._plan: deque[_Planned] = deque()  # its events that have not been sent
-        self._coming: deque[_Planned] = deque()  # sent, and not due yet
+        self._coming: deque[tuple[float, _Planned]] = deque()  # sent, and when they are due
         self._down: set[int] = set()  # its keys, as they were sent
         self._unheard: list[int] = []  # its events that have sounded
         self._sounding: dict[int, tuple[float, int]] = {}  # its keys: since when, and velocity
@@ -138,7 +138,7 @@ class Duet:
     @property
     def reserve_s(self) -> float:
         """Seconds of music that are ready beyond the next key."""
-        return self._plan[-1].at_s - self._plan[0].at_s if self._plan else 0.0
+        return (self._plan[-1].step - self._plan[0].step) / STEPS_PER_S if self._plan else 0.0
 
     @property
     def silence_s(self) -> float:
@@ -220,17 +220,16 @@ class Duet:
             return IDLE_S
         if self._prefetched is None:
             return self._listen(time_s)
-        while self._plan and self._plan[0].at_s <= time_s + self._lead_s:
-            self._play(self._plan.popleft(), time_s)
+        while self._planned_s() <= time_s + self._lead_s:
+            self._play(time_s)
         self._sound(time_s)
-        if self._moment_s(self._prefetched.seconds) - time_s < self._ahead_s + self._lead_s:
+        if self._moment_s(_step_of(self._prefetched)) - time_s < self._ahead_s + self._lead_s:
             self._play_on()
             return 0.0
         if self._hear_own():
             return 0.0
-        due_s = [self._plan[0].at_s - self._lead_s] if self._plan else []
-        due_s += [self._coming[0].at_s] if self._coming else []
-        return min([IDLE_S, *(at_s - time_s for at_s in due_s)])
+        coming_s = self._coming[0][0] if self._coming else math.inf
+        return min(IDLE_S, self._planned_s() - self._lead_s - time_s, coming_s - time_s)
 
     def interrupt(self, time_s: float) -> None:
         """Ends the model's turn: its keys are let go, and what it had planned is forgotten."""
@@ -292,35 +291,41 @@ class Duet:
         assert self._prefetched is not None
         event = self._prefetched.play(self._performer.sampling, self._rng, may_end=False)
         pitch, velocity = (event.key.pitch, event.key.velocity) if event.key else (-1, 0)
-        self._plan.append(_Planned(self._moment_s(self._prefetched.seconds), event.token, pitch, velocity))
+        self._plan.append(_Planned(_step_of(self._prefetched), event.token, pitch, velocity))
 
-    def _play(self, event: _Planned, time_s: float) -> None:
-        """Sends a key for its time, or for now where that is over."""
-        late_s = time_s - event.at_s
-        self._coming.append(event._replace(at_s=max(event.at_s, time_s)))
-        if event.velocity:
-            if late_s > LATE_S:
-                self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
-                self._put_off(late_s)
-            if self._awaited:
-                self.delays.takeovers.append(max(0.0, late_s))
-            else:
-                self.delays.latest = max(self.delays.latest, late_s)
-            self._awaited = False
-        if event.velocity or event.pitch in self._down:  # else a key of the person's, which is theirs to let go
-            (self._down.add if event.velocity else self._down.discard)(event.pitch)
-            self._send(event.pitch, event.velocity, self._coming[-1].at_s)
+    def _planned_s(self) -> float:
+        """When the first planned moment is, once no more can come that belongs to it: until then, never."""
+        if self._prefetched is None or not self._plan or self._plan[0].step == _step_of(self._prefetched):
+            return math.inf
+        return self._moment_s(self._plan[0].step)
 
-    def _put_off(self, late_s: float) -> None:
-        """All that is still to come comes so much later: what is late hesitates once, instead of rushing after time."""
+    def _play(self, time_s: float) -> None:
+        """Sends the keys of the first planned moment together, for its time, or for now where that is over."""
         assert self._began_s is not None
-        self._began_s += late_s
-        self._plan = deque(event._replace(at_s=event.at_s + late_s) for event in self._plan)
+        step, at_s = self._plan[0].step, max(self._planned_s(), time_s)
+        late_s = at_s - self._planned_s()
+        events = [event for event in self._plan if event.step == step]
+        for event in events:
+            self._plan.popleft()
+            self._coming.append((at_s, event))
+            if event.velocity or event.pitch in self._down:  # else a key of the person's, which is theirs to let go
+                (self._down.add if event.velocity else self._down.discard)(event.pitch)
+                self._send(event.pitch, event.velocity, at_s)
+        if not any(event.velocity for event in events):
+            return
+        if late_s > LATE_S:  # what is to come hesitates once, instead of rushing after time
+            self._ahead_s = min(2 * self._ahead_s, MOST_AHEAD_S)
+            self._began_s += late_s
+        if self._awaited:
+            self.delays.takeovers.append(late_s)
+        else:
+            self.delays.latest = max(self.delays.latest, late_s)
+        self._awaited = False
 
     def _sound(self, time_s: float) -> None:
         """Takes what was sent and is due now as having sounded."""
-        while self._coming and self._coming[0].at_s <= time_s:
-            at_s, token, pitch, velocity = self._coming.popleft()
+        while self._coming and self._coming[0][0] <= time_s:
+            at_s, (_, token, pitch, velocity) = self._coming.popleft()
             self._unheard.append(token)
             if velocity:
                 self._sounding[pitch] = (at_s, velocity)
@@ -357,8 +362,8 @@ class Duet:
     def _piece_s(self, time_s: float) -> float:
         return 0.0 if self._began_s is None else time_s - self._began_s
 
-    def _moment_s(self, piece_s: float) -> float:
-        return piece_s + (self._began_s or 0.0)
+    def _moment_s(self, step: int) -> float:
+        return step / STEPS_PER_S + (self._began_s or 0.0)
 
     def _step(self, time_s: float) -> int:
         return math.floor(self._piece_s(time_s) * STEPS_PER_S + 0.5)

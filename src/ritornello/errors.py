@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,12 @@ def needing(what: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as missing:
         name = f"{what} needs the package {missing.name}"
         raise RitornelloError(f"{name}; install it with: pip install {extra}") from None
+
+
+def counted(count: int, plural: str) -> str:
+    """What a message counts: ``1 pedal never lifted``, ``2,001 pedals never lifted``. The plural ends with an ``s``."""
+    singular = re.sub(r"^((?:\w+ ){0,2}?\w+?)(?:(ss)es|s)\b", r"\1\2", plural)
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def check_limits(**named: tuple[float | None, float, float]) -> None:

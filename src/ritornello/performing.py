@@ -463,15 +463,20 @@ class Performer:
     def stream(self, *, seed: int, prompt: ArrayLike = ()) -> Iterator[KeyEvent]:
         """Keys as they are struck and released, without end, in order of their times: what a live player sends on.
 
+        The keys of one moment come together, once all of them are known, so that a chord sounds as a chord.
         Where the model ends a piece another follows `PAUSE_S` later. Memory does not grow. Nothing waits: see `paced`.
         """
         rng, take = np.random.default_rng(seed), self.begin()
         take.hear(prompt)
         base_s = -take.seconds  # when the present piece begins
+        keys: list[KeyEvent] = []  # of the present moment
         while True:
-            key = take.play(self.sampling, rng).key
+            before_s, key = take.seconds, take.play(self.sampling, rng).key
             if key is not None:
-                yield key._replace(time_s=base_s + key.time_s)
+                keys.append(key._replace(time_s=base_s + key.time_s))
+            if take.ended or take.seconds > before_s:
+                yield from keys
+                keys = []
             if take.ended:
                 base_s += take.seconds + PAUSE_S
                 take = self.begin()

@@ -1,4 +1,4 @@
-// Tokens, grammar, hints, random numbers and draws as in Python.
+// Tokens, grammar, hints, pedals, random numbers and draws as in Python.
 
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
@@ -10,6 +10,7 @@ const {encode, StreamDecoder} = await engine('codec.js');
 const {Grammar} = await engine('grammar.js');
 const {MotifMemory} = await engine('motifs.js');
 const {readMidi} = await engine('midi.js');
+const {withPedal} = await engine('notes.js');
 const {Random} = await engine('random.js');
 const {complete, draw} = await engine('sampling.js');
 
@@ -38,6 +39,13 @@ for (const [i, vector] of json('performances.json').entries()) {
     decoded.sort((a, b) => a.start - b.start || a.pitch - b.pitch);
     assert.deepEqual(rows(decoded), vector.notes);
     assert.equal(masks.digest('hex'), vector.masks);
+    vector.pedalled.forEach(({since, pedals, sha256}, n) => {
+      const given = n ? piece : {notes: decoded, pedals: []}; // the first is of what the tokens hold
+      const found = withPedal(given.notes, given.pedals, since);
+      assert.equal(found.pedals.length, pedals);
+      const numbers = [...rows(found.notes), ...found.pedals.map(({start, end}) => [start, end])].flat();
+      assert.equal(createHash('sha256').update(new Uint8Array(Float64Array.from(numbers).buffer)).digest('hex'), sha256);
+    });
     assert.deepEqual(told.map((hash) => hash.digest('hex')), vector.hints.map(({sha256}) => sha256));
   });
 }

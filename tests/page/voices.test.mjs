@@ -83,7 +83,7 @@ async function player(name) {
 }
 
 for (const {name, music} of models.filter(({music}) => music)) {
-  const {seed, sampling, changed, told: asked, toldLater, prompt, first, until, expected, ended} = music;
+  const {seed, sampling, changed, told: asked, toldLater, prompt, first, until, expected, ended, sounding} = music;
   const start = {op: 'start', notes: notes(prompt), pedals: [], seed, sampling, told: asked};
 
   test(`${name}: the music that Python plays from this seed, and forks of it`, async () => {
@@ -103,6 +103,8 @@ for (const {name, music} of models.filter(({music}) => music)) {
     for (const id of [one, twin]) {
       assert.deepEqual(sorted(heard(id)), expected);
       assert.equal(told.get(id).at(-1).op, ended ? 'end' : 'notes');
+      const last = told.get(id).findLast(({op}) => op === 'notes');
+      assert.deepEqual(rows(last.sounding).sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]), sounding);
     }
     assert.ok(heard(late).length && heard(late).every(([, end]) => end >= first));
     assert.notDeepEqual(sorted(heard(late)), expected.filter(([, end]) => end >= first));

@@ -23,7 +23,7 @@ from ritornello.cli.common import (
     output,
     with_bar,
 )
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 if TYPE_CHECKING:
@@ -227,9 +227,10 @@ def generate(
     output.print(table)
     some = next(iter(measured.values()))
     output.print(
-        f"{model}: {tokens:,} events from position {position:,} on, memories full, {some.threads} threads. Real time: "
-        "seconds of music per second. First: the first note, from the start of the process. Peak: resident, Python and "
-        f"libraries included; it grew by {max(m.grown_bytes for m in measured.values()) / 1e6:.1f} MB at most. "
+        f"{model}: {tokens:,} events from position {position:,} on, memories full, {counted(some.threads, 'threads')}. "
+        "Real time: seconds of music per second. First: the first note, from the start of the process. Peak: resident, "
+        "Python and libraries included; "
+        f"it grew by {max(m.grown_bytes for m in measured.values()) / 1e6:.1f} MB at most. "
         "Read: matrices and memories, once a token; GB/s: at this speed, and its share of the "
         f"{some.bandwidth_bytes_per_s / 1e9:.1f} GB/s that reading large arrays reached."
     )
@@ -261,10 +262,12 @@ def _table(rows: dict[str, MeasuredSchedule]) -> Table:
 
 def _explanation(setting: Setting, layers: int, reference: str, measured: Measurement) -> str:
     return (
-        f"Training steps on random tokens: {layers} layers, width {setting.width}, {setting.heads} heads, "
-        f"{setting.lanes} lanes, segments of {setting.segment_tokens:,}, {setting.precision} on {setting.device}, "
-        f"{measured.threads} threads. Ratios are to {reference}; memory is the peak above idle, the state per lane. "
-        f"Finite memories were full, their tokens/s are by the median of {setting.steps} steps. Unlimited ones grew "
+        f"Training steps on random tokens: {counted(layers, 'layers')}, width {setting.width}, "
+        f"{counted(setting.heads, 'heads')}, {counted(setting.lanes, 'lanes')}, "
+        f"segments of {setting.segment_tokens:,}, {setting.precision} on {setting.device}, "
+        f"{counted(measured.threads, 'threads')}. Ratios are to {reference}; memory is the peak above idle, the state "
+        "per lane. Finite memories were full, their tokens/s are by the median of "
+        f"{counted(setting.steps, 'steps')}. Unlimited ones grew "
         f"over a piece of {setting.piece_tokens:,} tokens: tokens/s by the mean of steps spread over it, peak and "
         "state from its last segment. Of matrix: the FLOPs that this takes at least, as a share of what products of "
         f"large matrices reached just after, {measured.matrix_flops_per_s / 1e9:,.0f} GFLOP/s beside {reference}."

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ritornello.cli.common import AsJson, app, console, count_bar, output
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 
 data_app = typer.Typer(help="Performances to packed corpora.")
 app.add_typer(data_app, name="data")
@@ -111,9 +111,9 @@ def show_corpus(corpus: Any, as_json: bool, *, table: bool = True) -> None:
         print(json.dumps({"corpus": str(corpus.path), "splits": rows, **report}))
         return
     if corpus.part:
-        console.print("{}: part {} of {}, {:,} pieces".format(corpus.path, *corpus.part, len(corpus.records)))
+        console.print("{}: part {} of {}, {}".format(corpus.path, *corpus.part, counted(len(corpus.records), "pieces")))
     elif not table:
-        parts = (f"{row['pieces']:,} of {split} ({row['tokens']:,} tokens)" for split, row in rows.items())
+        parts = (f"{row['pieces']:,} of {split} ({counted(row['tokens'], 'tokens')})" for split, row in rows.items())
         console.print(f"{corpus.path}: {', '.join(parts)}")
     else:
         shown = Table("split", "pieces", "tokens", "notes", "hours", title=f"{corpus.name} in {corpus.path}")
@@ -126,7 +126,7 @@ def show_corpus(corpus: Any, as_json: bool, *, table: bool = True) -> None:
     for what in sorted({what for entry in report["mended"] for what in entry["mended"]}):
         counts = {entry["file"]: entry["mended"][what] for entry in report["mended"] if what in entry["mended"]}
         where = next(iter(counts)) if len(counts) == 1 else f"{len(counts):,} files, the first: {next(iter(counts))}"
-        console.print(f"mended: {sum(counts.values()):,} {what} in {where}")
+        console.print(f"mended: {counted(sum(counts.values()), what)} in {where}")
     _tell(report["duplicates"], _duplicates_text)
     _tell(report["takes"], _takes_text)
 

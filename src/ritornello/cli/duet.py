@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ritornello.cli.common import app, clock, console, stopping, with_options
 from ritornello.cli.playing import Player
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 LIST = "list"
@@ -103,7 +103,8 @@ def duet(
             write_midi(playing.pieces(), record)
     delays = playing.delays
     console.print(
-        f"{len(playing.notes)} notes, {len(delays.takeovers)} turns of the model's"
+        f"{counted(len(playing.notes), 'notes')}, "
+        + counted(len(delays.takeovers), "turns of the model's")
         + (f", its first key {max(delays.takeovers) * 1000:.0f} ms after its time at most" if delays.takeovers else "")
         + (f"; {record}" if record else "")
     )

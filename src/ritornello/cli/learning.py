@@ -27,7 +27,7 @@ from ritornello.cli.common import (
     needs_torch,
     output,
 )
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 
@@ -40,8 +40,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="tiny, small, base, large, tune, study, perceivers_small, ..., or FILE.toml; OUT's, one that fits "
-            "one's own files, or small."
+            help="tiny, small, base, large, tune, study, perceivers_small, ..., or FILE.toml; if not given, OUT's, one "
+            "that fits one's own files, tune with --init, or small."
         ),
     ] = None,
     settings: Annotated[
@@ -53,7 +53,10 @@ def train(
     lanes: Lanes = None,
     piece_tokens: PieceTokens = None,
     free: Annotated[bool, typer.Option(help="Train without the grammar, as the papers do.")] = False,
-    init: Annotated[str | None, typer.Option(help="Start from this model, with the recipe's motif memory.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Fine-tune this model, with the recipe's motif memory; at tune's rates if none is named."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
@@ -80,7 +83,7 @@ def train(
     if init is not None and schedule is not None:
         raise RitornelloError("--init and --schedule do not go together: a model keeps its horizons; leave one out")
     out, place, own_files = out or Path("runs") / data.resolve().name, device_named(device), not tuning.is_packed(data)
-    named = recipe_of(out) if resume and recipe is None else recipe_named(recipe or "small")
+    named = recipe_of(out) if resume and recipe is None else recipe_named(recipe or ("tune" if init else "small"))
     opened = tuning.packed(data, out, init, resume=resume) if own_files else Corpus.open(data)
     corpus = opened.with_validation()
     if corpus is not opened:
@@ -218,7 +221,9 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures, indent=1))
         return
-    heading = f"{figures['model']} on {figures['data']}, {figures['split']}: {figures['pieces']} pieces, whole"
+    heading = (
+        f"{figures['model']} on {figures['data']}, {figures['split']}: {counted(figures['pieces'], 'pieces')}, whole"
+    )
     table = Table("position", "tokens", f"{figures['kind']} nats/token", title=heading)
     for row in figures["by_position"]:
         position = f"{row['from']:,} to {row['to']:,}" if row["to"] else f"{row['from']:,} on"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ritornello.cli.common import MAX_SEED, AsJson, app, console, count_bar, output
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _show(comparison: Comparison) -> None:
     for line in comparison.warnings():
         console.print(f"note: {line}")
     output.print(
-        f"{comparison.inside} of {len(comparison.results)} features inside the human band: "
+        f"{comparison.inside} of {counted(len(comparison.results), 'features')} inside the human band: "
         f"{len(comparison.generated.names)} pieces beside {len(comparison.reference.names)}. OA is the overlap area "
         "(with the reference's distances or the generated pieces' own, whichever is lower in its band), energy how "
         "much further pieces of different sets are from each other than pieces of one. A band holds 95% of what random "

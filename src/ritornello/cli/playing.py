@@ -13,7 +13,7 @@ import typer
 from ritornello.cli.common import AsJson, Memory, app, bytes_of, console, music_bar, stopping, with_options
 from ritornello.codec import steering
 from ritornello.engines import DEFAULT_ENGINE
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import STANDARD_OUTPUT, check_writable
 from ritornello.rendering import formats, wav
 from ritornello.rendering.scene import clock
@@ -278,7 +278,7 @@ def _write(
     else:
         end = ", ended by the model" if performance.ended else ", stopped" if stopped else ""
         several = f" in {performance.pieces} pieces" if performance.pieces > 1 else ""
-        console.print(f"{out}: {clock(piece.seconds)}{several}, {len(piece):,} notes, seed {seed}{end}")
+        console.print(f"{out}: {clock(piece.seconds)}{several}, {counted(len(piece), 'notes')}, seed {seed}{end}")
         if not len(piece):
             console.print("it has no note: let it be longer, or take another --seed, or a higher --top-p")
         if trained_on.get("licence"):

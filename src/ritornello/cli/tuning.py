@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ritornello.cli.common import count_bar, music_bar, output
 from ritornello.cli.corpora import show_corpus
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 
 COMPARED_PIECES = 16  # that are held out, read before and after
 PLAYED_S = 60.0
@@ -101,7 +101,7 @@ def play(model: str | Path, path: Path, seed: int) -> None:
 def show(before: tuple[str, dict[str, Any]], after: tuple[Path, dict[str, Any]], kind: str, seed: int) -> None:
     """What a model knew of pieces that are held out, and what it knows now; where each is to be heard."""
     (name, knew), (run, knows) = before, after
-    heading = f"{knew['pieces']} pieces held out ({knew['split']}), and a minute with seed {seed}"
+    heading = f"{counted(knew['pieces'], 'pieces')} held out ({knew['split']}), and a minute with seed {seed}"
     table = Table("", f"{kind} nats/token", "hear", title=heading)
     table.add_row(name, f"{knew['nats_per_token']:.4f}", str(run / "before.mid"))
     table.add_row(str(run), f"{knows['nats_per_token']:.4f}", str(run / "after.mid"))

@@ -35,7 +35,7 @@ from ritornello.corpus.shards import (
 )
 from ritornello.corpus.sources import Source, is_stream, licence_files, readable, sources_in
 from ritornello.corpus.splits import decide
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.files import whole_folder
 from ritornello.workers import Failure, map_items
 
@@ -100,7 +100,7 @@ def prepare(
         if not len(records):
             skipped = report["skipped"]
             reason = f"; the first: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""
-            raise RitornelloError(f"{csv or source}: none of {len(skipped)} files could be used{reason}")
+            raise RitornelloError(f"{csv or source}: none of {counted(len(skipped), 'files')} could be used{reason}")
         spool = np.memmap(making / "spool", TOKEN_TYPE, mode="r")
         rows, is_open = records.rows.copy(), bool((records.rows["split"] == UNDECIDED).any())
         if part is None:
@@ -190,7 +190,9 @@ def _all_parts(corpora: list[Corpus]) -> list[Corpus]:
         if (i, n) not in parts:
             raise RitornelloError(f"part {i} of {n} is missing; give all parts of one corpus, each once")
     if len(corpora) != n:
-        raise RitornelloError(f"{len(corpora)} folders for {n} parts; give all parts of one corpus, each once")
+        raise RitornelloError(
+            f"{counted(len(corpora), 'folders')} for {counted(n, 'parts')}; give all parts of one corpus, each once"
+        )
     ordered = [parts[i, n] for i in range(1, n + 1)]
     for other in ordered[1:]:
         for key in ("seed", "licence", "name"):

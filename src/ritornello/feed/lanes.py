@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ritornello import codec
 from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
-from ritornello.errors import RitornelloError, check_limits
+from ritornello.errors import RitornelloError, check_limits, counted
 
 LOWEST_KEY, HIGHEST_KEY = 21, 108  # of a piano
 
@@ -249,7 +249,9 @@ class Lanes:
         """
         check_corpus(self.corpus, self._order_of.tokens, state.get("corpus_tokens", self._order_of.tokens))
         if len(state["lanes"]) != len(self._lanes):
-            raise RitornelloError(f"the feed has {len(self._lanes)} lanes, its saved state {len(state['lanes'])}")
+            raise RitornelloError(
+                f"the feed has {counted(len(self._lanes), 'lanes')}, its saved state {len(state['lanes'])}"
+            )
         self._epoch, self._next, self._group = state["epoch"], state["next"], state.get("group", 0)
         self._order = self._order_of(self._epoch)
         self._lanes = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.horizons.text import read_arguments, read_choice, read_runs, read_whole
 from ritornello.horizons.visibility import Rule
 
@@ -90,13 +90,13 @@ class HorizonSchedule:
         """
         _check_either(budget, layers, long=long)
         if not 0 <= n_long <= layers:
-            raise RitornelloError(f"a two-scale schedule of {layers} layers cannot have {n_long} long ones")
+            raise RitornelloError(f"a two-scale schedule of {counted(layers, 'layers')} cannot have {n_long} long ones")
         if budget is not None:
             if n_long == 0:
                 raise RitornelloError("a budget needs a long layer to be spent on; give at least one")
             if budget < short * layers:
                 raise RitornelloError(
-                    f"a budget of {budget} tokens is smaller than {layers} layers of {short}; "
+                    f"a budget of {counted(budget, 'tokens')} is smaller than {counted(layers, 'layers')} of {short}; "
                     f"give at least {short * layers}, or shorten the short ones"
                 )
             long = (budget - short * (layers - n_long)) // n_long
@@ -220,7 +220,7 @@ def requested(text: str, *, layers: int | None = None) -> Request:
         else:
             horizons, budget = tuple(read_runs(words)), None
         if layers is not None and len(horizons) != layers:
-            raise RitornelloError(f"it describes {len(horizons)} layers, the model has {layers}")
+            raise RitornelloError(f"it describes {counted(len(horizons), 'layers')}, the model has {layers}")
         return Request(HorizonSchedule(horizons, rule), budget)
     except RitornelloError as error:
         raise RitornelloError(f"schedule {text!r}: {error}") from None
@@ -238,7 +238,8 @@ def _check_either(budget: int | None, layers: int, **horizons: int | None) -> No
         raise RitornelloError(f"the budget is {budget!r}; it must be whole tokens")
     if budget is not None and budget < layers:
         raise RitornelloError(
-            f"a budget of {budget} tokens is smaller than the depth of {layers} layers; give at least {layers}"
+            f"a budget of {counted(budget, 'tokens')} is smaller than the depth of {counted(layers, 'layers')}; give "
+            f"at least {layers}"
         )
 
 
@@ -255,7 +256,9 @@ def _growing(layers: int, *, low: int | None, high: int | None, budget: int | No
     assert low is not None
     assert high is not None
     if low > high or (layers == 1 and low != high):
-        raise RitornelloError(f"{layers} layers cannot grow from {low} to {high} tokens; low must not exceed high")
+        raise RitornelloError(
+            f"{counted(layers, 'layers')} cannot grow from {low} to {high} tokens; low must not exceed high"
+        )
     steps = max(1, layers - 1)
     return tuple(low + (2 * (high - low) * layer + steps) // (2 * steps) for layer in range(layers))
 
@@ -291,7 +294,7 @@ def _filled(low: list[int | None], rest: str, layers: int | None) -> Horizons:
     if layers is None:
         raise RitornelloError(NO_DEPTH)
     if len(low) > layers:
-        raise RitornelloError(f"it describes {len(low)} layers, the model has {layers}")
+        raise RitornelloError(f"it describes {counted(len(low), 'layers')}, the model has {layers}")
     return tuple(low + high * (layers - len(low)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 
 
 def read_runs(text: str) -> list[int | None]:
@@ -16,7 +16,7 @@ def read_runs(text: str) -> list[int | None]:
             raise RitornelloError(f"{part!r} is not a horizon: write whole tokens, a run such as 2x4096, or unlimited")
         count = int(match[1] or 1)
         if not 1 <= count <= 1000:
-            raise RitornelloError(f"{part!r} describes {count} layers; a run has 1 to 1000")
+            raise RitornelloError(f"{part!r} describes {counted(count, 'layers')}; a run has 1 to 1000")
         horizons += [None if match[2] == "unlimited" else int(match[2])] * count
     return horizons
 

@@ -202,7 +202,7 @@ class Walk:
         starts = np.setdiff1d(self._starts([more]), more.rare)
         data = np.frombuffer(self.data, np.uint8)
         _messages(data, _deltas(data, starts)[0])
-        more.mended["tracks that go on behind an End of Track"] += 1
+        more.mended["tracks continued behind an End of Track"] += 1
         track.extend(more)
 
     def _to_end_of_track(self, track: Track, stop: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ritornello.codec import N_EVENTS, N_HINTS, MotifMemory
 from ritornello.codec.motifs import memory_bytes
-from ritornello.errors import RitornelloError, needing
+from ritornello.errors import RitornelloError, counted, needing
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.costs import key_flops, mean_keys_seen
 from ritornello.horizons.schedule import key_value_bytes
@@ -133,7 +133,9 @@ class ModelConfig:
 
     def describe(self) -> str:
         """What a model of these sizes remembers, in a few words."""
-        return self.remembers + (f", motif memory of {self.motif_notes:,} strikes" if self.motif_notes else "")
+        return self.remembers + (
+            f", motif memory of {counted(self.motif_notes, 'strikes')}" if self.motif_notes else ""
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-able values; `from_json` gives the same sizes back."""
@@ -376,7 +378,7 @@ class PerceiverConfig(AttentionConfig):
     @property
     def remembers(self) -> str:
         scales = ", ".join(f"{scale or self.context_tokens:,}" for scale in self.scales)
-        return f"context {scales} tokens, {self.latents:,} latents"
+        return f"context {scales} tokens, {counted(self.latents, 'latents')}"
 
     @property
     def state_bytes(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ritornello import codec
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.horizons import HorizonSchedule
 from ritornello.models.blocks import Layer, initialise, norm
 from ritornello.models.config import ModelConfig
@@ -115,7 +115,9 @@ class Model(nn.Module, Generic[S]):
         """The same weights (shared, not copied) of a model with horizons under another schedule of the same depth."""
         mine = self.config.schedule
         if not mine or schedule.layers != mine.layers:
-            raise RitornelloError(f"the schedule has {schedule.layers} layers, the model {mine.layers if mine else 0}")
+            raise RitornelloError(
+                f"the schedule has {counted(schedule.layers, 'layers')}, the model {mine.layers if mine else 0}"
+            )
         # Modules of its own around shared weights: a twin put to evaluation leaves this model training.
         twin = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()})
         twin.config = replace(self.config, schedule=schedule)

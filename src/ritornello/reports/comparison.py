@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.metrics.comparison import Resampling, compare_feature, pairwise
 from ritornello.metrics.registry import STANDARD, Feature, select
 from ritornello.metrics.repetition import BAND_PIECES, WINDOW_US, repetition_band, repetition_mean, shares_above
@@ -145,7 +145,7 @@ class Comparison:
     def warnings(self) -> list[str]:
         """What a reader must know before believing the figures, a line each."""
         lines = [
-            f"{side.folder}: {len(side.skipped)} of {len(side.skipped) + len(side.names)} files left out"
+            f"{side.folder}: {len(side.skipped)} of {counted(len(side.skipped) + len(side.names), 'files')} left out"
             for side in (self.reference, self.generated)
             if side.skipped
         ]

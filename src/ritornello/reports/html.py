@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from html import escape
 
 from ritornello.charts import FAINT, GRID, INK, PAPER
+from ritornello.errors import counted
 from ritornello.reports import pictures
 from ritornello.reports.comparison import Comparison, Result, Standing
 from ritornello.reports.pictures import BETWEEN, GENERATED, REFERENCE
@@ -57,7 +58,7 @@ SIDES = {"reference": "reference", "generated": "generated"}
 def page(comparison: Comparison) -> str:
     n, of = comparison.inside, len(comparison.results)
     body = [
-        f"<h1>{n} of {of} features inside the human band</h1>",
+        f"<h1>{n} of {counted(of, 'features')} inside the human band</h1>",
         f"<p>{_pieces(comparison.generated)} beside {_pieces(comparison.reference)} as the reference.</p>",
         *_summary(comparison),
         *(f'<p class="note">{escape(line)}</p>' for line in comparison.warnings()),
@@ -73,7 +74,7 @@ def page(comparison: Comparison) -> str:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light">',
-            f"<title>{n} of {of} features inside the human band</title>",
+            f"<title>{n} of {counted(of, 'features')} inside the human band</title>",
             f"<style>{STYLE}</style>\n</head>\n<body>",
             *body,
             "</body>\n</html>\n",
@@ -87,7 +88,7 @@ def _summary(comparison: Comparison) -> Iterator[str]:
     if not outside:
         yield "<p>No feature tells so many of these pieces from the reference's.</p>"
     else:
-        names = "1 feature tells" if len(outside) == 1 else f"{len(outside)} features tell"
+        names = counted(len(outside), "features") + (" tells" if len(outside) == 1 else " tell")
         furthest = f", these {MOST_NAMED} the best" if len(outside) > MOST_NAMED else ""
         yield f"<p>{names} them from the reference{furthest}:</p>"
         yield f'<ul class="worst">{"".join(map(_worst, outside[:MOST_NAMED]))}</ul>'
@@ -120,7 +121,7 @@ def _key(**names: str) -> str:
 
 
 def _pieces(side: MusicSet) -> str:
-    return f"{len(side.names):,} pieces of <b>{escape(str(side.folder))}</b>"
+    return f"{counted(len(side.names), 'pieces')} of <b>{escape(str(side.folder))}</b>"
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
@@ -158,7 +159,7 @@ def _features(comparison: Comparison) -> Iterator[str]:
         yield f"<h2>Outside the human band</h2>\n{key}"
         yield f'<div class="cards">{"".join(map(_card, outside))}</div>'
     if inside:
-        yield f"<h2>Inside the human band</h2>\n<details><summary>{len(inside)} features</summary>\n{key}"
+        yield f"<h2>Inside the human band</h2>\n<details><summary>{counted(len(inside), 'features')}</summary>\n{key}"
         yield f'<div class="cards">{"".join(map(_card, inside))}</div></details>'
 
 

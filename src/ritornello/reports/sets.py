@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ritornello import codec
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.metrics.registry import FEATURES, extract
 from ritornello.metrics.repetition import RepetitionCurve, autocorrelation, repetition_curve
 from ritornello.midi import read_midi
@@ -168,7 +168,7 @@ def _collected(folder: Path, results: Mapping[str, Measured | Failure]) -> Music
     if len(usable) < LEAST_PIECES:
         first = f"; the first that cannot: {skipped[0][0]}: {skipped[0][1]}" if skipped else "; give more"
         raise RitornelloError(
-            f"{folder}: {len(usable)} of {len(results)} pieces can be used, and a comparison needs at least "
-            f"{LEAST_PIECES}{first}"
+            f"{folder}: {len(usable)} of {counted(len(results), 'pieces')} can be used, and a comparison needs at "
+            f"least {LEAST_PIECES}{first}"
         )
     return MusicSet(folder, list(usable), list(usable.values()), skipped)

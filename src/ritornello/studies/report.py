@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ritornello.charts import FAINT, INK, STRIPE, in_house_look, new_figure, save
+from ritornello.errors import counted
 from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.reports.table import markdown_table
 from ritornello.studies.record import BLOCK_TOKENS, Bin, Part, Record
@@ -398,15 +399,15 @@ def common_notes(rows: list[Row]) -> list[str]:
 
     def training(run: Record) -> str:
         settings, recipe = run.settings, run.settings.recipe_settings
-        lanes = f"{recipe.lanes} lanes"
+        lanes = counted(recipe.lanes, "lanes")
         lanes = lanes if recipe.interleave == 1 else f"{recipe.interleave} groups of {lanes} that take turns"
         whole = f" of the first {recipe.piece_tokens:,} of each piece" if recipe.piece_tokens else ""
         kind = "under the grammar (legal)" if settings.legal else "over all events, without the grammar (free)"
-        steps = f"{settings.steps:,} steps of the recipe {settings.recipe} ({lanes})"
+        steps = f"{counted(settings.steps, 'steps')} of the recipe {settings.recipe} ({lanes})"
         return f"{steps}, {tokens} tokens{whole}, in {settings.precision}, {kind}"
 
     def figures(run: Record) -> str:
-        return f"{run.evaluation.pieces} whole validation pieces ({run.evaluation.tokens:,} tokens)"
+        return f"{counted(run.evaluation.pieces, 'whole validation pieces')} ({run.evaluation.tokens:,} tokens)"
 
     def machine(run: Record) -> str:
         return f"{run.machine.device}, threads: {run.machine.threads}, torch {run.machine.torch}"

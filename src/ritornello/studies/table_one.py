@@ -14,7 +14,7 @@ import numpy as np
 from ritornello import codec
 from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
-from ritornello.errors import RitornelloError, check_limits
+from ritornello.errors import RitornelloError, check_limits, counted
 from ritornello.metrics.comparison import TOLERANCE
 from ritornello.metrics.registry import select
 from ritornello.performing import load
@@ -100,7 +100,7 @@ def play_set(
         path = _path(folder, number)
         folder.mkdir(parents=True, exist_ok=True)
         replace(piece, title=f"{title or model}, piece {number}").write(path)
-        say(f"{path}: {len(piece):,} notes, {piece.seconds:,.0f} s")
+        say(f"{path}: {counted(len(piece), 'notes')}, {piece.seconds:,.0f} s")
 
 
 def play_sets(out: Path, study: str, plan: Plan, say: Say = lambda _: None) -> None:
@@ -140,7 +140,7 @@ def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lamb
     for folder in (*human, *sets.played.values()):
         if (count := len([*folder.glob("*.mid")])) > plan.pieces:
             raise RitornelloError(
-                f"{folder}: holds {count} pieces, not {plan.pieces}; ask for as many, or move it away"
+                f"{folder}: holds {counted(count, 'pieces')}, not {plan.pieces}; ask for as many, or move it away"
             )
     claim(out / "sets", {"study": study, "tokens": plan.tokens, **asdict(plan.sampling)})
     claim(sets.human[0], {"study": study, **data_of(corpus)})
@@ -149,7 +149,7 @@ def make_sets(corpus: Corpus, out: Path, study: str, plan: Plan, say: Say = lamb
         for number, piece in enumerate(pieces):
             if not (path := _path(folder, number)).exists():
                 replace(codec.decode(corpus.tokens(piece)[: plan.tokens]), title=piece.file).write(path)
-        say(f"{folder}: {len(pieces)} pieces")
+        say(f"{folder}: {counted(len(pieces), 'pieces')}")
     play_sets(out, study, plan, say)
     return sets
 

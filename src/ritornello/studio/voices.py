@@ -27,7 +27,7 @@ from ritornello.engines import Engine
 from ritornello.errors import RitornelloError
 from ritornello.live import obey
 from ritornello.notes import Piece
-from ritornello.performing import Performer, Take
+from ritornello.performing import KeyEvent, Performer, Take
 from ritornello.sampling import Sampling
 
 TURN_TOKENS = 64
@@ -109,7 +109,7 @@ class Voice:
         seed: of all that is drawn.
         sampling: how, from the next event on; may be replaced.
         told: what the music is to be (`Take.tell`), from the first token on; see `steer`.
-        tell: takes messages: ``notes`` as they finish, ``end``.
+        tell: takes messages: ``notes`` as they finish, with those that sound still as if let go now, and ``end``.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class Voice:
         self._source: Voice | None = None  # that it goes on from, once that is ready
         self._rng = np.random.default_rng(seed)
         self.steer(told)
-        self._open: dict[int, float] = {}  # keys struck since `from_s`, and when
+        self._open: dict[int, KeyEvent] = {}  # keys struck since `from_s` that sound
         self._finished: list[codec.Note] = []
-        self._told_up_to, self._told_at = -1.0, 0.0
+        self._told_s, self._told_at = -1.0, 0.0
 
     def turns(self) -> Turns:
         """Hears what stands before, and plays: until the model ends the piece, or the voice is closed."""
@@ -165,7 +165,7 @@ class Voice:
         else:
             other._source = self
         other._tell, other._rng = tell, np.random.default_rng(seed)
-        other._open, other._finished, other._told_up_to = dict(self._open), list(self._finished), -1.0
+        other._open, other._finished, other._told_s = dict(self._open), list(self._finished), -1.0
         return other
 
     def _hear(self) -> Turns:
@@ -189,18 +189,24 @@ class Voice:
         event = self.take.play(self.sampling, self._rng)
         if event.key is not None:
             if event.key.velocity:
-                self._open[event.key.pitch] = event.key.time_s
+                self._open[event.key.pitch] = event.key
             else:
                 self._open.pop(event.key.pitch, None)
+        elif self.take.ended:
+            self._open = {}
         self._finished += [note for note in event.finished if note.onset > self._from_s - codec.STEP_S / 2]
 
     def _tell_notes(self) -> None:
         """Everything that starts before ``upTo`` has been told then."""
-        up_to = min([self.take.seconds, *self._open.values()])
-        if self._finished or up_to > self._told_up_to:
+        now_s = self.take.seconds
+        if self._finished or now_s > self._told_s:
             notes = [[note.onset, note.offset, note.pitch, note.velocity] for note in self._finished]
-            self._tell({"op": "notes", "notes": notes, "upTo": up_to})
-        self._finished, self._told_up_to, self._told_at = [], up_to, time.monotonic()
+            sounding = [
+                [key.time_s, now_s, key.pitch, key.velocity] for key in self._open.values() if key.time_s < now_s
+            ]
+            up_to = min([now_s, *(key.time_s for key in self._open.values())])
+            self._tell({"op": "notes", "notes": notes, "sounding": sounding, "upTo": up_to})
+        self._finished, self._told_s, self._told_at = [], now_s, time.monotonic()
 
 
 class Partner:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from ritornello.corpus import Corpus
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.evaluation import LANES
 from ritornello.horizons.costs import BYTES_PER_NUMBER
 from ritornello.models.config import ModelConfig
@@ -71,8 +71,8 @@ class Memories:
         if free is not None and self.nbytes > free:
             raise RitornelloError(
                 f"{self.model.describe()}: its memories would take {_size(self.nbytes)} in {self.precision} for "
-                f"pieces of up to {self.piece_tokens:,} tokens in {self.lanes * self.interleave} lanes, {_size(free)} "
-                "are free; shorten horizons, or take fewer lanes or shorter pieces"
+                f"pieces of up to {self.piece_tokens:,} tokens in {counted(self.lanes * self.interleave, 'lanes')}, "
+                f"{_size(free)} are free; shorten horizons, or take fewer lanes or shorter pieces"
             )
 
 

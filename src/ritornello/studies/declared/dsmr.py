@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ritornello.charts import COLOURS, FAINT, in_house_look, new_figure, save
+from ritornello.errors import counted
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.text import study_texts
 from ritornello.recall import gap_axis
@@ -89,8 +90,8 @@ def notes(rows: list[Row]) -> list[str]:
     def size(run: Record) -> str:
         model = run.recipe.streaming
         return (
-            f"{run.parameters / 1e6:.2f} M parameters in {model.schedule.layers} layers of width {model.width}, "
-            f"{model.heads} heads, segments of {model.segment_tokens:,} tokens"
+            f"{run.parameters / 1e6:.2f} M parameters in {counted(model.schedule.layers, 'layers')} of width "
+            f"{model.width}, {counted(model.heads, 'heads')}, segments of {model.segment_tokens:,} tokens"
         )
 
     budgets = [tokens for row in rows if (tokens := schedule_of(row).budget_tokens) is not None]
@@ -150,7 +151,7 @@ def interchange(rows: list[Row]) -> list[str]:
     worse = sum(a.evaluation.nats_per_token > b.evaluation.nats_per_token for a, b in pairs)
     words = more and (
         f"The worst of them is {more.mean:.4f} nats/token behind the best, {more.mean / (more.spread or 1):.1f} times "
-        f"the standard error over pieces; it is the worse of the two with {worse} of {len(pairs)} seeds."
+        f"the standard error over pieces; it is the worse of the two with {worse} of {counted(len(pairs), 'seeds')}."
     )
     return [
         "## Can one layer stand in for another?",

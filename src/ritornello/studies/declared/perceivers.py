@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ritornello.charts import COLOURS, in_house_look, new_figure, save
-from ritornello.errors import RitornelloError
+from ritornello.errors import RitornelloError, counted
 from ritornello.horizons import HorizonSchedule
 from ritornello.horizons.text import study_texts
 from ritornello.models.config import DSMRConfig, PerceiverConfig
@@ -64,7 +64,7 @@ def look(row: Row) -> str:
     if not isinstance(model, PerceiverConfig):
         return f"whole pieces; horizons {model.schedule}"
     looks = " then ".join(f"{scale or model.context_tokens:,}" for scale in model.scales)
-    return f"{row.first.recipe.segmentation}; looks back {looks}, {model.layers} layers"
+    return f"{row.first.recipe.segmentation}; looks back {looks}, {counted(model.layers, 'layers')}"
 
 
 COLUMNS = (

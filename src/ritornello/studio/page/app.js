@@ -4,11 +4,11 @@ import {Duet} from './duet.js';
 import {MidiError, readMidi} from './engine/midi.js';
 import {Hands} from './keyboard.js';
 import {Maker} from './maker.js';
-import {NOTHING, clock, endOf} from './music.js';
+import {NOTHING, clock, counted, endOf} from './music.js';
 import {Piano, Samples} from './piano.js';
 import {Overview, Roll, paintNotes} from './roll.js';
 import {download, fileName, midiOf, pngOf, svgOf, wavOf} from './saving.js';
-import {SAMPLING, Session, save, saved} from './session.js';
+import {SAMPLING, Session, leave, save, saved} from './session.js';
 import {Transport} from './transport.js';
 
 const LEAD_S = 2; // of what stands before, heard before what is played anew
@@ -102,7 +102,7 @@ function showState() {
   const whose = duet.playing ? 'The model plays' : duet.first === null ? 'Play: it listens' : 'You play';
   if ($('turn').textContent !== whose) $('turn').textContent = whose;
   const count = maker.shown.notes.length;
-  $('roll').setAttribute('aria-label', `Piano roll: ${count} notes in ${clock(roll.length)}`);
+  $('roll').setAttribute('aria-label', `Piano roll: ${counted(count, 'notes')} in ${clock(roll.length)}`);
   showTime();
 }
 
@@ -143,7 +143,7 @@ function showChoice() {
     const [name, note] = [document.createElement('b'), document.createElement('i')];
     name.textContent = `${n + 1}`;
     const whole = choice.to === null || way.ended;
-    note.textContent = way.nats !== null ? `${way.nats.toFixed(2)} nats` : whole ? `${way.notes.length} notes` : 'being made';
+    note.textContent = way.nats !== null ? `${way.nats.toFixed(2)} nats` : whole ? counted(way.notes.length, 'notes') : 'being made';
     if (choice.ranked && n === 0 && way.nats !== null) note.textContent += ' · fits best';
     card.lastChild.replaceChildren(name, note);
     card.setAttribute('aria-label', `Way ${n + 1}: ${note.textContent}`);
@@ -421,9 +421,9 @@ const openFile = doing(async (file) => {
     else session.begin(session.seed, {title: name, notes: given, pedals, kept: []});
     transport.seek(0);
     roll.fit();
-    const things = Object.entries(mended ?? {}).map(([what, count]) => `${count} ${what}`);
+    const things = Object.entries(mended ?? {}).map(([what, count]) => counted(count, what));
     const note = things.length ? ` Mended: ${things.join(', ')}.` : '';
-    say(`${name}: ${notes.length} notes, ${clock(roll.length)}. Play on goes on from its end.${note}`);
+    say(`${name}: ${counted(notes.length, 'notes')}, ${clock(roll.length)}. Play on goes on from its end.${note}`);
   } catch (error) {
     throw error instanceof MidiError || error.message ? new Error(`${file.name}: ${error.message}`) : error;
   }
@@ -442,7 +442,7 @@ function openSession(text) {
 }
 
 const savers = {
-  midi: (piece) => [midiOf(piece), 'mid', 'audio/midi'],
+  midi: (piece) => [midiOf(piece, $('pedal').checked), 'mid', 'audio/midi'],
   session: () => [session.toText(), 'ritornello', 'application/json'],
   svg: (piece) => [svgOf(piece), 'svg', 'image/svg+xml'],
   png: async (piece) => [await pngOf(piece), 'png', 'image/png'],
@@ -451,7 +451,7 @@ const savers = {
 
 const saveAs = doing(async (kind) => {
   $('saving').hidePopover();
-  const piece = maker.shown;
+  const piece = maker.whole;
   if (!piece.notes.length) throw new Error('there is no music yet');
   const [content, ending, type] = await savers[kind](piece);
   const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.${ending}`;
@@ -461,10 +461,10 @@ const saveAs = doing(async (kind) => {
 
 $('carry').addEventListener('click', () => saveAs('midi'));
 $('carry').addEventListener('dragstart', (event) => {
-  const piece = maker.shown;
+  const piece = maker.whole;
   if (!piece.notes.length) return event.preventDefault();
   const name = `${fileName(piece.title || `ritornello-${session.seed}`)}.mid`;
-  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece), (byte) => String.fromCharCode(byte)).join(''))}`;
+  const address = `data:audio/midi;base64,${btoa(Array.from(midiOf(piece, $('pedal').checked), (byte) => String.fromCharCode(byte)).join(''))}`;
   event.dataTransfer.setData('DownloadURL', `audio/midi:${name}:${address}`); // Chromium's way to a file elsewhere
   event.dataTransfer.effectAllowed = 'copy';
 });
@@ -600,7 +600,9 @@ session.on('change', () => { clearTimeout(saving); saveLater(SAVE_MS); });
 session.on('growth', () => { if (!saving) saveLater(GROWN_MS); }); // it may grow without a pause
 addEventListener('pagehide', () => {
   if (hands.output) hands.quiet();
-  save(session).catch(() => {});
+  stopRecording();
+  if (duet.stream) session.sounding = duet.unfinished;
+  leave(session);
 });
 maker.on('choice', () => { showPiece(); showChoice(); });
 let showing = 0;
@@ -815,7 +817,7 @@ addEventListener('hashchange', () => {
 
 function showRecent(all) {
   const buttons = all.slice(0, 3).map(({title, seed, notes, text}) => {
-    const button = Object.assign(document.createElement('button'), {className: 'quiet', textContent: `${title || `Piece ${seed}`} (${notes} notes)`});
+    const button = Object.assign(document.createElement('button'), {className: 'quiet', textContent: `${title || `Piece ${seed}`} (${counted(notes, 'notes')})`});
     button.addEventListener('click', doing(() => openSession(text)));
     return button;
   });

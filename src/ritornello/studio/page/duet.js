@@ -27,6 +27,7 @@ export class Duet extends Emitter {
     this.agreed = {takeover: 'silence', handback: 'key'};
     this.keys = new Map(); // the model's that are down, or about to be
     this.all = new Set(); // those, and those that are about to come up
+    this.held = new Map(); // the person's
     this.timers = new Set();
     this.ended = () => {};
   }
@@ -34,6 +35,7 @@ export class Duet extends Emitter {
   /** Begins one; what is played stands in the piece from a time on. */
   async begin(engine, asked, from) {
     Object.assign(this, {turn: 0, over: 0, first: null, from});
+    this.held.clear();
     const stream = await engine.duet({...asked, ...this.agreed});
     this.stream = stream;
     stream.on('turn', ({turn, playing}) => this.take(turn, playing));
@@ -69,6 +71,12 @@ export class Duet extends Emitter {
     return this.first === null ? null : this.from + now() - this.first;
   }
 
+  /** The notes of both that are not over, as if their keys were let go now. */
+  get unfinished() {
+    const keys = [...[...this.held.values()].map((key) => ({...key, byModel: false})), ...this.sounding.map((key) => ({...key, byModel: true}))];
+    return keys.map(({at, ...key}) => this.placed({...key, start: at - this.first, end: now() - this.first}));
+  }
+
   /** The model's keys that sound. */
   get sounding() {
     return [...this.all].filter(({sounds}) => sounds);
@@ -80,12 +88,17 @@ export class Duet extends Emitter {
     if (!this.stream) return;
     if (this.playing) this.hush();
     this.stream.hear([0x90, pitch, velocity]);
-    if (this.first !== null || this.calls(pitch)) return;
+    if (this.calls(pitch)) return;
+    this.held.set(pitch, {pitch, velocity, at: now()});
+    if (this.first !== null) return;
     this.first = now();
     this.emit('turn');
   }
 
-  releases(pitch) { this.stream?.hear([0x80, pitch, 0]); }
+  releases(pitch) {
+    this.held.delete(pitch);
+    this.stream?.hear([0x80, pitch, 0]);
+  }
 
   pedals(down) {
     if (this.playing && down && this.agreed.handback === 'pedal') this.hush();
@@ -105,7 +118,7 @@ export class Duet extends Emitter {
     if (turn <= this.over) return; // it was on its way when somebody came in
     const after = Math.max(0, at - now());
     if (velocity) {
-      const key = {pitch, sounds: false, voice: this.strike(pitch, velocity, after)};
+      const key = {pitch, velocity, at, sounds: false, voice: this.strike(pitch, velocity, after)};
       this.keys.set(pitch, key);
       this.all.add(key);
       this.later(after, () => { key.sounds = true; });
@@ -136,14 +149,17 @@ export class Duet extends Emitter {
     this.emit('turn');
   }
 
+  /** A note in the piece. */
+  placed({pitch, velocity, byModel, ...span}) {
+    return Object.freeze({pitch, velocity, ...this.span(span), ...(byModel ? {} : {given: true})});
+  }
+
+  span({start, end}) {
+    return {start: this.from + start, end: this.from + Math.max(end, start + SHORTEST_S)};
+  }
+
   tell(notes, pedals) {
-    const placed = ({start, end}) => ({start: this.from + start, end: this.from + Math.max(end, start + SHORTEST_S)});
-    this.emit('notes', {
-      notes: notes.map((note) => Object.freeze({
-        pitch: note.pitch, velocity: note.velocity, ...placed(note), ...(note.byModel ? {} : {given: true}),
-      })),
-      pedals: pedals.map(placed),
-    });
+    this.emit('notes', {notes: notes.map((note) => this.placed(note)), pedals: pedals.map((span) => this.span(span))});
   }
 
   leave(error) {

@@ -31,7 +31,7 @@ function follow(piece, start, end) {
  * Several ways on from one moment.
  * @typedef {{from: number, to: number | null, base: Piece, ways: Way[], current: number, ranked: boolean, label: string,
  *   wasLive: boolean}} Choice
- * @typedef {{notes: Note[], pedals: Span[], upTo: number, ended: boolean, nats: number | null, stream: Stream,
+ * @typedef {{notes: Note[], sounding: Note[], pedals: Span[], upTo: number, ended: boolean, nats: number | null, stream: Stream,
  *   complete: Promise<void>, finish: () => void}} Way
  */
 
@@ -55,6 +55,15 @@ export class Maker extends Emitter {
   get shown() {
     const {choice} = this;
     return choice ? replaced(choice.base, choice.from, choice.to, choice.ways[choice.current]) : this.session.piece;
+  }
+
+  /** The same as it would be if it ended now, with what sounds still: what is saved. */
+  get whole() {
+    const {choice, session} = this;
+    if (!choice) return session.whole;
+    const way = choice.ways[choice.current], notes = [...way.notes];
+    insert(notes, way.sounding);
+    return replaced(choice.base, choice.from, choice.to, {...way, notes});
   }
 
   /** Up to when the music that is shown is final. */
@@ -174,6 +183,7 @@ export class Maker extends Emitter {
     this.session.change(choice.label, piece);
     if (choice.to === null && !way.ended) {
       this.live = {stream: way.stream, offset: 0, upTo: way.upTo, from: choice.from};
+      this.session.sounding = way.sounding;
       this.follow(way.stream, this.live);
     }
     this.told();
@@ -193,6 +203,7 @@ export class Maker extends Emitter {
     this.turn++;
     this.live?.stream?.close();
     this.live = null;
+    this.session.settle();
     this.told();
   }
 
@@ -227,11 +238,11 @@ export class Maker extends Emitter {
   /** The present piece grows by what a stream plays; where the model ends it another follows. */
   follow(stream, live) {
     const {offset} = live;
-    stream.on('notes', ({notes, upTo}) => {
+    const moved = (notes) => (offset ? notes.map((note) => ({...note, start: note.start + offset, end: note.end + offset})) : notes);
+    stream.on('notes', ({notes, sounding, upTo}) => {
       if (this.live !== live) return;
-      const moved = offset ? notes.map((note) => ({...note, start: note.start + offset, end: note.end + offset})) : notes;
       live.upTo = Math.max(live.upTo, upTo + offset);
-      this.session.grow(moved);
+      this.session.grow(moved(notes), moved(sounding));
     });
     stream.on('end', async () => {
       if (this.live !== live) return;
@@ -269,7 +280,7 @@ export class Maker extends Emitter {
     const ways = streams.map((stream) => {
       let finish = () => {};
       const complete = /** @type {Promise<void>} */ (new Promise((resolve) => { finish = resolve; }));
-      return {notes: [], pedals: [], upTo: from, ended: false, nats: null, stream, complete, finish};
+      return {notes: [], sounding: [], pedals: [], upTo: from, ended: false, nats: null, stream, complete, finish};
     });
     this.choice = {from, to, base, ways, current: 0, ranked: false, label, wasLive};
     for (const way of ways) this.collect(way, to);
@@ -285,8 +296,9 @@ export class Maker extends Emitter {
       way.finish();
       if (to !== null) way.stream.close();
     };
-    way.stream.on('notes', ({notes, upTo}) => {
+    way.stream.on('notes', ({notes, sounding, upTo}) => {
       insert(way.notes, notes);
+      way.sounding = sounding;
       way.upTo = Math.max(way.upTo, upTo);
       if (to !== null && way.upTo >= to - 0.01) finish();
       if (this.choice === choice) this.emit('ways');

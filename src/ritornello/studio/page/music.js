@@ -90,6 +90,10 @@ export function joined(spans) {
   return result;
 }
 
+/** What a sentence counts: `1 pedal never lifted`, `2 pedals never lifted`. */
+export const counted = (count, plural) => (
+  `${count} ${count === 1 ? plural.replace(/^((?:\w+ ){0,2}?\w+?)(?:(ss)es|s)\b/, '$1$2') : plural}`);
+
 /** m:ss, or m:ss.t with tenths. */
 export function clock(seconds, tenths = false) {
   const whole = Math.max(0, tenths ? Math.floor(seconds * 10) / 10 : Math.floor(seconds));

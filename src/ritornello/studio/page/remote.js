@@ -30,8 +30,9 @@ export function open({token = '', onLost = () => {}} = {}) {
     socket.onmessage = ({data}) => {
       const message = JSON.parse(data);
       if (message.op === 'notes') {
-        const {notes, pedals = []} = message;
-        message.notes = notes.map(([start, end, pitch, velocity, byModel]) => ({pitch, velocity, start, end, byModel}));
+        const {notes, sounding = [], pedals = []} = message;
+        [message.notes, message.sounding] = [notes, sounding].map((rows) => (
+          rows.map(([start, end, pitch, velocity, byModel]) => ({pitch, velocity, start, end, byModel}))));
         message.pedals = pedals.map(([start, end]) => ({start, end}));
       }
       if (engine) return engine.take(message);

@@ -1,6 +1,7 @@
 // Files that leave the page: MIDI, a session, sound and pictures.
 
 import {writeMidi} from './engine/midi.js';
+import {withPedal} from './engine/notes.js';
 import {clock, endOf, firstFrom, keyName, silentAt} from './music.js';
 import {Piano} from './piano.js';
 import {givenSpans, shade, themed} from './roll.js';
@@ -21,8 +22,14 @@ export function download(name, content, type) {
 /** A name that every system takes for a file. */
 export const fileName = (title) => (title || 'ritornello').replace(/[^\p{L}\p{N} ._()-]+/gu, '').trim().slice(0, 80) || 'ritornello';
 
-/** A piece as a MIDI file: what was put in or played by hands on a track of its own, where there is something of both. */
-export function midiOf({notes, pedals, title}) {
+/**
+ * A piece as a MIDI file: what was put in or played by hands on a track of its own, where there is something of both.
+ * With `pedal` what the model has played since is written as keys and sustain pedal; else it is in the notes.
+ */
+export function midiOf(piece, pedal = false) {
+  const last = piece.notes.findLastIndex((note) => note.given), {title} = piece;
+  const since = last < 0 ? 0 : piece.notes.slice(last).find(({start}) => start > piece.notes[last].start)?.start ?? Infinity;
+  const {notes, pedals} = pedal ? withPedal(piece.notes, piece.pedals, since) : piece;
   const [given, played] = [true, false].map((by) => notes.filter((note) => Boolean(note.given) === by));
   if (!given.length || !played.length) return writeMidi({notes, pedals, title});
   return writeMidi([{notes: given, pedals, title: title || 'person'}, {notes: played, pedals, title: 'model'}]);

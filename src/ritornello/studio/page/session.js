@@ -6,6 +6,7 @@ import {NOTHING, insert, joined} from './music.js';
 const FORMAT = 'ritornello-session/1';
 const MOST_SAVED = 200; // states of the past that a file holds
 const MOST_SESSIONS = 12; // that the browser keeps
+const LEFT = 'left '; // before the number of a session whose page was left
 export const SAMPLING = Object.freeze({temperature: 1, topP: 0.98, minP: 0, returns: 3});
 
 /** Fires `change` when the piece is another one, `growth` (detail: notes) when notes were added to it. */
@@ -25,6 +26,7 @@ export class Session extends Emitter {
     this.future = [];
     this.label = '';
     this.piece = copy(piece);
+    this.sounding = [];
     this.changed();
   }
 
@@ -37,10 +39,23 @@ export class Session extends Emitter {
     this.changed();
   }
 
-  /** Adds what was played to the present piece: no step of its own for undo. */
-  grow(notes) {
+  /** Adds what was played to the present piece, no step of its own for undo; `sounding`: what is not over, let go now. */
+  grow(notes, sounding = []) {
     insert(this.piece.notes, notes);
+    this.sounding = sounding;
     this.emit('growth', notes);
+  }
+
+  /** What sounds still is let go where the music is. */
+  settle() {
+    if (this.sounding.length) this.grow(this.sounding);
+  }
+
+  /** The present piece as it would be if it ended now. */
+  get whole() {
+    const notes = [...this.piece.notes];
+    insert(notes, this.sounding);
+    return {...this.piece, notes};
   }
 
   undo() { return this.step(this.past, this.future); }
@@ -78,7 +93,7 @@ export class Session extends Emitter {
     const packed = ({label, piece}) => ({label, ...piece, notes: piece.notes.map(number)});
     const states = {
       past: this.past.slice(-MOST_SAVED).map(packed),
-      present: packed({label: this.label, piece: this.piece}),
+      present: packed({label: this.label, piece: this.whole}),
       future: this.future.slice(-MOST_SAVED).map(packed),
     };
     const notes = [...numbers.keys()].map((n) => [n.start, n.end, n.pitch, n.velocity, n.given ? 1 : 0]);
@@ -100,7 +115,7 @@ export class Session extends Emitter {
         },
       });
       read = {
-        id: Number(saved.id), seed: Number(saved.seed), sampling: {...SAMPLING, ...saved.sampling},
+        id: Number(saved.id), sounding: [], seed: Number(saved.seed), sampling: {...SAMPLING, ...saved.sampling},
         told: checkedTold(Object.entries(saved.told ?? {})),
         past: saved.past.map(unpacked), future: saved.future.map(unpacked), ...unpacked(saved.present),
       };
@@ -147,12 +162,18 @@ const done = (request) => new Promise((resolve, reject) => {
   request.onerror = () => reject(request.error);
 });
 
+const isEmpty = ({piece, past}) => !piece.notes.length && !past.length;
+const contentOf = (session) => {
+  const {id, seed, piece: {title, notes}} = session;
+  return {id, seed, title, notes: notes.length, saved: Date.now(), text: session.toText()};
+};
+
 /** Saves a session in the browser, and forgets the oldest beyond a dozen. */
 export async function save(session) {
-  if (!session.piece.notes.length && !session.past.length) return;
-  const {id, seed, piece: {title, notes}} = session;
-  const content = {id, seed, title, notes: notes.length, saved: Date.now(), text: session.toText()};
+  if (isEmpty(session)) return;
+  const content = contentOf(session);
   await done((await store('readwrite')).put(content));
+  localStorage.removeItem(LEFT + content.id);
   const keys = await done((await store('readonly')).getAllKeys());
   if (keys.length > MOST_SESSIONS) {
     const all = (await saved()).slice(MOST_SESSIONS);
@@ -161,8 +182,22 @@ export async function save(session) {
   }
 }
 
+/** The same at once, for a page that is left: it has no time to wait for its database. `saved` puts it there. */
+export function leave(session) {
+  if (isEmpty(session)) return;
+  try {
+    localStorage.setItem(LEFT + session.id, JSON.stringify(contentOf(session)));
+  } catch { // too large
+    save(session).catch(() => {});
+  }
+}
+
 /** The saved sessions, the latest first. */
 export async function saved() {
+  for (const name of Object.keys(localStorage).filter((key) => key.startsWith(LEFT))) {
+    await done((await store('readwrite')).put(JSON.parse(localStorage.getItem(name))));
+    localStorage.removeItem(name);
+  }
   const all = await done((await store('readonly')).getAll());
   return all.sort((a, b) => b.saved - a.saved);
 }

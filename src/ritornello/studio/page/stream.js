@@ -6,8 +6,8 @@
 //       pedals: [{start, end}]; seed: an integer; sampling: {temperature, topP, minP, returns};
 //       told: what the music is to be, {label: weight from 0 to 1}, of the labels in `about` (none: it cannot be told).
 //       Music goes on from the prompt's last event, or from the time `from`, where the prompt is cut.
-//   stream.on('notes', ({notes, pedals, upTo}) => ...)   notes that have finished (start >= from);
-//       everything that starts before `upTo` seconds is final then
+//   stream.on('notes', ({notes, sounding, pedals, upTo}) => ...)   notes that have finished (start >= from), and those that
+//       sound still, as if they were let go now; everything that starts before `upTo` seconds is final then
 //   stream.on('end', ({upTo}) => ...)                    the model has ended the piece
 //   stream.on('error', (error) => ...)
 //   stream.advance(untilSeconds)     credit: it plays until its music reaches this time, then waits

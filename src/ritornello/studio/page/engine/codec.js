@@ -1,6 +1,6 @@
 // Performances as tokens: the vocabulary, pieces to tokens, and tokens to notes as they finish. As `ritornello.codec`.
 
-import {merged} from './midi.js';
+import {sounding} from './notes.js';
 
 /** @typedef {import('./midi.js').Note} Note */
 /** @typedef {import('./midi.js').Span} Span */
@@ -60,36 +60,13 @@ export function encode(notes, pedals = []) {
 
 /** What one key per pitch can play of a piece, in steps. */
 function strikes(notes, pedals) {
-  const spans = merged(pedals);
-  const byKey = [...notes].sort((a, b) => a.pitch - b.pitch || a.start - b.start);
-  /** @type {{on: number, off: number, pitch: number, velocity: number}[]} */
-  const found = [];
-  let again = Infinity; // when the key is struck next
-  for (let i = byKey.length - 1; i >= 0; i--) {
-    const {pitch, velocity, start, end} = byKey[i];
-    const later = byKey[i + 1];
-    if (later?.pitch !== pitch) again = Infinity;
-    else if (later.start !== start) again = later.start;
-    const on = stepOf(start), off = Math.max(stepOf(Math.min(held(spans, end), again)), on + 1);
-    const last = found.at(-1);
-    if (last && last.pitch === pitch && last.on === on) {
-      last.off = Math.max(last.off, off);
-      last.velocity = Math.max(last.velocity, velocity);
-    } else {
-      found.push({on, off, pitch, velocity});
-    }
+  /** @type {Map<string, {on: number, off: number, pitch: number, velocity: number}>} */
+  const found = new Map();
+  for (const {note: {pitch, velocity, start}, silent} of sounding(notes, pedals)) {
+    const on = stepOf(start), off = Math.max(stepOf(silent), on + 1), key = `${pitch} ${on}`, same = found.get(key);
+    found.set(key, {on, off: Math.max(off, same?.off ?? 0), pitch, velocity: Math.max(velocity, same?.velocity ?? 0)});
   }
-  return found;
-}
-
-/** When the pedal lets go what a key lets go at a time. */
-function held(spans, time) {
-  let [low, high] = [0, spans.length]; // how many spans begin by then
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    [low, high] = spans[middle].start <= time ? [middle + 1, high] : [low, middle];
-  }
-  return low ? Math.max(time, spans[low - 1].end) : time;
+  return found.values();
 }
 
 /** Tokens, which obey the grammar, to notes as they finish; bounded by the 128 keys. */

@@ -121,15 +121,14 @@ export class Duet {
   tick(time) {
     if (this.began === null) return IDLE_S;
     if (!this.prefetched) return this.listen(time);
-    while (this.plan.length && this.plan[0].at <= time + this.lead) this.play(this.plan.shift(), time);
+    while (this.planned <= time + this.lead) this.play(time);
     this.sound(time);
-    if (this.moment(this.prefetched) - time < this.reserve + this.lead) {
+    if (this.moment(this.prefetched.step) - time < this.reserve + this.lead) {
       this.playOn();
       return 0;
     }
     if (this.hearOwn()) return 0;
-    const due = [this.plan[0]?.at - this.lead, this.coming[0]?.at].filter((at) => !Number.isNaN(at) && at !== undefined);
-    return Math.min(IDLE_S, ...due.map((at) => at - time));
+    return Math.min(IDLE_S, this.planned - this.lead - time, (this.coming[0]?.at ?? Infinity) - time);
   }
 
   /** Ends the model's turn: its keys are let go, and what it had planned is forgotten. */
@@ -190,27 +189,31 @@ export class Duet {
   /** One event more into the plan. */
   playOn() {
     const {token, pitch, velocity} = this.prefetched.play(this.sampling, this.random, false);
-    this.plan.push({at: this.moment(this.prefetched), token, pitch, velocity});
+    this.plan.push({step: this.prefetched.step, token, pitch, velocity});
   }
 
-  /** Sends a key for its time, or for now where that is over. */
-  play(event, time) {
-    const at = Math.max(event.at, time), {pitch, velocity} = event;
-    this.coming.push({...event, at});
-    if (velocity && time - event.at > LATE_S) {
-      this.reserve = Math.min(2 * this.reserve, MOST_AHEAD_S);
-      this.putOff(time - event.at);
+  /** When the first planned moment is, once no more can come that belongs to it: until then, never. */
+  get planned() {
+    if (!this.plan.length || this.plan[0].step === this.prefetched.step) return Infinity;
+    return this.moment(this.plan[0].step);
+  }
+
+  /** Sends the keys of the first planned moment together, for its time, or for now where that is over. */
+  play(time) {
+    const [{step}] = this.plan, at = Math.max(this.planned, time), late = at - this.planned;
+    const events = this.plan.filter((event) => event.step === step);
+    this.plan.splice(0, events.length);
+    for (const {token, pitch, velocity} of events) {
+      this.coming.push({at, token, pitch, velocity});
+      if (!velocity && !this.sent.has(pitch)) continue; // no key, or one of the person's, which is theirs to let go
+      if (velocity) this.sent.add(pitch);
+      else this.sent.delete(pitch);
+      this.send(pitch, velocity, at);
     }
-    if (!velocity && !this.sent.has(pitch)) return; // no key, or one of the person's, which is theirs to let go
-    if (velocity) this.sent.add(pitch);
-    else this.sent.delete(pitch);
-    this.send(pitch, velocity, at);
-  }
-
-  /** All that is still to come comes so much later: what is late hesitates once, instead of rushing after time. */
-  putOff(late) {
-    this.began += late;
-    for (const event of this.plan) event.at += late;
+    if (late > LATE_S && events.some(({velocity}) => velocity)) {
+      this.reserve = Math.min(2 * this.reserve, MOST_AHEAD_S);
+      this.began += late; // what is to come hesitates once, instead of rushing after time
+    }
   }
 
   /** Takes what was sent and is due now as having sounded. */
@@ -252,8 +255,8 @@ export class Duet {
     this.notes.push({start: key.time - this.first, end: time - this.first, pitch, velocity: key.velocity, byModel});
   }
 
-  moment(take) {
-    return take.step / STEPS_PER_S + this.began;
+  moment(step) {
+    return step / STEPS_PER_S + this.began;
   }
 
   step(time) {

@@ -1,6 +1,8 @@
 // MIDI files to notes and back, as `ritornello.midi` reads and writes them: nothing that a file holds is lost, what is
 // wrong in it is mended where no note is lost by it, and told.
 
+import {merged} from './notes.js';
+
 /**
  * @typedef {{pitch: number, velocity: number, start: number, end: number}} Note  Times in seconds, pedal not applied.
  * @typedef {{start: number, end: number}} Span  Of the sustain pedal, in seconds.
@@ -226,7 +228,7 @@ function readTrack(data, start, stop, whole, mend) {
   }
   const last = /** @type {Part} */ (parts.at(-1));
   if (whole && !(last.closed && last.end === stop)) throw new MidiError('cut short');
-  mend('tracks that go on behind an End of Track', parts.length > 1);
+  mend('tracks continued behind an End of Track', parts.length > 1);
   return parts;
 }
 
@@ -467,21 +469,6 @@ function clock(division, tempos, begins, mend) {
     }
     return begin[low] + (tick - spans[low].tick) * each[low];
   };
-}
-
-/**
- * Spans sorted, empty ones dropped, overlapping ones joined; those that only touch stay apart.
- * @param {Span[]} spans
- */
-export function merged(spans) {
-  /** @type {Span[]} */
-  const found = [];
-  for (const span of spans.filter(({start, end}) => end > start).sort((a, b) => a.start - b.start)) {
-    const last = found.at(-1);
-    if (last && span.start < last.end) last.end = Math.max(last.end, span.end);
-    else found.push({...span});
-  }
-  return found;
 }
 
 // ---- writing ----

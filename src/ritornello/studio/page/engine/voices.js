@@ -24,7 +24,8 @@ class Voice {
     this.random = new Random(seed);
     this.sampling = complete(sampling);
     this.tell = tell;
-    this.until = this.toldUpTo = 0;
+    this.until = 0;
+    this.toldStep = -1;
     this.toldAt = -Infinity;
     this.ended = false;
     this.ready = false; // whether it has read what stands before
@@ -42,7 +43,7 @@ class Voice {
   /** A voice that goes on from this one's present moment with a seed of its own. */
   fork(seed, tell) {
     const twin = Object.assign(Object.create(Voice.prototype), this);
-    Object.assign(twin, {tell, random: new Random(seed), finished: [...this.finished], toldUpTo: 0});
+    Object.assign(twin, {tell, random: new Random(seed), finished: [...this.finished], toldStep: -1});
     return Object.assign(twin, this.ready ? {take: this.take.fork()} : {source: this, take: null});
   }
 
@@ -93,12 +94,14 @@ class Voice {
 
   tellNotes() {
     const {decoder, step} = this.take;
-    const open = [...decoder.open.values()].map((key) => key.step).filter((struck) => struck >= this.from);
-    const upTo = Math.min(step, ...open) / STEPS_PER_S;
-    if (this.finished.length || upTo > this.toldUpTo) {
-      this.tell({op: 'notes', notes: this.finished, pedals: [], upTo});
+    const open = [...decoder.open].filter(([, struck]) => struck.step >= this.from);
+    if (this.finished.length || step > this.toldStep) {
+      const sounding = open.filter(([, struck]) => struck.step < step)
+        .map(([pitch, struck]) => ({pitch, velocity: struck.velocity, start: struck.step / STEPS_PER_S, end: step / STEPS_PER_S}));
+      const upTo = Math.min(step, ...open.map(([, struck]) => struck.step)) / STEPS_PER_S;
+      this.tell({op: 'notes', notes: this.finished, sounding, pedals: [], upTo});
     }
-    [this.finished, this.toldUpTo, this.toldAt] = [[], upTo, performance.now()];
+    [this.finished, this.toldStep, this.toldAt] = [[], step, performance.now()];
   }
 }
 
