@@ -248,18 +248,15 @@ class DSMRConfig(AttentionConfig):
     def within(self, memory_bytes: int) -> Self:
         """All horizons limited to the most that fits."""
 
-        def limited(most: int) -> Self:
-            return replace(self, schedule=self.schedule.limited(most))
-
         def state_bytes(most: int) -> int:
-            return limited(most).state_bytes or 0
+            return replace(self, schedule=self.schedule.limited(most)).state_bytes or 0
 
         if memory_bytes < (least := state_bytes(0)):
             megabytes = f"{memory_bytes / 1e6:,.1f} MB of memory are too few"
             raise RitornelloError(f"{megabytes}: without any horizon this model takes {least / 1e6:,.1f} MB")
         longest = max(MAX_SIZE if h is None else h for h in self.schedule.horizons)
         most = bisect_right(range(longest + 1), memory_bytes, key=state_bytes) - 1
-        return self if most == longest else limited(most)
+        return self if most == longest else replace(self, schedule=self.schedule.limited(most))
 
     def room(self, horizon: int) -> int:
         """Slots that a layer has use for: its horizon and the open segment."""

@@ -418,7 +418,8 @@ def _sampling(message: dict[str, Any]) -> Sampling:
     if not isinstance(given, dict):
         raise RitornelloError("sampling is an object")
     names = {"temperature": "temperature", "topP": "top_p", "minP": "min_p", "returns": "returns"}
-    return Sampling(**{names[name]: _number(given, name) for name in names if given.get(name) is not None})
+    settings: dict[str, Any] = {names[name]: _number(given, name) for name in names if given.get(name) is not None}
+    return Sampling(**settings)
 
 
 def _told(message: dict[str, Any], labels: Sequence[str]) -> dict[str, float]:
