@@ -159,7 +159,7 @@ class Recording:
 
 
 def greedy(engine: Recording, tokens: int, prompt: NDArray[np.integer] | tuple[()] = ()) -> list[int]:
-    stream = Performer(engine, Greedy()).events(np.random.default_rng(0), prompt=prompt, may_end=False)
+    stream = Performer(engine, Greedy(playable=False)).events(np.random.default_rng(0), prompt=prompt, may_end=False)
     return [token for token, _ in islice(stream, tokens)]
 
 

@@ -105,7 +105,7 @@ def test_biases_and_hints_are_played_as_they_are_defined(engine_of, engine, extr
 def test_a_session_holds_what_its_sizes_say_with_everything(engine_of):
     engine = engine_of(tiny_model("40, 5", **EXTRAS))
     session, keys = engine.begin(), (40 + 5 + 2 * SEGMENT_TOKENS) * 2 * WIDTH * 4
-    strikes = 4 * (3 * 64 + 2 * 128 + 16)
+    strikes = 4 * (3 * 64 + 2 * 128 + 17)
     assert session.nbytes == engine.config.state_bytes == keys + strikes
     session.read(returning_text(500))
     assert session.nbytes == engine.config.state_bytes

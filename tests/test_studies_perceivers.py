@@ -490,7 +490,7 @@ def test_sets_are_as_long_as_the_paper_s_and_drawn_safely_unless_told_otherwise(
         monkeypatch.setattr(table_one, name, stop)
     sets = ("--sets", "--data", corpus.path) if verb == "table" else ()
     assert_refused(study(verb, "perceivers", "--out", finished, *sets), "enough")
-    assert plans == [table_one.Plan(rows=[], pieces=32, tokens=8192, sampling=Sampling(1.0, 0.95, 0.0))]
+    assert plans == [table_one.Plan(rows=[], pieces=32, tokens=8192, sampling=Sampling(1.0, 0.95, 0.0, 0.0, False))]
 
 
 def test_sets_that_cannot_be_played_are_one_line(study: Run, trained: Path, finished: Path, tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ class Take:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
         Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, keys are struck
-        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`), whatever the model would rather.
+        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`) and held a little longer (`HELD_NATS`), whatever the
+        model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
         the beginning of a phrase `NEAR_S` old or older. Four more numbers of ``rng`` decide that.
@@ -177,7 +178,7 @@ class Take:
         if self.ended:
             raise ValueError("this take has ended; begin another")
         self._read()
-        token = sampling.draw(self._weighed(), self._legal(may_end, sampling.playable), rng)
+        token = sampling.draw(self._weighed(sampling.playable), self._legal(may_end, sampling.playable), rng)
         velocity = self._decoder.velocity
         finished = self._take(token)
         if token >= codec.SHIFT:
@@ -307,10 +308,11 @@ class Take:
         strikes = RETURN_STRIKES + int(-LONGER_STRIKES * math.log1p(-rng.random()))
         self._call(first + place, min(strikes, len(onsets) - place))  # not into itself
 
-    def _weighed(self) -> NDArray[np.float32]:
+    def _weighed(self, playable: bool) -> NDArray[np.float32]:
         """The logits (V,), those of releases lowered, and that of how a passage that was called back goes on raised."""
         logits, motifs = self._logits.copy(), self._session.motifs
-        logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(HELD_NATS)
+        if playable:
+            logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(HELD_NATS)
         if motifs is not None and (event := motifs.insisted) >= 0:
             logits[event] += np.float32(INSIST_NATS)
         return logits

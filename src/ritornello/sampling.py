@@ -40,7 +40,8 @@ class Sampling:
     leaves it to the model alone. At the default as much returns as in pianists' pieces"""
 
     playable: bool = True
-    """whether strikes that no hands play are left out: of a key that was just struck, or of too many (`Take.play`)"""
+    """whether strikes that no hands play are left out, of a key that was just struck or of too many, and keys held a
+    little longer than the model says (see `Take.play`)"""
 
     def __post_init__(self) -> None:
         check_limits(temperature=(self.temperature, 0, 100), min_p=(self.min_p, 0, 1), returns=(self.returns, 0, 60))
