@@ -334,6 +334,13 @@ def test_a_saved_take_knows_what_was_struck(recalling):
     assert take._legal(True, True)[60]
 
 
+def test_where_only_a_hasty_strike_may_follow_it_may(recalling):
+    """The highest key was struck 20 ms before and let go; the second highest is struck, and a velocity is told."""
+    take = recalling.begin()
+    take.hear([codec.VELOCITY + 9, 127, shift(2), codec.NOTE_OFF + 127, 126, codec.VELOCITY + 10])
+    assert np.flatnonzero(take._legal(True, True)).tolist() == [127]
+
+
 def test_a_passage_can_be_called_back_by_its_time(recalling):
     take = recalling.begin()
     take.hear(prompt())
