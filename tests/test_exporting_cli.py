@@ -130,6 +130,12 @@ def test_every_way_to_cut_memories_reads_as_a_model_of_those_horizons(command: R
     assert whole.nbytes == (32 + 8 + 8 + 3 * SEGMENT_TOKENS) * A_SLOT
 
 
+def test_the_bundled_model_plays_in_less_memory_than_its_graphs_are_for():
+    session = load_engine("small", memory_bytes=4_500_000).begin()
+    assert session.nbytes <= 4_500_000
+    assert np.isfinite(session.read(np.array([codec.START]))).all()
+
+
 def test_memory_is_an_option_of_whatever_plays_or_reads(command: Run, model, tmp_path):
     write_corpus(tmp_path / "corpus", {"validation": made_up_tokens(3, 40, 7)})
     read = [

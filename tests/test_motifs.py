@@ -344,6 +344,18 @@ def test_a_passage_that_is_lost_returns_no_more():
     assert not memory.returning
 
 
+def test_a_passage_that_is_left_for_another_returns_no_more():
+    """The theme is called back and followed; then the music goes as it went before the theme, and the pointer there."""
+    memory = MotifMemory(NOTES * 4, may_call=True)
+    memory.read(tokens_of(piece(ELSEWHERE), piece(THEME, start_s=10)))
+    memory.call(len(ELSEWHERE) + 2, strikes=28)
+    memory.read(np.array(THEME[2:27]))
+    assert memory.returning
+    memory.read(np.array(ELSEWHERE[:4]))
+    assert memory._next == 4
+    assert not memory.returning
+
+
 def test_what_is_called_is_told_as_followed_long_to_models_that_know_no_calls():
     memory = MotifMemory(NOTES * 4)
     memory.read(tokens_of(piece(THEME)))

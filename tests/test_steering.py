@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line
-from scripted import Scripted, notes, shift
+from scripted import Scripted, an_ending_engine, notes, shift
 from tiny import made_up_tokens, random_model, save_model, write_corpus
 
 from ritornello import codec
@@ -353,6 +353,22 @@ def test_no_course_and_labels_that_are_unknown_tell_nothing() -> None:
     engine.labels = ("composer=Bach",)
     Performer(engine).generate(seconds=6, seed=0)
     assert engine.told == []
+
+
+def test_every_piece_of_several_has_a_course_of_its_own() -> None:
+    """Each is half a second long, and two seconds of silence follow."""
+    asked: list[tuple[float, float]] = []
+
+    def course(rng: np.random.Generator, seconds: float) -> np.ndarray:
+        asked.append((rng.random(), seconds))
+        return np.zeros((0, 3), np.int64)
+
+    Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True, course=course)
+    assert [seconds for _, seconds in asked] == pytest.approx([8, 5.5, 3, 0.5])
+    assert len({number for number, _ in asked}) == 4
+    before = asked.copy()
+    Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True, course=course)
+    assert asked == before * 2
 
 
 def test_a_piece_like_another(command, folder: Path, tmp_path: Path) -> None:
