@@ -351,6 +351,9 @@ def test_a_passage_can_be_called_back_by_its_time(recalling):
     assert fork._session.motifs.called == codec.CALL_STRIKES
     assert take._session.motifs.called == 0
     assert play(recalling.resume(stored(fork.save())), 40, seed=2) == play(fork, 40, seed=2)
+    latest = take.fork()
+    latest.recall(onsets[-3] / 100)
+    assert latest._session.motifs._end == len(onsets), "it does not run into itself"
     with pytest.raises(RitornelloError, match=f"nothing was played from {step + 1} s on"):
         take.recall(step + 1)
 

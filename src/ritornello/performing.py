@@ -35,7 +35,7 @@ of people's 48 (those of 20 s ago and more, in ASAP's training split)"""
 INSIST_NATS = 5.0
 """by how much each event of what is called back is likelier than the model says, while it is told as called back: it is
 led there from music that it has just made up, and not from what a pianist led to the return"""
-HELD_NATS = 0.15
+SUSTAIN_NATS = 0.15
 """by how much letting a key go is less likely than the model says: left to itself its notes grow shorter than those it
 learnt from, to a half (docs/notebook/2026-11-26-voice.md)"""
 MAX_GUIDANCE = 10.0
@@ -169,7 +169,7 @@ class Take:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
         Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, keys are struck
-        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`) and held a little longer (`HELD_NATS`), whatever the
+        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`) and held a little longer (`SUSTAIN_NATS`), whatever the
         model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
@@ -306,13 +306,13 @@ class Take:
         begins = np.flatnonzero(old & near if (old & near).any() else old)
         place = int(begins[int(rng.random() * len(begins))])
         strikes = RETURN_STRIKES + int(-LONGER_STRIKES * math.log1p(-rng.random()))
-        self._call(first + place, min(strikes, len(onsets) - place))  # not into itself
+        self._call(first + place, strikes)
 
     def _weighed(self, playable: bool) -> NDArray[np.float32]:
         """The logits (V,), those of releases lowered, and that of how a passage that was called back goes on raised."""
         logits, motifs = self._logits.copy(), self._session.motifs
         if playable:
-            logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(HELD_NATS)
+            logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(SUSTAIN_NATS)
         if motifs is not None and (event := motifs.insisted) >= 0:
             logits[event] += np.float32(INSIST_NATS)
         return logits

@@ -166,7 +166,8 @@ class MotifMemory:
     def call(self, place: int, shift: int = 0, *, strikes: int = CALL_STRIKES) -> None:
         """Sets the pointer to a strike by its number, ``shift`` semitones from how it was played.
 
-        The passage has so many ``strikes`` (see `returning`).
+        The passage has so many ``strikes`` (see `returning`), but ends where the present one is: it does not run into
+        itself.
 
         Raises:
             ValueError: for a strike that is not remembered.
@@ -174,7 +175,7 @@ class MotifMemory:
         if not max(0, self._count - self.notes + 1) <= place < self._count:
             raise ValueError(f"strike {place} is not remembered")
         self._next, self._used, self._followed, self._missed = place, 0, 0, 0
-        self._shift, self._called, self._end = shift, CALL_STRIKES, place + strikes
+        self._shift, self._called, self._end = shift, CALL_STRIKES, min(place + strikes, self._count)
         self._due.clear()
 
     def read(self, tokens: ArrayLike, calls: Mapping[int, tuple[int, int]] = _NO_CALLS) -> NDArray[np.int16]:

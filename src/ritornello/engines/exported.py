@@ -52,7 +52,7 @@ def load(
             raise RitornelloError(f"{model}: an export has the memory that it was made with; {AGAIN}, with --memory")
         return _open_export(Path(model), precision, threads)
     checkpoint, config, weights = _prepared(model, precision, memory_bytes)
-    has_graphs = config.to_json() == read_config(checkpoint.family, checkpoint.config).to_json()
+    has_graphs = config == read_config(checkpoint.family, checkpoint.config)
 
     def graph(tokens: int, threads: int) -> Any:
         beside = checkpoint.folder / precision / GRAPHS[tokens]

@@ -75,7 +75,7 @@ export class MotifMemory {
   call(place, strikes = CALL_STRIKES) {
     if (place < Math.max(0, this.count - this.notes + 1) || place >= this.count) throw new Error(`strike ${place} is not remembered`);
     [this.next, this.used, this.followed, this.missed] = [place, 0, 0, 0];
-    [this.shift, this.called, this.end] = [0, CALL_STRIKES, place + strikes];
+    [this.shift, this.called, this.end] = [0, CALL_STRIKES, Math.min(place + strikes, this.count)]; // not into itself
     this.due.clear();
   }
 

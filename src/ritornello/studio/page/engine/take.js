@@ -13,7 +13,7 @@ import {draw} from './sampling.js';
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
-const HELD_NATS = 0.15; // by which letting a key go is less likely than the model says
+const SUSTAIN_NATS = Math.fround(0.15); // by which letting a key go is less likely than the model says
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
 const NEAR_STEPS = 600, FAR_STEPS = 3_000, NEAR_SHARE = 0.5; // how old what is called back is
 const RETURN_STRIKES = 24, LONGER_STRIKES = 40; // of a passage, and more in the mean
@@ -127,7 +127,7 @@ export class Take {
   /** The logits, those of releases lowered, and that of how a passage that was called back goes on raised. */
   weighed() {
     const logits = this.logits.slice(), event = this.session.motifs?.insisted ?? -1;
-    for (let release = NOTE_OFF; release < SHIFT; release++) logits[release] -= HELD_NATS;
+    for (let release = NOTE_OFF; release < SHIFT; release++) logits[release] -= SUSTAIN_NATS;
     if (event >= 0) logits[event] += INSIST_NATS;
     return logits;
   }
@@ -155,6 +155,6 @@ export class Take {
     const near = random.next() < NEAR_SHARE, like = old.filter((n) => (now - onset(n) < FAR_STEPS) === near);
     const begins = like.length ? like : old, place = begins[Math.trunc(random.next() * begins.length)];
     const strikes = RETURN_STRIKES + Math.trunc(-LONGER_STRIKES * Math.log1p(-random.next()));
-    motifs.call(place, Math.min(strikes, count - place)); // not into itself
+    motifs.call(place, strikes);
   }
 }
