@@ -93,7 +93,7 @@ def continued(performance: Performance) -> list[tuple[float, float, int, int]]:
     """What was played alone, at the times of the whole."""
     alone = performance.continuation()
     whole = performance.piece
-    assert len(alone) == np.sum(whole.onset >= performance.prompt_s - ROUNDING_S)
+    assert len(alone) == sum(nearest_step(onset) >= nearest_step(performance.prompt_s) for onset in whole.onset)
     np.testing.assert_allclose(alone.onset + performance.prompt_s, whole.onset[len(whole) - len(alone) :], atol=1e-9)
     return notes(whole)[len(whole) - len(alone) :]
 
