@@ -118,7 +118,7 @@ def played(arguments: argparse.Namespace) -> float:
         options.add_session_config_entry = lambda self, name, value: (
             None if name == "session.intra_op.allow_spinning" else add(self, name, value)
         )
-    session = load_engine("small", threads=THREADS).begin()
+    session = load_engine("base", threads=THREADS).begin()
     for number in range(20 + 40 * arguments.steps):
         if number == 20:
             began_s = time.perf_counter()

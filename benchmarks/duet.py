@@ -1,6 +1,6 @@
 """A duet on a real clock: how soon the model answers, whether it heard what was played, and an hour of it.
 
-python benchmarks/duet.py ASAP_FOLDER [--takeovers 200] [--heard 200] [--minutes 60] [--model small] [--engine onnx]
+python benchmarks/duet.py ASAP_FOLDER [--takeovers 200] [--heard 200] [--minutes 60] [--model base] [--engine onnx]
 
 Takeovers: in each of so many held-out performances a moment is drawn at random, and the performance, pedal included,
 is played up to there (its past at once, its last second by the clock). A key calls the model, and another ends its turn
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--takeovers", type=int, default=0)
     parser.add_argument("--heard", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0.0)
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--model", default="base")
     parser.add_argument("--engine", default="onnx")
     arguments = parser.parse_args()
     table = csv.DictReader((arguments.asap / "asap-performances.csv").open(encoding="utf-8"))

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=100, help="each command")
     parser.add_argument("--command", choices=[*COMMANDS, "train"], help="this one alone")
     parser.add_argument("--folder", type=Path, help="where they write")
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--model", default="base")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     figures = {}

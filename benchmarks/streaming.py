@@ -31,7 +31,7 @@ from ritornello.performing import load
 def main() -> None:
     """Streams, compares and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--model", default="base")
     parser.add_argument("--engine", default="onnx")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int)

@@ -1,7 +1,7 @@
 """The studio by the clock: how soon it sounds, whether it runs dry, how fast it plays, how large it is.
 
     pip install -e '.[studio]' playwright
-    python benchmarks/studio.py [--runs 5] [--minutes 10] [--seconds 60] [--model small]
+    python benchmarks/studio.py [--runs 5] [--minutes 10] [--seconds 60] [--model base]
 
 prints one JSON object, in a headless Chromium (of the system):
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="pages opened with each engine")
     parser.add_argument("--minutes", type=float, default=10.0, help="that each engine plays")
     parser.add_argument("--seconds", type=float, default=60.0, help="of music, to measure speed")
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--model", default="base")
     options = parser.parse_args()
     figures: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()}
     with tempfile.TemporaryDirectory() as folder:

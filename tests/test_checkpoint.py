@@ -104,6 +104,21 @@ def test_bfloat16_weights_load_into_a_float32_model(tmp_path: Path) -> None:
     assert weights_file(tmp_path / "half").stat().st_size < 2 * numbers + 10_000
 
 
+def test_matrices_in_bytes_with_a_scale_for_each_block_are_read_as_they_are_played(tmp_path: Path) -> None:
+    """Weight = (byte - 128) x scale, worked out by hand, with torch and without."""
+    bytes_ = torch.tensor([[[0, 128], [255, 129]], [[1, 2], [128, 128]]], dtype=torch.uint8)
+    scale = torch.tensor([[0.5, 2.0], [1.0, 3.0]])
+    right = torch.tensor([[-64.0, 0.0, 254.0, 2.0], [-127.0, -126.0, 0.0, 0.0]])
+    beside = torch.tensor([1.5])
+    parts = {"a.weight.int8": bytes_, "a.weight.scale": scale, "b.scale": beside}
+    save(tmp_path, random_model(1), tensors={"weights": parts})
+    checkpoint = load_checkpoint(tmp_path)
+    assert equal(checkpoint.tensors(), {"a.weight": right, "b.scale": beside})
+    arrays = checkpoint.arrays()
+    assert {name: array.tolist() for name, array in arrays.items()} == {"a.weight": right.tolist(), "b.scale": [1.5]}
+    assert (len(arrays), arrays["a.weight"].dtype) == (2, np.float32)
+
+
 def test_only_the_latest_files_stay(tmp_path: Path) -> None:
     for seed in (1, 2, 2):
         save(tmp_path, random_model(seed))

@@ -188,7 +188,7 @@ def test_a_model_is_fine_tuned_as_gently_on_a_packed_corpus_as_on_files(command,
 def test_a_folder_without_music_is_refused_and_nothing_is_left(command, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/broken.mid").write_bytes(b"MThd")
-    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", "small")
+    refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", "base")
     assert_refused(refused, "broken.mid")
     refused = command("train", "--data", tmp_path / "mine", "--out", tmp_path / "run", "--init", tmp_path / "nothing")
     assert_refused(refused, "no checkpoint there")

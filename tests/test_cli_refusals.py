@@ -136,7 +136,7 @@ def test_a_device_that_is_not_here_gets_one_line(command, model, corpus):
     assert_refused(command("evaluate", model, "--data", corpus, "--device", "cuda"), "'cuda'", "cpu")
 
 
-@pytest.mark.parametrize("arguments", [["sing"], ["data"], ["data", "sing"], ["generate"], ["evaluate", "small"]])
+@pytest.mark.parametrize("arguments", [["sing"], ["data"], ["data", "sing"], ["generate"], ["evaluate", "base"]])
 def test_a_verb_or_argument_that_is_wrong_or_missing_gets_one_line_with_the_way_to_help(command, arguments):
     assert_refused(command(*arguments), "; see '", "--help'")
 

@@ -124,7 +124,7 @@ def test_without_its_package_one_line_says_what_to_install(name, package, instal
         f"import sys; sys.modules[{package!r}] = None\n"
         "from ritornello.engines import load_engine\n"
         "from ritornello.errors import RitornelloError\n"
-        f"try:\n    load_engine('small', {name!r})\n"
+        f"try:\n    load_engine('base', {name!r})\n"
         "except RitornelloError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)

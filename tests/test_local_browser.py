@@ -36,7 +36,7 @@ def test_a_browser_plays_from_a_static_folder(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    static.write_web("small", tmp_path / "web")
+    static.write_web("base", tmp_path / "web")
     with site(tmp_path / "web") as address, playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()

@@ -265,7 +265,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def bundled(tmp_path):
-    checkpoint = load_checkpoint("small")
+    checkpoint = load_checkpoint("base")
     config = exported.exportable(checkpoint.family, checkpoint.config)
     save_checkpoint(
         tmp_path / "small",

@@ -271,7 +271,7 @@ def test_torch_is_loaded_when_a_torch_model_is_and_not_before(tmp_path):
         "import ritornello\n"
         "from ritornello.performing import load\n"
         "from ritornello.errors import RitornelloError\n"
-        "try:\n    load('small', engine='tuba')\n"
+        "try:\n    load('base', engine='tuba')\n"
         "except RitornelloError as error:\n    print(error)\n"
         "print('torch' in sys.modules)\n"
         f"ritornello.load({str(folder)!r}).generate(seconds=5, seed=1)\n"

@@ -61,12 +61,12 @@ def one_page(request, browser, served, tmp_path_factory):
     with ExitStack() as stack:
         address, kind = served.address, getattr(request, "param", "costless")
         if kind == "remote":
-            model = Served(load("small"))
+            model = Served(load("base"))
             stack.callback(model.stop)
             address = model.address
         elif kind == "local":
             folder = tmp_path_factory.mktemp("web") / "small"
-            static.write_web("small", folder)
+            static.write_web("base", folder)
             address = stack.enter_context(site(folder))
         context = browser.new_context(viewport={"width": 900, "height": 640}, accept_downloads=True)
         yield opened(context, address)

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_a_run_stopped_anywhere_goes_on_to_the_bit(
 
 @pytest.mark.parametrize("extras", [{}, {"qk_bias": True, "motif_notes": 32}], ids=["plain", "biases and hints"])
 def test_groups_of_lanes_go_on_to_the_bit(corpus: Corpus, tmp_path: Path, extras: dict[str, Any]) -> None:
-    recipe = replace(RECIPE, interleave=3, horizon_warmup_share=0.7, model=replace(RECIPE.streaming, **extras))
+    model = replace(RECIPE.streaming, **extras)
+    recipe = replace(RECIPE, interleave=3, horizon_warmup_share=0.7, elastic_share=0.5, model=model)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(corpus, whole, recipe, seed=11)
     train(corpus, stopped, recipe, seed=11, report=stopping_at(8, 13))
@@ -137,6 +139,22 @@ def test_without_a_limit_what_layers_see_grows_to_the_longest_piece(
     assert found[0] == 16
     assert found[-1] is not None
     assert found[-1] < longest <= 2 * found[-1]
+
+
+def test_in_an_elastic_share_of_the_steps_layers_see_a_drawn_part_of_their_memories(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Horizons of 128 and 16: a median of 45 tokens, halfway between 16 and 128 by ratio."""
+    model = tiny_config(schedule=HorizonSchedule((128, 16)))
+    recipe = replace(RECIPE, model=model, steps=60, elastic_share=0.5)
+    found = spans_of_training(corpus, tmp_path / "run", recipe, monkeypatch)
+    drawn = [seen for seen in found if seen is not None]
+    assert 20 <= len(drawn) <= 40
+    assert (min(drawn) >= 16, max(drawn) <= 128, 30 < median(drawn) < 70) == (True, True, True)
+    assert len(set(drawn)) > 10
+    warm = replace(recipe, horizon_warmup_share=1.0, elastic_share=1.0)
+    found = spans_of_training(corpus, tmp_path / "warm", warm, monkeypatch)
+    assert all(16 <= seen <= limit for seen, limit in zip(found, [16] * 20 + [32] * 20 + [64] * 20))
 
 
 def test_the_log_holds_every_loss(uninterrupted: Path) -> None:

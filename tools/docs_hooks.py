@@ -20,7 +20,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def on_post_build(config: Any, **_: Any) -> None:
     """The studio with the bundled model, in ``play/``: it runs in the browser of whoever opens it."""
-    write_web("small", Path(config["site_dir"]) / "play")
+    write_web("base", Path(config["site_dir"]) / "play")
 
 
 def commands(command: Any, name: str) -> str:

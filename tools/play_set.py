@@ -1,6 +1,6 @@
 """A set of pieces of so many tokens, or to their ends, from one model, each with a seed. What is there is kept.
 
-python tools/play_set.py small sets/small --pieces 32 --tokens 8192
+python tools/play_set.py base sets/base --pieces 32 --tokens 8192
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draws what training runs predicted better and better: their logs' nats/token, and those of their validations.
 
-python tools/training_curve.py docs/images/training-curve.png runs/small
+python tools/training_curve.py docs/images/training-curve.png runs/base
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the way of drawing tokens moves a model's pieces towards or away from a reference: sets, a table and a picture.
 
-python tools/tune_sampling.py small sets/human sets/small --settings 1,0.95,0 0.95,1,0.02 --png docs/images/sampling.png
+python tools/tune_sampling.py base sets/human sets/base --settings 1,0.95,0 0.95,1,0.02 --png docs/images/sampling.png
 
 Each setting is TEMPERATURE,TOP_P,MIN_P and has a folder of its own; what is there is kept. The table goes to stdout.
 """

@@ -1,7 +1,7 @@
 """Ritornello: complete piano performances, modelled in a memory of fixed size, and new ones played with it.
 
 >>> import ritornello
->>> performer = ritornello.load("small")                                    # doctest: +SKIP
+>>> performer = ritornello.load("base")                                     # doctest: +SKIP
 >>> performer.generate(seconds=60, seed=1).piece.write("piece.mid")         # doctest: +SKIP
 """
 

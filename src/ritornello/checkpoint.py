@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 HUB_MANIFEST = "config.json"  # the same, in a folder as the hub has it
+BYTES, SCALE = ".int8", ".scale"  # behind a matrix's name: its weights as bytes, and what 1 is in each block of a row
 WIDENED = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # what becomes float32, as numpy names it
 BUNDLED = Path(__file__).parent / "bundled"
 RENAMED = {
@@ -66,9 +67,10 @@ class Checkpoint:
 
         content = self.content(name)
         try:
-            return {renamed(key): tensor for key, tensor in load(content).items()}
+            stored = {renamed(key): tensor for key, tensor in load(content).items()}
         except SafetensorError as error:
             raise RitornelloError(f"{self._path(name)}: not a safetensors file ({error})") from None
+        return {key: _matrix(stored, key) if key + BYTES in stored else stored[key] for key in _names(stored)}
 
     def arrays(self, name: str = "weights") -> Mapping[str, NDArray[np.float32]]:
         """The same as float32 arrays, without torch, each widened when it is asked for. Raises as `tensors` does."""
@@ -215,6 +217,18 @@ def _find(model: str | Path) -> Path:
     raise RitornelloError(f"{model}: no checkpoint there (no {MANIFEST}), and no bundled model of that name ({known})")
 
 
+def _names(stored: Mapping[str, Any]) -> list[str]:
+    """Of the tensors in a file, a matrix that is stored in two parts among them once."""
+    scales = {name.removesuffix(BYTES) + SCALE for name in stored if name.endswith(BYTES)}
+    return [name.removesuffix(BYTES) for name in stored if name not in scales]
+
+
+def _matrix(stored: Mapping[str, Any], name: str) -> Any:
+    """A matrix (N, K) of bytes (N, K / block, block) and scales (N, K / block): weight = (byte - 128) x scale."""
+    bytes_, scale = stored[name + BYTES], stored[name + SCALE]
+    return ((bytes_ - np.float32(128)) * scale[..., None]).reshape(len(bytes_), -1)
+
+
 class _Widened(Mapping[str, NDArray[np.float32]]):
     """Tensors as the library reads them: dtype, shape and little-endian bytes. One at a time is twice as large."""
 
@@ -222,8 +236,13 @@ class _Widened(Mapping[str, NDArray[np.float32]]):
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        if name + BYTES in self._tensors:
+            matrix: NDArray[np.float32] = _matrix(self, name)
+            return matrix
         tensor = self._tensors[name]
         data, kind = tensor["data"], tensor["dtype"]
+        if kind == "U8" and name.endswith(BYTES):
+            return np.frombuffer(data, np.uint8).reshape(tensor["shape"])
         if kind not in ("BF16", *WIDENED):
             raise RitornelloError(f"the weight {name} is of the type {kind}; weights are {', '.join(WIDENED)} or BF16")
         if kind == "BF16":  # the upper half of a float32
@@ -233,7 +252,7 @@ class _Widened(Mapping[str, NDArray[np.float32]]):
         return wide.reshape(tensor["shape"])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(_names(self._tensors))
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(_names(self._tensors))

@@ -104,7 +104,7 @@ class Take:
     It has no clock, no thread and no random numbers of its own: whoever plays decides when the next event is drawn, how
     (the sampling may be another for every event) and with which generator. The same draws give the same tokens.
 
-    >>> performer = ritornello.load("small")                            # doctest: +SKIP
+    >>> performer = ritornello.load("base")                             # doctest: +SKIP
     >>> take, rng = performer.begin(), np.random.default_rng(7)
     >>> take.hear(codec.encode(what_was_played)[:-1])                   # a prompt, at any moment; see `hear`
     >>> before = take.fork()                                            # to come back to: undo, or another candidate

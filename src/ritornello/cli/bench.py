@@ -174,9 +174,9 @@ def train(
         console.print(f"{png}: drawn")
 
 
-@bench_app.command(epilog="Example: ritornello bench generate --model small --tokens 5000 --png generate.png")
+@bench_app.command(epilog="Example: ritornello bench generate --model base --tokens 5000 --png generate.png")
 def generate(
-    model: Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")] = "small",
+    model: Annotated[str, typer.Option(help="A bundled model's name, a checkpoint or an exported folder.")] = "base",
     engine: Annotated[
         list[str] | None, typer.Option(help="May be given more than once; all that can be loaded if not given.")
     ] = None,

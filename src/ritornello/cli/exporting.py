@@ -17,7 +17,7 @@ from ritornello.hub import is_on_hub
 from ritornello.rendering.scene import clock
 
 
-@app.command(epilog="Example: ritornello export small small-onnx --int8")
+@app.command(epilog="Example: ritornello export base base-onnx --int8")
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a checkpoint folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to write; an earlier export is replaced.")],
@@ -79,7 +79,7 @@ def push(
     console.print(f"{address}: the weights are under {its_licence}; play them with --model hf://{repository}")
 
 
-@app.command(epilog="Example: ritornello info small")
+@app.command(epilog="Example: ritornello info base")
 def info(
     thing: Annotated[
         str, typer.Argument(metavar="THING", help="A model, an exported folder, a packed corpus or a MIDI file.")

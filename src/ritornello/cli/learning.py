@@ -31,7 +31,7 @@ from ritornello.errors import RitornelloError, counted
 from ritornello.files import check_writable
 
 
-@app.command(epilog="Example: ritornello train --init small --data ~/midi --out runs/mine")
+@app.command(epilog="Example: ritornello train --init base --data ~/midi --out runs/mine")
 def train(
     data: Annotated[Path, typer.Option(help="A packed corpus; or MIDI files (a folder, an archive), packed into OUT.")],
     out: Annotated[
@@ -132,7 +132,7 @@ def train(
         console.print(f"{out}: {reached}; play it with --model {out}")
 
 
-@app.command(epilog="Example: ritornello evaluate small --data data/asap --split validation --schedule 'uniform(0)'")
+@app.command(epilog="Example: ritornello evaluate base --data data/asap --split validation --schedule 'uniform(0)'")
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A bundled model's name, a checkpoint folder, or hf://owner/name.")

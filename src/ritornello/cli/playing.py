@@ -19,7 +19,7 @@ from ritornello.rendering import formats, wav
 from ritornello.rendering.scene import clock
 from ritornello.sampling import Sampling
 
-DEFAULT_MODEL = "small"
+DEFAULT_MODEL = "base"
 
 Minutes = Annotated[float, typer.Option(help="Length asked for.")]
 FullLength = Annotated[

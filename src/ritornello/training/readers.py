@@ -22,6 +22,7 @@ from ritornello.training.recipes import Recipe
 
 CALLED = 0.5
 """share of the returns that a model learns to be called back to; the others it is to find by itself"""
+LEAST_SPAN = 16  # tokens of memory that an elastic step leaves, at least
 
 
 @dataclass(eq=False)
@@ -113,7 +114,7 @@ class Streaming(Reader):
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
         state = self.model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
-        span_tokens = self._span_tokens(progress)
+        span_tokens = self._drawn_span(self._span_tokens(progress))
         less = {} if span_tokens is None else {"span_tokens": span_tokens}
         logits, self._states[batch.group] = self.model(inputs, state, **less)
         return logits
@@ -132,6 +133,13 @@ class Streaming(Reader):
         if progress >= warmup_share or not doublings:
             return None
         return segment_tokens << int(doublings * progress / warmup_share)
+
+    def _drawn_span(self, most: int | None) -> int | None:
+        """In the recipe's ``elastic_share`` of the steps less: even on a logarithmic scale, from `LEAST_SPAN` on."""
+        if not self.recipe.elastic_share or torch.rand(()) >= self.recipe.elastic_share:
+            return most
+        longest = max(LEAST_SPAN, self._furthest_tokens if most is None else most)
+        return int(LEAST_SPAN * (longest / LEAST_SPAN) ** float(torch.rand(())))
 
     def tensors(self) -> dict[str, Tensor]:
         """Each group's state, of all ranks' lanes; the first group's names are those of a run without groups."""

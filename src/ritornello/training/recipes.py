@@ -56,6 +56,9 @@ class Recipe:
     horizon_warmup_share: float = 0.0
     """first share of the run in which layers see more and more of their memories, a segment and doubling; validations
     on the way see as much. For models with horizons only"""
+    elastic_share: float = 0.0
+    """share of steps in which layers see less of their memories, how much is drawn anew: one model plays well in
+    memories of many sizes. For models with horizons only"""
     legal: bool = True
     """mask illegal events before the softmax"""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -99,7 +102,7 @@ class Recipe:
             (1, 1024): ("interleave",),
             (0, 10): ("matrix_lr", "other_lr", "label_lr", "weight_decay"),
             (0, 10**9): ("warmup_steps",),
-            (0, 1): ("decay_share", "horizon_warmup_share", "label_share"),
+            (0, 1): ("decay_share", "horizon_warmup_share", "elastic_share", "label_share"),
             (1e-9, 1e9): ("clip_norm",),
         }
         check_limits(**{name: (getattr(self, name), *ends) for ends, names in limits.items() for name in names})
@@ -113,6 +116,7 @@ class Recipe:
             ("balance_titles", False, "that is trained on crops", self.model.crops),
             ("label_share", 0, "that is trained on crops", self.model.crops),
             ("horizon_warmup_share", 0, "without horizons", self.model.schedule is None),
+            ("elastic_share", 0, "without horizons", self.model.schedule is None),
         ):
             if of_kind and getattr(self, name) != neutral:
                 raise RitornelloError(f"{name} is {getattr(self, name)}; for a model {kind} it is {neutral}")
