@@ -27,7 +27,7 @@ from test_midi_mending import SMALL
 from tiny import random_model, save_model
 
 from ritornello import codec, read_midi
-from ritornello.checkpoint import load_checkpoint, save_checkpoint
+from ritornello.checkpoint import BUNDLED
 from ritornello.codec import steering
 from ritornello.engines import exported
 from ritornello.engines.sizes import quantised
@@ -263,21 +263,6 @@ def tiny(tmp_path):
     return folders
 
 
-@pytest.fixture
-def bundled(tmp_path):
-    checkpoint = load_checkpoint("base")
-    config = exported.exportable(checkpoint.family, checkpoint.config)
-    save_checkpoint(
-        tmp_path / "small",
-        family=checkpoint.family,
-        config=checkpoint.config,
-        trained_on=checkpoint.trained_on,
-        run=checkpoint.run,
-        tensors={"weights": in_bytes(checkpoint.arrays(), config.matrices)},
-    )
-    return tmp_path / "small"
-
-
 def music(seed: int, tokens: int) -> list[int]:
     """So many tokens of legal events at random."""
     rng, grammar, found = np.random.default_rng(seed), codec.Grammar(), [codec.START]
@@ -362,10 +347,10 @@ def test_a_model_plays_in_the_browser_s_engine_as_in_python_s(tmp_path, tiny):
     node("voices", tmp_path)
 
 
-def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, bundled, asap):
+def test_the_bundled_model_s_likelihoods_are_those_of_python_s_engine(tmp_path, asap):
     piece = read_midi(performances(asap)[3])
     tokens = [codec.START, *codec.encode(piece)[:2400].tolist()]
     prompt = codec.decode(tokens[1:400])
-    vector = exported_for(bundled, tmp_path, tokens, [10, 2380, *range(2381, 2400)], prompt)
+    vector = exported_for(BUNDLED / "base", tmp_path, tokens, [10, 2380, *range(2381, 2400)], prompt)
     write_json(tmp_path / "models.json", [vector])
     node("voices", tmp_path)

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ritornello.checkpoint import BUNDLED, BYTES, SCALE, bundled_models, load_checkpoint, save_checkpoint
 from ritornello.engines.exported import write_graphs
-from ritornello.engines.sizes import quantised
-from ritornello.models.config import read_config
+from ritornello.engines.sizes import exportable, quantised
 
 KEPT = ("step", "tokens", "seconds", "best", "legal", "precision", "recipe", "seed", "hours", "steps")
 
@@ -42,7 +41,7 @@ def main() -> None:
     checkpoint = load_checkpoint(arguments.run)
     folder = BUNDLED / arguments.name
     other = {"schedule": arguments.schedule, "segment_tokens": arguments.segment_tokens}
-    config = read_config(
+    config = exportable(
         checkpoint.family, checkpoint.config | {name: value for name, value in other.items() if value is not None}
     )
     save_checkpoint(
