@@ -27,8 +27,8 @@ from ritornello.sampling import Sampling
 MAX_MINUTES = 24 * 60.0
 BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.1, 0.95, 256
 """a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
-NEAR_S, FAR_S, NEAR_SHARE = 6.0, 30.0, 0.5
-"""a passage that returns is of these seconds ago, or else it is older: so often it is near, where there are both"""
+OLD_S = 30.0
+"""a passage that is called back is so old, or older: what is nearer the model repeats by itself, as often as people do"""
 RETURN_STRIKES, LONGER_STRIKES = 24, 40.0
 """a passage that returns has that many strikes at least, and so many more in the mean: half of them have 51 and more,
 of people's 48 (those of 20 s ago and more, in ASAP's training split)"""
@@ -173,7 +173,7 @@ class Take:
         model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
-        the beginning of a phrase `NEAR_S` old or older. Four more numbers of ``rng`` decide that.
+        the beginning of a phrase `OLD_S` old or older. Three more numbers of ``rng`` decide that.
         """
         if self.ended:
             raise ValueError("this take has ended; begin another")
@@ -298,12 +298,9 @@ class Take:
         since_s, self._breath_step = (now - self._breath_step) / STEPS_PER_S, now
         if motifs.called or motifs.returning or motifs.followed >= codec.CALL_STRIKES:
             return
-        age_s = (now - onsets) / STEPS_PER_S
-        old = np.r_[True, waits >= breath] & (age_s >= NEAR_S)
-        if not old.any() or rng.random() >= -np.expm1(-per_minute * since_s / 60):
+        begins = np.flatnonzero(np.r_[True, waits >= breath] & (now - onsets >= OLD_S * STEPS_PER_S))
+        if not len(begins) or rng.random() >= -np.expm1(-per_minute * since_s / 60):
             return
-        near = (age_s < FAR_S) == (rng.random() < NEAR_SHARE)
-        begins = np.flatnonzero(old & near if (old & near).any() else old)
         place = int(begins[int(rng.random() * len(begins))])
         strikes = RETURN_STRIKES + int(-LONGER_STRIKES * math.log1p(-rng.random()))
         self._call(first + place, strikes)

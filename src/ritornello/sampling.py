@@ -35,7 +35,7 @@ class Sampling:
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
-    returns: float = 3.0
+    returns: float = 1.5
     """how often a minute, where a phrase ends, a passage is called back that was played before (see `Take.play`); 0
     leaves it to the model alone. At the default as much returns as in pianists' pieces"""
 

@@ -15,7 +15,7 @@ const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a 
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
 const SUSTAIN_NATS = Math.fround(0.15); // by which letting a key go is less likely than the model says
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
-const NEAR_STEPS = 600, FAR_STEPS = 3_000, NEAR_SHARE = 0.5; // how old what is called back is
+const OLD_STEPS = 3_000; // what is called back is as old as that, or older
 const RETURN_STRIKES = 24, LONGER_STRIKES = 40; // of a passage, and more in the mean
 export {REST_S};
 
@@ -147,13 +147,12 @@ export class Take {
     const since = (now - this.breathStep) / STEPS_PER_S;
     this.breathStep = now;
     if (motifs.called || motifs.returning || (motifs.next >= 0 && motifs.followed >= CALL_STRIKES)) return;
-    const old = [];
-    for (let n = oldest; n < count && onset(n) <= now - NEAR_STEPS; n++) {
-      if (n === oldest || onset(n) - onset(n - 1) >= breath) old.push(n);
+    const begins = [];
+    for (let n = oldest; n < count && onset(n) <= now - OLD_STEPS; n++) {
+      if (n === oldest || onset(n) - onset(n - 1) >= breath) begins.push(n);
     }
-    if (!old.length || random.next() >= -Math.expm1(-returns * since / 60)) return;
-    const near = random.next() < NEAR_SHARE, like = old.filter((n) => (now - onset(n) < FAR_STEPS) === near);
-    const begins = like.length ? like : old, place = begins[Math.trunc(random.next() * begins.length)];
+    if (!begins.length || random.next() >= -Math.expm1(-returns * since / 60)) return;
+    const place = begins[Math.trunc(random.next() * begins.length)];
     const strikes = RETURN_STRIKES + Math.trunc(-LONGER_STRIKES * Math.log1p(-random.next()));
     motifs.call(place, strikes);
   }
