@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -322,7 +321,7 @@ def sent(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
 
     Torch keeps the pinned memory that they go through until they have arrived, and uses it again.
     """
-    parts = (torch.from_numpy(x) for x in (batch.rows.view(np.uint8).reshape(*batch.rows.shape, -1), batch.position))
+    parts = (torch.from_numpy(x) for x in (batch.rows, batch.position))
     rows, position = (x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x for x in parts)
     return rows, position
 
