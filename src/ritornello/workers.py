@@ -68,8 +68,8 @@ def unbroken() -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise RitornelloError(
-            "worker processes cannot start, or one was killed (is there enough memory?); a script must be a file, "
-            "with the call under if __name__ == '__main__':"
+            "worker processes cannot start, or one was killed; is there enough memory? Calls from standard input must "
+            "become a file, and in a script, put the call under if __name__ == '__main__':"
         ) from None
 
 
