@@ -103,12 +103,12 @@ class Mask:
 
         some, full = self._blocks()
         kinds, lanes = (some & ~full, full), torch.zeros_like(self._position)
-        of_places = [part for blocks in kinds for part in _listed(blocks)]
-        kv: Any = [part[lanes] for part in of_places]
-        self._lists = list(zip(kv, of_places))
+        of_places = [_listed(blocks) for blocks in kinds]
         # The other way round, for the gradients of keys: those of memories take none. At position 0 they have no
         # block, and to the segment's own keys positions make no difference.
-        q: Any = [part[lanes] for blocks in kinds for part in _listed(blocks[:1].mT)]
+        of_keys = [_listed(blocks[:1].mT) for blocks in kinds]
+        kv, full_kv, q, full_q = ((numbers[lanes], columns[lanes]) for numbers, columns in of_places + of_keys)
+        self._lists = list(zip(kv + full_kv, of_places[0] + of_places[1]))
         position, horizon = self._position, self._horizon
         tokens, rule = self._config.segment_tokens, self._config.schedule.rule
 
@@ -116,7 +116,9 @@ class Mask:
             start = position[lane]
             return visible(start + query, start + key - horizon, horizon=horizon, segment_tokens=tokens, rule=rule)
 
-        return BlockMask((len(self._queries), len(self._keys)), *kv, *q, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=seen)
+        return BlockMask(
+            (len(self._queries), len(self._keys)), *kv, *full_kv, *q, *full_q, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=seen
+        )
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
