@@ -207,6 +207,8 @@ class MotifMemory:
 
     def hint(self) -> tuple[int, ...]:
         """What the old passage goes on with: an id for every column."""
+        if self._next < 0 and not self._due:
+            return NOTHING
         pitch, second, wait, loudness = self._upcoming()
         begins = self._called == CALL_STRIKES  # and when that is to be is not known
         event = EVENT + (self._event(-1, _NEVER, 0) if begins else self._event(pitch, wait, loudness))

@@ -123,6 +123,8 @@ class PackedLanes(Lanes):
         now = ((self._epoch, int(piece)) for piece in self._order[self._next :])
         epochs = count(self._epoch + 1) if self._epochs is None else ()
         later = ((epoch, int(piece)) for epoch in epochs for piece in self._order_later(epoch))
+        if len(self._own) == len(self._lanes):
+            return chain(now, later)
         ending = cycle(sorted(range(len(self._lanes)), key=segments_left))
         return (key for i, key in zip(ending, chain(now, later)) if i in self._own)
 
