@@ -162,7 +162,7 @@ def test_pieces_are_made_ahead_and_an_epoch_is_ordered_once(corpus: Corpus, monk
 
 def test_a_script_that_cannot_be_imported_again_is_one_line_and_no_wait_for_ever(tmp_path: Path) -> None:
     """From standard input: processes end before they have read what they are sent, of a corpus of any size."""
-    write_corpus(tmp_path / "corpus", {"train": made_up_tokens(1, *[1] * 700)})
+    write_corpus(tmp_path / "corpus", {"train": made_up_tokens(1, *[1] * 2000)})
     script = """if True:
         from ritornello.corpus import Corpus
         from ritornello.feed.packing import PackedLanes
