@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -31,7 +33,7 @@ from ritornello.checkpoint import load_checkpoint
 from ritornello.codec import steering
 from ritornello.corpus import Corpus
 from ritornello.feed import Augmentation, Lanes
-from ritornello.feed.packing import TOKEN, PackedLanes
+from ritornello.feed.packing import AHEAD, TOKEN, PackedLanes
 from ritornello.horizons import HorizonSchedule, visible
 from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.models.protocol import named_tensors
@@ -69,7 +71,7 @@ def assert_same_batch(packed: Any, batch: Any) -> None:
     ids = fast._ids(rows, "input").numpy()
     assert np.array_equal(ids[..., : batch.inputs.shape[-1]] if batch.inputs.ndim == 3 else ids[..., 0], batch.inputs)
     assert np.array_equal(fast._ids(rows, "target")[..., 0].numpy(), batch.targets)
-    assert np.array_equal(packed.rows["target"], batch.targets)
+    assert np.array_equal(packed.rows.view(TOKEN)["target"][..., 0], batch.targets)
     assert packed.tokens == batch.tokens
     if batch.context is not None:
         for name, found, expected in zip(codec.Context._fields, unpacked(rows), batch.context):
@@ -144,6 +146,31 @@ def test_a_killed_process_is_one_line(corpus: Corpus) -> None:
         os.kill(process, signal.SIGKILL)
     with one_line("was killed", "memory"):
         list(islice(feed, 100))
+
+
+def test_pieces_are_made_ahead_and_an_epoch_is_ordered_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = lanes(corpus, PackedLanes, workers=1)
+    next(feed)
+    order, ordered = feed._order_of, []
+    monkeypatch.setattr(feed, "_order_of", lambda epoch: ordered.append(epoch) or order(epoch))
+    for _ in range(40):
+        next(feed)
+        assert len(set(islice(feed._coming(), AHEAD)) - set(feed._prefetched)) <= 1  # until another is asked for
+    assert ordered[-1] > 4
+    assert all(ordered.count(epoch) <= 2 for epoch in ordered)  # as a later one, and as the present one
+
+
+def test_a_script_that_cannot_be_imported_again_is_one_line_and_no_wait_for_ever(tmp_path: Path) -> None:
+    """From standard input: processes end before they have read what they are sent, of a corpus of any size."""
+    write_corpus(tmp_path / "corpus", {"train": made_up_tokens(1, *[1] * 2000)})
+    script = """if True:
+        from ritornello.corpus import Corpus
+        from ritornello.feed.packing import PackedLanes
+        next(PackedLanes(Corpus.open("corpus"), "train", workers=2, lanes=1, segment_tokens=8))
+    """
+    found = subprocess.run([sys.executable], input=script, cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1].startswith("ritornello.errors.RitornelloError: worker processes cannot start")
 
 
 # Masks.

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -49,19 +50,27 @@ def map_items(
     waiting: deque[Any] = deque()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= WAITING_ITEMS * workers:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
-    except BrokenProcessPool:
-        raise RitornelloError(
-            "worker processes cannot start, or one was killed; in a script, put the call under "
-            "if __name__ == '__main__':"
-        ) from None
+        with unbroken():
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= WAITING_ITEMS * workers:
+                    yield waiting.popleft().result()
+            for future in waiting:
+                yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Raises RitornelloError where a pool is found to have lost a process."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise RitornelloError(
+            "worker processes cannot start, or one was killed; is there enough memory? Calls from standard input must "
+            "become a file, and in a script, put the call under if __name__ == '__main__':"
+        ) from None
 
 
 def usable_processors() -> int:

@@ -52,7 +52,6 @@ HINT_COLUMNS = 7
 NOTHING = (v.END, WAIT - 1, LOUDNESS - 1, SECOND - 1, FOLLOWED - 1, FOLLOWED, N_HINTS - 1)
 _NEVER = 1 << 30
 _NO_CALLS: Mapping[int, tuple[int, int]] = {}
-_NONE = (_NEVER, -1)
 _NUMBERS = (
     *("count", "now", "velocity", "last", "struck", "released"),
     *("next", "used", "followed", "missed", "shift", "old", "new", "latest", "called", "end", "may_call"),
@@ -183,12 +182,12 @@ class MotifMemory:
 
         With ``calls``, a place and a shift are called behind as many strikes as their key says.
         """
-        rows = []
+        rows = array("h")
         for token in np.asarray(tokens).tolist():
             self.advance(token)
             if token < v.NOTE_OFF and self._count in calls:
                 self.call(*calls[self._count])
-            rows.append(self.hint())
+            rows.extend(self.hint())
         return np.array(rows, np.int16).reshape(-1, HINT_COLUMNS)
 
     def advance(self, token: int) -> None:
@@ -208,6 +207,8 @@ class MotifMemory:
 
     def hint(self) -> tuple[int, ...]:
         """What the old passage goes on with: an id for every column."""
+        if self._next < 0 and not self._due:
+            return NOTHING
         pitch, second, wait, loudness = self._upcoming()
         begins = self._called == CALL_STRIKES  # and when that is to be is not known
         event = EVENT + (self._event(-1, _NEVER, 0) if begins else self._event(pitch, wait, loudness))
@@ -282,13 +283,13 @@ class MotifMemory:
         """The strike before n whose last intervals were those of n, -1 for none; n takes its place."""
         if n < INTERVALS:
             return -1
-        a, b, c, d = (self._pitch(n - back) for back in (3, 2, 1, 0))
+        a, b, c, d = self._pitch(n - 3), self._pitch(n - 2), self._pitch(n - 1), self._pitch(n)
         slot = ((b - a) * 16_633 + (c - b) * 257 + (d - c)) % self.notes
         place, self._places[slot] = self._places[slot], n
         if place - INTERVALS <= n - self.notes or place < INTERVALS:
             return -1
-        e, f, g, h = (self._pitch(place - back) for back in (3, 2, 1, 0))
-        return place if (f - e, g - f, h - g) == (b - a, c - b, d - c) else -1
+        e, f, g, h = self._pitch(place - 3), self._pitch(place - 2), self._pitch(place - 1), self._pitch(place)
+        return place if a - e == b - f == c - g == d - h else -1
 
     def _match(self, place: int, n: int) -> int:
         """How many intervals before two strikes are alike, `MAX_MATCH` at most."""
@@ -317,21 +318,25 @@ class MotifMemory:
                 second = later if 0 <= later < v.N_PITCHES else v.N_PITCHES
                 break
         wait = self._new + self._onsets[at % self.notes] - self._old - self._now
-        return pitch, second, max(wait, 0), strike >> 7 & 31
+        return pitch, second, wait if wait > 0 else 0, strike >> 7 & 31
 
     def _event(self, pitch: int, wait: int, loudness: int) -> int:
         """What comes first of the next strike and the releases that are due, as an event that the grammar allows."""
         barred = v.N_PITCHES if self._struck >= 0 else self._released  # keys up to it are not let go in this step
-        first, key = min(((self._until(step, key <= barred), key) for key, step in self._due.items()), default=_NONE)
+        first, key, now = _NEVER, -1, self._now
+        for due, step in self._due.items():
+            steps = step - now if step > now else int(due <= barred)
+            if steps < first or (steps == first and due < key):
+                first, key = steps, due
         if pitch >= 0:
             if self._sounding[pitch] >= 0:  # let go before it is struck again
-                first, key = min((first, key), (self._until(wait + self._now, pitch <= barred), pitch))
+                first, key = min((first, key), (max(wait, int(pitch <= barred)), pitch))
                 wait = _NEVER
             elif pitch <= self._struck:
                 wait = max(wait, 1)
         if self._last >= v.VELOCITY:
             return pitch if wait < _NEVER and pitch > self._struck else v.END
-        soonest = min(wait, first)
+        soonest = wait if wait < first else first
         if soonest == _NEVER:
             return v.END
         if soonest and not v.SHIFT <= self._last < v.VELOCITY - 1:
@@ -339,10 +344,6 @@ class MotifMemory:
         if first <= wait:
             return v.NOTE_OFF + key
         return pitch if loudness == self._velocity else v.VELOCITY + loudness
-
-    def _until(self, step: int, barred: bool) -> int:
-        """Steps until a release, which is not in this one if it is barred."""
-        return max(step - self._now, int(barred))
 
 
 def hints(tokens: ArrayLike, *, notes: int, calls: Mapping[int, tuple[int, int]] | None = None) -> NDArray[np.int16]:
@@ -360,10 +361,11 @@ def returns(tokens: ArrayLike, *, notes: int) -> dict[int, tuple[int, int]]:
 
     By the number of strikes before each return: that of the old passage's first strike, and the semitones from there.
     """
-    memory = MotifMemory(notes)
+    memory, tokens = MotifMemory(notes), np.asarray(tokens)
+    shifts = (tokens >= v.SHIFT) & (tokens < v.VELOCITY)
     onset: list[int] = []  # of every strike
     passages: list[list[int]] = []  # the first strike and the old one that it is like, shift, strikes; the last and its
-    for token in np.asarray(tokens).tolist():
+    for token in tokens[(tokens < v.NOTE_OFF) | shifts].tolist():  # how long and loud keys are makes no difference
         memory.advance(token)
         if token >= v.NOTE_OFF:
             continue

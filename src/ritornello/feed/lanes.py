@@ -72,7 +72,7 @@ class _Lane:
     piece: int
     position: int
     length: int
-    tokens: NDArray[np.uint16]  # empty in another process's lane
+    tokens: NDArray[Any]  # (T,); packed (T, 48) in `PackedLanes`; empty in another process's lane
     context: codec.Context | None
     hints: NDArray[np.int16] | None
     labels: NDArray[np.int64] | None

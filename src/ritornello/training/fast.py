@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,9 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class Mask:
-    """Who sees whom under one horizon, written anew where the lanes stand before each segment.
+    """Who sees whom under one horizon, brought to where the lanes stand before each segment.
 
     Keys are a memory of M slots, the horizon, and a segment's T; key j of a lane at position p stands at p - M + j.
+    From where a memory is full on, all positions have the same blocks: there are few lists of them, made once.
 
     Args:
         horizon: M.
@@ -64,6 +64,8 @@ class Mask:
         self._position = torch.zeros(lanes, dtype=torch.int32, device=device)
         self._queries = torch.arange(config.segment_tokens, dtype=torch.int32, device=device)
         self._keys = torch.arange(-horizon, config.segment_tokens, dtype=torch.int32, device=device)
+        tokens = config.segment_tokens
+        self._places = torch.arange(0, horizon + tokens, tokens, dtype=torch.int32, device=device)
         self.mask = self._dense() if dense else self._block_mask()
 
     def move(self, position: Tensor) -> None:
@@ -72,18 +74,17 @@ class Mask:
         if isinstance(self.mask, Tensor):
             self.mask = self._dense()
             return
-        some, full = self.blocks()
-        for name, blocks in (("kv", some & ~full), ("full_kv", full)):
-            for part, value in zip(("num_blocks", "indices"), _listed(blocks)):
-                getattr(self.mask, f"{name}_{part}").copy_(value)
+        place = (self._position // len(self._queries)).clamp_(max=len(self._places) - 1)
+        for listed, of_places in self._lists:
+            torch.index_select(of_places, 0, place, out=listed)
 
-    def blocks(self) -> tuple[Tensor, Tensor]:
-        """(B, T / BLOCK, K / BLOCK) bool: which blocks hold a pair that is seen, and in which all are.
+    def _blocks(self) -> tuple[Tensor, Tensor]:
+        """(places, T / BLOCK, K / BLOCK) bool: which blocks hold a pair that is seen, and in which all are.
 
         What a query sees lies side by side and moves on with it, so the first and the last of a block decide.
         """
-        first = self._position[:, None, None] + self._queries[::BLOCK, None]
-        lowest = self._position[:, None, None] + self._keys[::BLOCK]
+        first = self._places[:, None, None] + self._queries[::BLOCK, None]
+        lowest = self._places[:, None, None] + self._keys[::BLOCK]
         last, highest = first + BLOCK - 1, lowest + BLOCK - 1
         some = [self._visible(query, torch.minimum(highest, query)) & (lowest <= query) for query in (first, last)]
         return some[0] | some[1], self._visible(first, highest) & self._visible(last, lowest)
@@ -100,10 +101,14 @@ class Mask:
     def _block_mask(self) -> Any:
         from torch.nn.attention.flex_attention import BlockMask
 
-        some, full = self.blocks()
+        some, full = self._blocks()
+        kinds, lanes = (some & ~full, full), torch.zeros_like(self._position)
+        of_places = [_listed(blocks) for blocks in kinds]
         # The other way round, for the gradients of keys: those of memories take none. At position 0 they have no
         # block, and to the segment's own keys positions make no difference.
-        kv, full_kv, q, full_q = (_listed(x) for x in (some & ~full, full, (some & ~full).mT, full.mT))
+        of_keys = [_listed(blocks[:1].mT) for blocks in kinds]
+        kv, full_kv, q, full_q = ((numbers[lanes], columns[lanes]) for numbers, columns in of_places + of_keys)
+        self._lists = list(zip(kv + full_kv, of_places[0] + of_places[1]))
         position, horizon = self._position, self._horizon
         tokens, rule = self._config.segment_tokens, self._config.schedule.rule
 
@@ -117,7 +122,7 @@ class Mask:
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, R, C) bool -> how many there are in a row (B, 1, R), and their columns first of all (B, 1, R, C), int32."""
+    """(N, R, C) bool -> how many there are in a row (N, 1, R), and their columns first of all (N, 1, R, C), int32."""
     numbers = blocks.int()
     columns = numbers.argsort(dim=-1, descending=True, stable=True)
     return numbers.sum(-1, dtype=torch.int32)[:, None], columns.int()[:, None].contiguous()
@@ -322,7 +327,7 @@ def sent(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
 
     Torch keeps the pinned memory that they go through until they have arrived, and uses it again.
     """
-    parts = (torch.from_numpy(x) for x in (batch.rows.view(np.uint8).reshape(*batch.rows.shape, -1), batch.position))
+    parts = (torch.from_numpy(x) for x in (batch.rows, batch.position))
     rows, position = (x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x for x in parts)
     return rows, position
 
