@@ -28,7 +28,7 @@ MAX_MINUTES = 24 * 60.0
 BREATH_S, BREATH_QUANTILE, BREATH_ONSETS = 0.1, 0.95, 256
 """a phrase ends where no key is struck for so long, and for longer than that share of the last moments of strikes"""
 OLD_S = 30.0
-"""a passage that is called back is so old, or older: what is nearer the model repeats by itself, as often as people do"""
+"""a passage that is called back is so old, or older: what is nearer the model repeats by itself, as people do"""
 RETURN_STRIKES, LONGER_STRIKES = 24, 40.0
 """a passage that returns has that many strikes at least, and so many more in the mean: half of them have 51 and more,
 of people's 48 (those of 20 s ago and more, in ASAP's training split)"""

@@ -362,7 +362,8 @@ def refusal(config: ModelConfig, recipe: Recipe, precision: Precision) -> str | 
         return f"segments must be multiples of {BLOCK} tokens"
     if precision != "bf16":
         return "it is for bfloat16"
-    return "it is not for memories that grow" if recipe.horizon_warmup_share else None
+    in_part = recipe.horizon_warmup_share or recipe.elastic_share
+    return "it is not for memories that are seen in part" if in_part else None
 
 
 def wrong(errors: dict[str, float]) -> str | None:
