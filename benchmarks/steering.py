@@ -53,17 +53,14 @@ def main() -> None:
     composers = asked.composers.split(",")
     people, of, titles = performances(Corpus.open(asked.data), composers, asked.tokens)
     right = cross_validated(people, of, titles, len(composers))
-    print(
-        json.dumps({"people": dict(zip(composers, np.diag(right).round(3))), "n": np.bincount(of).tolist()}), flush=True
-    )
+    for composer, shares in zip(composers, right):
+        print(json.dumps({"people": composer, "recognised as": dict(zip(composers, shares.round(3)))}), flush=True)
     recognise = discriminant(people, of, len(composers))
-    for composer in composers:
-        named = recognise(np.stack([vector(piece) for piece in pieces(asked, composers=composer)]))
+    for composer in ("nothing", *composers):
+        music = played["nothing"] if composer == "nothing" else pieces(asked, composers=composer)
+        named = recognise(np.stack([vector(piece) for piece in music]))
         shares = np.bincount(named, minlength=len(composers)) / len(named)
         print(json.dumps({"asked": composer, "recognised as": dict(zip(composers, shares.round(3)))}), flush=True)
-    named = recognise(np.stack([vector(piece) for piece in played["nothing"]]))
-    shares = np.bincount(named, minlength=len(composers)) / len(named)
-    print(json.dumps({"asked": "nothing", "recognised as": dict(zip(composers, shares.round(3)))}), flush=True)
 
 
 def pieces(asked: argparse.Namespace, **told: Any) -> list[Piece]:

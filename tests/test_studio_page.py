@@ -57,7 +57,7 @@ def browser():
 
 
 def lasting(folder) -> str:
-    """The bundled model, to which END is as likely as what is indifferent: its pieces last while the tests look."""
+    """The bundled model with a logit of 0 for END, so that pieces last while the tests look: some of its own end soon."""
     base = load_checkpoint("base")
     tensors = base.tensors()
     tensors["head.weight"][codec.END] = 0
@@ -76,7 +76,7 @@ def one_page(request, browser, served, tmp_path_factory):
             stack.callback(model.stop)
             address = model.address
         elif kind == "local":
-            folder = tmp_path_factory.mktemp("web") / "small"
+            folder = tmp_path_factory.mktemp("web") / "base"
             static.write_web(lasting(tmp_path_factory.mktemp("model") / "base"), folder)
             address = stack.enter_context(site(folder))
         context = browser.new_context(viewport={"width": 900, "height": 640}, accept_downloads=True)
@@ -86,10 +86,10 @@ def one_page(request, browser, served, tmp_path_factory):
 
 @pytest.fixture
 def page(one_page):
-    """The page, with new music in it: of a seed whose piece is longer than the tests look."""
+    """The page, with new music in it."""
     one_page.wrong.clear()
     one_page.evaluate(
-        "studio.transport.pause(); studio.transport.seek(0); studio.roll.setRegion(null); studio.maker.begin(7)"
+        "studio.transport.pause(); studio.transport.seek(0); studio.roll.setRegion(null); studio.maker.begin(5)"
     )
     until(one_page, "studio.maker.live?.upTo > 15")
     return one_page
@@ -162,8 +162,8 @@ def test_new_music_is_heard_and_the_address_plays_it_again(page, browser):
     assert page.evaluate("studio.transport.underruns") == 0
     page.keyboard.press("Space")
     until(page, "!studio.transport.playing")
-    other = opened(browser.new_context(), f"{page.url.split('#')[0]}#seed=7", sound=False)
-    assert "seed=7" in other.url
+    other = opened(browser.new_context(), f"{page.url.split('#')[0]}#seed=5", sound=False)
+    assert "seed=5" in other.url
     until(other, "studio.maker.live.upTo > 15")
     first = [note for note in shown(page) if note[0] < 15]
     assert first
@@ -271,7 +271,7 @@ def test_the_midi_has_a_pedal_for_what_the_model_played_where_one_is_asked_for(p
     given = [[0, 0.3, 48, 60], [0.5, 0.8, 55, 60], [0.8, 4, 64, 60], [0.9, 3, 60, 60]]
     new = [[2, 4, 50, 60], [2.5, 4, 57, 60]]
     page.evaluate(
-        "(rows) => { studio.maker.stop(); studio.session.begin(7, {title: 'Mine', kept: [],"
+        "(rows) => { studio.maker.stop(); studio.session.begin(5, {title: 'Mine', kept: [],"
         "pedals: [{start: 0.1, end: 1.5}], notes: rows.map(([start, end, pitch, velocity], n) => "
         "({start, end, pitch, velocity, given: n < 4}))}); }",
         [*given, *new],
@@ -376,8 +376,8 @@ def test_a_reload_in_mid_play_leaves_no_key_down_and_loses_nothing(page):
     until(page, "window.studio?.session.piece.notes.length")
     after = shown(page)
     assert [note for note in before if note not in after] == []
-    # What sounded then is let go, so that it is the music of seed 7 up to then, as the player ends it there.
-    played = Performer(Tinkling()).generate(seconds=max(note[1] for note in after), seed=7).piece
+    # What sounded then is let go, so that it is the music of seed 5 up to then, as the player ends it there.
+    played = Performer(Tinkling()).generate(seconds=max(note[1] for note in after), seed=5).piece
     expected = zip(*(each.tolist() for each in (played.onset, played.offset, played.pitch, played.velocity)))
     np.testing.assert_allclose(np.array(after)[:, :4], list(expected), atol=1e-9)
     page.evaluate("studio.sent = JSON.parse(localStorage.sent)")
