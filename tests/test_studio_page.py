@@ -57,7 +57,7 @@ def browser():
 
 
 def lasting(folder) -> str:
-    """The bundled model with a logit of 0 for END, so that pieces last while the tests look: some of its own end soon."""
+    """The bundled model with a logit of 0 for END: pieces last while the tests look, and some of its own end soon."""
     base = load_checkpoint("base")
     tensors = base.tensors()
     tensors["head.weight"][codec.END] = 0
