@@ -131,7 +131,8 @@ def test_songs_become_a_corpus_a_model_its_likelihood_and_a_new_piece(command, s
     trained = command("train", "--data", tmp_path / "corpus", "--out", tmp_path / "run", *options)
     assert trained.code == 0, trained
     best = load_checkpoint(tmp_path / "run")
-    assert (best.run["step"], best.trained_on) == (3, {"name": "corpus", "licence": "CC0"})
+    data = {"name": "corpus", "licence": "CC0", "shortest_s": (min(SIZES["train"]) - 1) / 2 + 0.25}
+    assert (best.run["step"], best.trained_on) == (3, data)
     assert trained.figures == {
         "run": str(tmp_path / "run"),
         "kind": "legal",

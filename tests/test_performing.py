@@ -129,6 +129,19 @@ def test_a_model_does_not_end_before_it_has_begun():
     assert [token for token, _ in after] == [codec.END]
 
 
+@pytest.mark.parametrize(("playable", "seconds"), [(True, 1.07), (False, 0.57)])
+def test_a_piece_is_as_long_as_the_shortest_that_the_model_learnt_from(playable, seconds):
+    script = [shift(7), codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, shift(49), shift(1)]
+    engine = Impatient(script)
+    engine.trained_on = {"shortest_s": 1.07}
+    events = list(Performer(engine, Sampling(playable=playable)).events(np.random.default_rng(0)))
+    assert [token for token, _ in events][-1] == codec.END
+    assert [reached_s for _, reached_s in events][-1] == seconds
+    prompt = codec.encode(Piece.from_notes([(0.0, 2.0, 60, 62)]))[:-1]
+    after = itertools.islice(Performer(engine).events(np.random.default_rng(0), prompt=prompt), 20)
+    assert [token for token, _ in after] == [codec.END], "what was given counts too"
+
+
 def test_a_model_that_may_not_end_plays_the_whole_length():
     engine = Scripted([shift(100), codec.END, codec.END], rest=np.eye(codec.N_EVENTS)[shift(100)] * 1000)
     performance = Performer(engine).generate(seconds=20, seed=0, may_end=False)

@@ -20,8 +20,7 @@ import pytest
 from PIL import Image
 from studio_server import Program, Served, Tinkling, site
 
-from ritornello import codec, read_midi
-from ritornello.checkpoint import load_checkpoint, save_checkpoint
+from ritornello import read_midi
 from ritornello.codec import steering
 from ritornello.notes import Piece
 from ritornello.performing import Performer, load
@@ -56,28 +55,18 @@ def browser():
         browser.close()
 
 
-def lasting(folder) -> str:
-    """The bundled model with a logit of 0 for END: pieces last while the tests look, and some of its own end soon."""
-    base = load_checkpoint("base")
-    tensors = base.tensors()
-    tensors["head.weight"][codec.END] = 0
-    about = {"family": base.family, "config": base.config, "trained_on": base.trained_on, "run": base.run}
-    save_checkpoint(folder, **about, tensors={"weights": tensors})
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def one_page(request, browser, served, tmp_path_factory):
     """A page with the costless engine, or with the bundled model behind the server or in the browser."""
     with ExitStack() as stack:
         address, kind = served.address, getattr(request, "param", "costless")
         if kind == "remote":
-            model = Served(load(lasting(tmp_path_factory.mktemp("model") / "base")))
+            model = Served(load("base"))
             stack.callback(model.stop)
             address = model.address
         elif kind == "local":
             folder = tmp_path_factory.mktemp("web") / "base"
-            static.write_web(lasting(tmp_path_factory.mktemp("model") / "base"), folder)
+            static.write_web("base", folder)
             address = stack.enter_context(site(folder))
         context = browser.new_context(viewport={"width": 900, "height": 640}, accept_downloads=True)
         yield opened(context, address)

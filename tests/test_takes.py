@@ -176,7 +176,7 @@ def test_a_piece_that_has_ended_is_over():
 class Breathing:
     """An engine that strikes a key every 0.1 s, ten times, and then rests for a second, for ever; it remembers."""
 
-    labels = ()
+    trained_on, labels = {}, ()
 
     def __init__(self, *, may_call: bool = True) -> None:
         self.motifs = MotifMemory(4096, may_call=may_call)

@@ -256,7 +256,8 @@ def test_the_best_checkpoint_can_be_read_again(corpus: Corpus, uninterrupted: Pa
     assert best.run["step"] == min(validations, key=lambda step: validations[step])
     result = evaluate(from_checkpoint(best), corpus, "validation", legal=True)
     assert result.nats_per_token == pytest.approx(best.run["best"], abs=0.02)  # trained in half precision, perhaps
-    assert best.trained_on == {"name": "made up", "licence": "CC0"}
+    shortest = min(record.seconds for record in corpus.pieces("train"))
+    assert best.trained_on == {"name": "made up", "licence": "CC0", "shortest_s": shortest}
 
 
 @pytest.mark.parametrize(
@@ -318,12 +319,13 @@ def test_fine_tuned_weights_carry_the_licence_of_those_they_began_from(corpus: C
     init = save_model(random_model(4), tmp_path / "init")
     manifest = init / "checkpoint.json"
     said = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(with_checksum({**said, "data": {"name": "ASAP", "licence": "CC BY-NC-SA 4.0"}})))
+    asap = {"name": "ASAP", "licence": "CC BY-NC-SA 4.0", "shortest_s": 0.5}
+    manifest.write_text(json.dumps(with_checksum({**said, "data": asap})))
     train(corpus, tmp_path / "run", replace(STILL, steps=4), init=init, report=stopping_at(2))
     train(corpus, tmp_path / "run", replace(STILL, steps=4), resume=True)
     for name in ("last", "best"):
         data = load_checkpoint(tmp_path / "run" / name).trained_on
-        assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0"}
+        assert data == {"name": "ASAP; made up", "licence": "CC BY-NC-SA 4.0; CC0", "shortest_s": 0.5}
     train(corpus, tmp_path / "again", replace(STILL, steps=1), init=tmp_path / "run" / "best")
     assert load_checkpoint(tmp_path / "again" / "best").trained_on == data
 

@@ -51,7 +51,7 @@ class Checkpoint:
     family: str
     config: dict[str, Any]
     trained_on: dict[str, Any]
-    """name and licence of the data; ``data`` in the file"""
+    """name and licence of the data, ``shortest_s`` of its performances; ``data`` in the file"""
     run: dict[str, Any]
     """of the training: steps, tokens, seconds, nats/token, recipe, feed state; ``progress`` in the file"""
     files: dict[str, dict[str, Any]] = field(repr=False)

@@ -168,9 +168,9 @@ class Take:
     def play(self, sampling: Sampling, rng: np.random.Generator, *, may_end: bool = True) -> Event:
         """The next event, drawn with one number of ``rng``; no END before there is a note, nor without ``may_end``.
 
-        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, keys are struck
-        no faster than hands do (`RESTRIKE_S`, `MOST_STRIKES`) and held a little longer (`SUSTAIN_NATS`), whatever the
-        model would rather.
+        Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, no piece is shorter
+        than those that the model learnt from, and keys are struck no faster than hands do (`RESTRIKE_S`,
+        `MOST_STRIKES`) and held a little longer (`SUSTAIN_NATS`), whatever the model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
         the beginning of a phrase `OLD_S` old or older. Three more numbers of ``rng`` decide that.
@@ -331,6 +331,7 @@ class Take:
         legal, step = self._grammar.legal(), self._decoder.step
         legal[codec.END] &= may_end and self._has_notes
         if playable:
+            legal[codec.END] &= self.seconds >= self._engine.trained_on.get("shortest_s", 0)
             slower = legal.copy()
             slower[: codec.NOTE_OFF] &= step - self._struck_steps >= round(RESTRIKE_S * STEPS_PER_S)
             if (wait := STEPS_PER_S + int(self._strike_steps[self._strikes % MOST_STRIKES]) - step) > 0:

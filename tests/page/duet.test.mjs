@@ -26,7 +26,7 @@ class Session {
   close() {}
 }
 
-const model = {begin: () => new Session()};
+const model = {config: {}, begin: () => new Session()};
 
 duets.forEach(({messages, options, turns, keys, heard, notes, pedals}, n) => {
   test(`scenario ${n}: ${JSON.stringify(options)}`, () => {

@@ -83,13 +83,14 @@ def save_model(
     *,
     run: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    trained_on: Mapping[str, Any] = DATA,
 ) -> Path:
     """A checkpoint of its weights, or of these tensors; ``run`` is that of a model trained under the grammar."""
     save_checkpoint(
         folder,
         family=model.config.family,
         config=model.config.to_json(),
-        trained_on=DATA,
+        trained_on=trained_on,
         run={"legal": True} if run is None else run,
         tensors=tensors or {"weights": model.state_dict()},
     )

@@ -244,7 +244,7 @@ def _write(
     out: Path,
     files: Rendered,
     seed: int,
-    trained_on: dict[str, str],
+    trained_on: dict[str, Any],
     stopped: bool,
 ) -> None:
     if stopped and not len(performance.piece):

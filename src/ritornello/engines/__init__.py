@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,8 @@ class Engine(Protocol):
 
     name: str
     """of the model, for titles and messages"""
-    trained_on: dict[str, str]
-    """name and licence of the data"""
+    trained_on: dict[str, Any]
+    """name and licence of the data, and ``shortest_s``, how long the shortest performance is, where that is known"""
     legal: bool
     """whether it was trained under the grammar"""
 

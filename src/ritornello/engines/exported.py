@@ -141,6 +141,7 @@ def web_files(model: str) -> tuple[dict[str, bytes], dict[str, Any]]:
             "headSize": config.head_size,
             "motifNotes": config.motif_notes,
             "recalls": config.recalls,
+            "shortestSeconds": checkpoint.trained_on.get("shortest_s", 0),
         },
         "graphs": GRAPHS,
         "weights": {"file": f"{WEIGHTS_FILE}.gz", "name": WEIGHTS_FILE, "bytes": len(content), "places": spans},

@@ -21,7 +21,7 @@ class TorchEngine:
     """See `ritornello.engines.Engine`. The model is put to evaluation and otherwise left as it is."""
 
     def __init__(
-        self, model: Model[Any], *, name: str = "", trained_on: dict[str, str] | None = None, legal: bool = False
+        self, model: Model[Any], *, name: str = "", trained_on: dict[str, Any] | None = None, legal: bool = False
     ) -> None:
         self.model = model.eval()
         self.name = name

@@ -37,7 +37,7 @@ class OnnxEngine:
         *,
         precision: WeightPrecision,
         name: str = "",
-        trained_on: dict[str, str] | None = None,
+        trained_on: dict[str, Any] | None = None,
         legal: bool = False,
         threads: int | None = None,
     ) -> None:

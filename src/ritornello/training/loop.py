@@ -103,7 +103,7 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    trained_on: dict[str, str]
+    trained_on: dict[str, Any]
     """name and licence of the data"""
     seed: int
     hours: float | None
@@ -400,12 +400,19 @@ def _labels(corpus: Corpus) -> tuple[str, ...]:
     return steering.labels(composers, [source["name"] for source in corpus.sources[1:]])
 
 
-def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, str]:
-    """Name and licence of the data; fine-tuned weights stay under the licence of those they began from as well."""
+def _trained_on(corpus: Corpus, init: Checkpoint | None) -> dict[str, Any]:
+    """Name and licence of the data, and how long the shortest performance is.
+
+    Fine-tuned weights stay under the licence of those they began from as well.
+    """
     now = {"name": corpus.name, "licence": corpus.licence}
     before = init.trained_on if init else {}
     told = {key: [*before.get(key, "").split("; "), now[key]] for key in now}
-    return {key: "; ".join(dict.fromkeys(filter(None, parts))) for key, parts in told.items()}
+    shortest_s = min(record.seconds for record in corpus.pieces("train"))
+    return {
+        **{key: "; ".join(dict.fromkeys(filter(None, parts))) for key, parts in told.items()},
+        "shortest_s": min(shortest_s, before.get("shortest_s", shortest_s)),
+    }
 
 
 def _check_length(hours: float | None, steps: int | None) -> None:

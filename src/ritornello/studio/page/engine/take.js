@@ -1,5 +1,6 @@
 // One performance in the making, at one moment: a session, the grammar, and the notes that sound. The rules are those of
-// `ritornello.performing.Take`: no END before there is a note, and no rest longer than people make.
+// `ritornello.performing.Take`: no END before a piece is as long as the shortest that the model learnt from, and no rest
+// longer than people make.
 
 import {
   END, MAX_SHIFT_STEPS, N_EVENTS, N_PITCHES, NOTE_OFF, SHIFT, START, STEPS_PER_S, StreamDecoder, VELOCITY,
@@ -23,6 +24,7 @@ export class Take {
   /** @param {any} model */
   constructor(model) {
     this.session = model.begin();
+    this.shortestSteps = Math.round((model.config.shortestSeconds ?? 0) * STEPS_PER_S);
     this.grammar = new Grammar();
     this.decoder = new StreamDecoder();
     this.unread = [START]; // drawn and not yet read: what follows the end is never asked for
@@ -104,7 +106,7 @@ export class Take {
   /** What may come next: by the grammar, within the longest rests, and nothing before `silentUntil`. */
   legal(mayEnd) {
     const legal = this.grammar.legal(), {step} = this;
-    if (!mayEnd || !this.hasNotes) legal[END] = 0;
+    if (!mayEnd || !this.hasNotes || step < this.shortestSteps) legal[END] = 0;
     const slower = legal.slice();
     for (let key = 0; key < N_PITCHES; key++) if (step - this.struckSteps[key] < RESTRIKE_STEPS) slower[key] = 0;
     const wait = STEPS_PER_S + this.strikeSteps[this.strikes % MOST_STRIKES] - step;
