@@ -17,7 +17,7 @@ from tiny import save_model
 
 from ritornello.files import with_checksum
 from ritornello.notes import Piece
-from ritornello.performing import Take
+from ritornello.take import Take
 
 
 @pytest.fixture

@@ -47,10 +47,11 @@ MAY_IMPORT = {
     "training": "errors files codec corpus feed horizons checkpoint models likelihood evaluation workers",
     "engines": "errors files codec horizons checkpoint models",
     "publishing": "errors files hub horizons checkpoint models engines",
-    "performing": "errors notes codec sampling engines",
-    "duet": "errors notes codec performing",
+    "take": "errors notes codec sampling engines",
+    "performing": "errors notes codec sampling engines take",
+    "duet": "errors notes codec take performing",
     "live": "errors duet",
-    "studio": "errors files notes codec sampling engines performing duet live",
+    "studio": "errors files notes codec sampling engines take performing duet live",
     "bench": "errors charts codec horizons models likelihood training performing workers",
     "studies": "errors files notes midi charts metrics codec corpus reports horizons sampling checkpoint models "
     "evaluation recall training engines performing workers",
@@ -102,7 +103,7 @@ NEVER_TORCH = {
     "horizons",
     "workers",
 }
-NEVER_TORCH |= {"sampling", "performing", "duet", "live", "studio", "hub", "publishing"}
+NEVER_TORCH |= {"sampling", "take", "performing", "duet", "live", "studio", "hub", "publishing"}
 PARTS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 WITHOUT_TORCH = [
     "ritornello",

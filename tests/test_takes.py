@@ -16,8 +16,9 @@ from ritornello import codec
 from ritornello.codec import MotifMemory
 from ritornello.engines import load_engine
 from ritornello.errors import RitornelloError
-from ritornello.performing import Performer, Take
+from ritornello.performing import Performer
 from ritornello.sampling import Sampling
+from ritornello.take import Take
 
 ENGINES = ("onnx", "onnx-fp32", "torch")
 
@@ -258,7 +259,7 @@ def test_what_is_called_back_is_insisted_on():
 
 def test_a_passage_that_returns_ends_before_it_would_return_to_itself(monkeypatch: pytest.MonkeyPatch):
     """Of the phrases of the last 12 s, 60 strikes, none is called for more strikes than were played from it on."""
-    monkeypatch.setattr("ritornello.performing.OLD_S", 6.0)  # so that many of them are called
+    monkeypatch.setattr("ritornello.take.OLD_S", 6.0)  # so that many of them are called
     take, rng, lengths = Performer(Breathing(may_call=True)).begin(), np.random.default_rng(0), []
     motifs = take._session.motifs
     for _ in range(400 * 31):

@@ -3,7 +3,7 @@
 `Duet` knows no ports, no threads and no clock. Whoever runs it tells it what the person does and what time it is, and
 it sends the model's keys when they are due. All times are seconds of one clock that does not go back.
 
-Two takes are kept (see `performing.Take`): one has heard all that sounded, from both players, and one runs ahead of it
+Two takes are kept (see `Take`): one has heard all that sounded, from both players, and one runs ahead of it
 while the model plays. When the person comes in again the second is dropped, so that the memory holds what was heard and
 nothing of what was planned.
 """
@@ -22,7 +22,8 @@ from ritornello import codec
 from ritornello.codec.vocabulary import MAX_SHIFT_STEPS, STEPS_PER_S, velocity_bin
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
-from ritornello.performing import REST_S, Performer, Take
+from ritornello.performing import Performer
+from ritornello.take import REST_S, Take
 
 Takeover = Literal["pedal", "silence", "key"]
 TAKEOVERS: tuple[Takeover, ...] = get_args(Takeover)

@@ -36,9 +36,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ritornello.duet import HANDBACKS, TAKEOVERS
 from ritornello.errors import RitornelloError
 from ritornello.notes import Piece
-from ritornello.performing import Performer, Take
+from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio.voices import LATER, Conductor, Partner, Task, Turns, Voice, prompt_of, score
+from ritornello.take import Take
 
 Stream = TypeVar("Stream", Voice, Partner)
 Tokens = NDArray[np.integer]

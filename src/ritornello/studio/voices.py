@@ -27,8 +27,9 @@ from ritornello.engines import Engine
 from ritornello.errors import RitornelloError
 from ritornello.live import obey
 from ritornello.notes import Piece
-from ritornello.performing import KeyEvent, Performer, Take
+from ritornello.performing import Performer
 from ritornello.sampling import Sampling
+from ritornello.take import KeyEvent, Take
 
 TURN_TOKENS = 64
 """of a prompt that are read in one turn"""

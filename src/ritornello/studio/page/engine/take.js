@@ -1,5 +1,5 @@
 // One performance in the making, at one moment: a session, the grammar, and the notes that sound. The rules are those of
-// `ritornello.performing.Take`: no END before a piece is as long as the shortest that the model learnt from, and no rest
+// `ritornello.take.Take`: no END before a piece is as long as the shortest that the model learnt from, and no rest
 // longer than people make.
 
 import {
@@ -12,7 +12,7 @@ import {draw} from './sampling.js';
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
-const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `performing`
+const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `take.py`
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
 const SUSTAIN_NATS = Math.fround(0.15); // by which letting a key go is less likely than the model says
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
