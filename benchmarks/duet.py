@@ -200,7 +200,7 @@ class _Counting:
 class _Silent:
     """An engine that reads at no cost."""
 
-    labels, motifs = (), None
+    trained_on, labels, motifs = {}, (), None
 
     def begin(self) -> _Silent:
         return self

@@ -30,7 +30,7 @@ from ritornello.performing import Performer
 class Reading:
     """An engine that keeps what each of its sessions has read and plays a phrase again and again."""
 
-    labels = ()
+    trained_on, labels = {}, ()
 
     def __init__(self, phrase: list[int]) -> None:
         self.phrase = phrase

@@ -131,8 +131,8 @@ def test_a_model_does_not_end_before_it_has_begun():
 
 @pytest.mark.parametrize(("playable", "seconds"), [(True, 1.07), (False, 0.57)])
 def test_a_piece_is_as_long_as_the_shortest_that_the_model_learnt_from(playable, seconds):
-    script = [shift(7), codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, shift(49), shift(1)]
-    engine = Impatient(script)
+    held = ((60, 57), (61, 49), (62, 1))  # let go after 0.57, 1.06 and 1.07 s
+    engine = Impatient([codec.VELOCITY + 9, *(t for key, n in held for t in (key, shift(n), codec.NOTE_OFF + key))])
     engine.trained_on = {"shortest_s": 1.07}
     events = list(Performer(engine, Sampling(playable=playable)).events(np.random.default_rng(0)))
     assert [token for token, _ in events][-1] == codec.END

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 from conftest import one_line
-from scripted import Scripted, an_ending_engine, notes, shift
+from scripted import Scripted, notes, shift
 from tiny import made_up_tokens, random_model, save_model, write_corpus
 
 from ritornello import codec
@@ -289,31 +287,6 @@ def test_a_course_goes_as_a_piece_does() -> None:
     assert steering.course_of([codec.END]).shape == (0, 3)
 
 
-def test_courses_wander_as_is_said_of_people_s() -> None:
-    """By the sums and products of normal distributions, without the recursion that makes them."""
-    courses = np.stack([steering.wander(np.random.default_rng(n), 300.0) for n in range(1000)])
-    assert courses.shape == (1000, 151, 3)
-    spread = np.hypot(steering.PIECE_SPREAD, steering.MOMENT_SPREAD)
-    edges = [-np.inf, *(NormalDist().inv_cdf(k / 7) for k in range(1, 7)), np.inf]
-    for label in range(3):
-        normal = NormalDist(steering.PIECE_MEAN[label], spread[label])
-        shares = np.diff([normal.cdf(edge) if abs(edge) < 9 else float(edge > 0) for edge in edges])
-        found = np.bincount(courses[..., label].ravel(), minlength=8)[1:] / courses[..., label].size
-        assert np.abs(found - shares).max() < 0.015
-        piece, moment = steering.PIECE_SPREAD[label] ** 2, steering.MOMENT_SPREAD[label] ** 2
-        for rows in (1, 5, 30):
-            fading = math.exp(-2 * rows / steering.MEMORY_S[label])
-            expected = (piece + moment * fading) / (piece + moment)
-            pairs = courses[:, :-rows, label].ravel(), courses[:, rows:, label].ravel()
-            assert np.corrcoef(*pairs)[0, 1] == pytest.approx(expected, abs=0.07)  # steps are coarse
-    together = 0.52 * 0.61 * 0.50 + 0.54 * 0.63 * 0.74
-    assert np.corrcoef(courses[..., 0].ravel(), courses[..., 1].ravel())[0, 1] == pytest.approx(
-        together / (spread[0] * spread[1]), abs=0.05
-    )
-    longer = steering.wander(np.random.default_rng(3), 900.0)
-    assert longer[:151].tolist() == courses[3].tolist()
-
-
 class Telling(Scripted):
     """Strikes a key a second, and keeps when it was told what."""
 
@@ -334,9 +307,7 @@ def test_a_piece_is_told_what_its_course_says_and_was_not_asked_for() -> None:
     course = np.array([[3, 1, 0], [4, 1, 7]])
     seconds = [codec.VELOCITY, *(event for _ in range(6) for event in (60, shift(50), codec.NOTE_OFF + 60, shift(50)))]
     engine = Telling(seconds)
-    Performer(engine, told={"density=6": 1.0, "source=rolls": 1.0}).generate(
-        seconds=6, seed=0, course=lambda rng, seconds: course
-    )
+    Performer(engine, told={"density=6": 1.0, "source=rolls": 1.0}).generate(seconds=6, seed=0, course=course)
     asked = {"density=6": 1.5, "source=rolls": 1.0}
     assert [told for _, told in engine.told] == [
         asked,
@@ -348,27 +319,27 @@ def test_a_piece_is_told_what_its_course_says_and_was_not_asked_for() -> None:
 
 def test_no_course_and_labels_that_are_unknown_tell_nothing() -> None:
     engine = Telling([60, shift(100), codec.NOTE_OFF + 60, shift(100), codec.END])
-    Performer(engine).generate(seconds=6, seed=0, course=None)
-    assert engine.told == []
-    engine.labels = ("composer=Bach",)
     Performer(engine).generate(seconds=6, seed=0)
     assert engine.told == []
+    engine.labels = ("composer=Bach",)
+    Performer(engine).generate(seconds=6, seed=0, course=np.array([[3, 1, 0]]))
+    assert engine.told == []
 
 
-def test_every_piece_of_several_has_a_course_of_its_own() -> None:
+def test_every_piece_of_several_follows_the_course_from_its_beginning() -> None:
     """Each is half a second long, and two seconds of silence follow."""
-    asked: list[tuple[float, float]] = []
+    half = [codec.VELOCITY + 9, 60, shift(50), codec.NOTE_OFF + 60, codec.END]
 
-    def course(rng: np.random.Generator, seconds: float) -> np.ndarray:
-        asked.append((rng.random(), seconds))
-        return np.zeros((0, 3), np.int64)
+    class Beginning(Telling):
+        def begin(self) -> Telling:
+            before = getattr(self, "told", [])
+            super().begin()
+            self.told = before
+            return self
 
-    Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True, course=course)
-    assert [seconds for _, seconds in asked] == pytest.approx([8, 5.5, 3, 0.5])
-    assert len({number for number, _ in asked}) == 4
-    before = asked.copy()
-    Performer(an_ending_engine()).generate(seconds=8, seed=0, again=True, course=course)
-    assert asked == before * 2
+    engine = Beginning(half)
+    assert Performer(engine).generate(seconds=8, seed=0, again=True, course=np.array([[3, 1, 0]])).pieces == 4
+    assert engine.told == [(0.0, {"density=3": 1.5, "loudness=1": 1.5})] * 4
 
 
 def test_a_piece_like_another(command, folder: Path, tmp_path: Path) -> None:
@@ -377,20 +348,16 @@ def test_a_piece_like_another(command, folder: Path, tmp_path: Path) -> None:
     tokens = codec.encode(read_midi(tmp_path / "like.mid"))
     performer = Performer(load_engine(str(folder), "onnx"))
     pieces = {}
-    for name, course in (
-        ("--like", lambda rng, seconds: steering.course_of(tokens)),
-        ("--no-course", None),
-        ("", steering.wander),
-    ):
+    for name, course in (("--like", steering.course_of(tokens)), ("", None)):
         out = tmp_path / f"piece{name}.mid"
-        options = [name, tmp_path / "like.mid"] if name == "--like" else [name] if name else []
+        options = [name, tmp_path / "like.mid"] if name else []
         done = command("generate", out, "--model", folder, "--minutes", "0.2", "--seed", "4", *options)
         assert done.code == 0
         expected = performer.generate(seconds=12, seed=4, again=True, course=course).piece
         expected.write(tmp_path / "expected.mid")
         assert notes(read_midi(out)) == notes(read_midi(tmp_path / "expected.mid"))
         pieces[name] = notes(expected)
-    assert len({tuple(piece) for piece in pieces.values()}) == 3
+    assert len({tuple(piece) for piece in pieces.values()}) == 2
 
 
 def test_a_course_that_cannot_be_followed_is_refused(command, folder: Path, tmp_path: Path) -> None:
@@ -398,7 +365,6 @@ def test_a_course_that_cannot_be_followed_is_refused(command, folder: Path, tmp_
     Piece([], [], [], []).write(tmp_path / "empty.mid")
     knows_nothing, out = save_model(random_model(3), tmp_path / "plain"), tmp_path / "out.mid"
     for options, words in (
-        (["--like", tmp_path / "like.mid", "--no-course"], ["--like", "--no-course"]),
         (["--like", tmp_path / "empty.mid"], ["empty.mid", "no notes"]),
         (["--like", tmp_path / "like.mid", "--model", knows_nothing], ["cannot be told how dense", "--like"]),
         (["--like", tmp_path / "none.mid"], ["none.mid"]),

@@ -26,8 +26,6 @@ MAX_MINUTES = 24 * 60.0
 PAUSE_S = 2.0
 """silence between a piece that the model has ended and the next"""
 Progress = Callable[[float], None]
-Course = Callable[[np.random.Generator, float], NDArray[np.integer]]
-"""what a piece of so many seconds is told as it goes, (N, 3): see `steering.wander`"""
 Stop = Callable[[], bool]
 
 
@@ -101,14 +99,14 @@ class Performer:
         seed: int,
         may_end: bool = True,
         again: bool = False,
-        course: Course | None = steering.wander,
+        course: NDArray[np.integer] | None = None,
         progress: Progress | None = None,
         stop: Stop = _never,
     ) -> Performance:
         """A new piece of ``seconds`` at most; the same seed gives the same piece on the same engine.
 
-        How dense, loud and high it is follows a ``course``, where the engine knows such labels and ``told`` says
-        nothing of them; with None it is as the model likes.
+        How dense, loud and high it is follows a ``course`` (N, 3) of `steering.course_of`, where the engine knows such
+        labels and ``told`` says nothing of them.
 
         It is shorter if the model ends it and ``may_end`` allows that; with ``again`` another piece follows then,
         `PAUSE_S` later, until the time is over. Whenever ``stop()`` is true it ends there, and is whole up to there.
@@ -119,16 +117,15 @@ class Performer:
         check_length(seconds)
         rng = np.random.default_rng(seed)
 
-        def part(number: int, start_s: float) -> Performance:
+        def part(start_s: float) -> Performance:
             """The piece that begins there."""
             left_s, later = seconds - start_s, None if progress is None else _shifted(progress, start_s)
-            rows = course and course(np.random.default_rng((seed, number)), left_s)
-            return self._perform(self.begin(), left_s, rng, may_end, later, stop, course=rows)
+            return self._perform(self.begin(), left_s, rng, may_end, later, stop, course=course)
 
-        performance = latest = part(1, 0.0)
+        performance = latest = part(0.0)
         start_s = latest.piece.seconds + PAUSE_S
         while again and latest.ended and start_s < seconds and not stop():
-            latest = part(performance.pieces + 1, start_s)
+            latest = part(start_s)
             performance = _followed(performance, latest, start_s)
             start_s += latest.piece.seconds + PAUSE_S
         return performance

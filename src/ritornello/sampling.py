@@ -2,8 +2,9 @@
 
 At any moment the longest wait, which stands for all beyond it, is often the likeliest of all events: whoever drew
 safely among all events alike would hardly play. So temperature and min-p act within a kind of events: strikes,
-releases, velocities, for min-p also waits but the longest. Top-p acts over all events as far as `ALL_TOP_P`, where it
+releases, for min-p also waits but the longest. Top-p acts over all events as far as `ALL_TOP_P`, where it
 leaves out what is rare, and beyond that within each kind: whether a key is struck or let go stays as likely.
+None of them acts on velocities: what is rare among them is an accent or an echo, and music without it is flat.
 
 Axes: V = codec.N_EVENTS events.
 """
@@ -20,8 +21,8 @@ from ritornello.errors import RitornelloError, check_limits
 
 STRIKES, RELEASES = slice(codec.NOTE_ON, codec.NOTE_OFF), slice(codec.NOTE_OFF, codec.SHIFT)
 WAITS, VELOCITIES = slice(codec.SHIFT, codec.VELOCITY - 1), slice(codec.VELOCITY, codec.END)
-TEMPERED = (STRIKES, RELEASES, VELOCITIES)
-KINDS = (STRIKES, RELEASES, WAITS, VELOCITIES)  # without the longest wait
+TEMPERED = (STRIKES, RELEASES)
+KINDS = (*TEMPERED, WAITS)  # without the longest wait
 ALL_TOP_P = 0.95
 
 
@@ -29,8 +30,8 @@ ALL_TOP_P = 0.95
 class Sampling:
     """How a token is drawn. Raises RitornelloError for a number outside its limits."""
 
-    temperature: float = 1.0
-    """logits of keys and velocities are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest"""
+    temperature: float = 0.95
+    """logits of keys are divided by it: below 1 safer, above 1 wilder, 0 always the likeliest"""
     top_p: float = 0.98
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
@@ -63,6 +64,7 @@ class Sampling:
                 if (share := p[kind].sum()) > 0:
                     p[kind] = share * self._tempered(wide[kind])
         q = np.where(_kept(p, max(self.top_p, ALL_TOP_P), 0.0), p, 0.0)
+        q[VELOCITIES] = p[VELOCITIES]
         if self.top_p < ALL_TOP_P or self.min_p:
             top_p = self.top_p if self.top_p < ALL_TOP_P else 1.0
             for kind in KINDS:

@@ -1,14 +1,16 @@
 // The duet: every scenario goes as it went in Python. The model is the test's own, which plays a phrase again and again.
+// And takes: when they may end.
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import {engine, json} from './vectors.mjs';
 
-const {N_EVENTS} = await engine('codec.js');
+const {END, NOTE_OFF, N_EVENTS, SHIFT, VELOCITY} = await engine('codec.js');
 const {Duet} = await engine('duet.js');
 const {Random} = await engine('random.js');
 const {complete} = await engine('sampling.js');
+const {Take} = await engine('take.js');
 
 const {phrase, duets} = json('duets.json');
 
@@ -58,4 +60,13 @@ duets.forEach(({messages, options, turns, keys, heard, notes, pedals}, n) => {
     assert.deepEqual(duet.notes.map(({start, end, pitch, velocity, byModel}) => [start, end, pitch, velocity, byModel]), notes);
     assert.deepEqual(duet.pedals, pedals);
   });
+});
+
+test('a piece is as long as the shortest that the model learnt from', () => {
+  const take = new Take({...model, config: {shortestSeconds: 1.07}}), wait = (steps) => SHIFT + steps - 1;
+  take.hear([VELOCITY, 60, wait(50), NOTE_OFF + 60, 61, wait(56), NOTE_OFF + 61]);
+  assert.equal(take.legal(true)[END], 0);
+  take.hear([62, wait(1), NOTE_OFF + 62]);
+  assert.equal(take.legal(true)[END], 1);
+  assert.equal(take.legal(false)[END], 0);
 });

@@ -23,10 +23,10 @@ const model = (name) => {
 const floats = (name) => new Float32Array(bytes(name).slice().buffer);
 
 const models = json('models.json');
-for (const {name, tokens, steps, tolerance, score, prompt, about} of models) {
+for (const {name, tokens, steps, tolerance, score, prompt, about, shortest} of models) {
   test(`${name}: likelihoods, token by token and in chunks`, async () => {
-    const {about: told} = await model(name);
-    assert.deepEqual(told, about);
+    const {about: told, config} = await model(name);
+    assert.deepEqual([told, config.shortestSeconds], [about, shortest]);
     const session = (await model(name)).begin(), expected = floats(`${name}.logits`);
     let place = 0, row = 0, furthest = 0;
     for (const to of [...steps, tokens.length]) {

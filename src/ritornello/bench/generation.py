@@ -147,6 +147,9 @@ class _Late:
     def __init__(self, engine: Any, position: int) -> None:
         self._engine, self._position = engine, position
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
     def begin(self) -> Any:
         fill = self._engine.memory_tokens
         session = self._engine.begin(max(0, self._position - fill))

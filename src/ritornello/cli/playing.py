@@ -38,7 +38,7 @@ class Player:
 
     seed: Annotated[int | None, typer.Option(help="Same seed, same piece; drawn and shown if not given.", min=0)] = None
     temperature: Annotated[
-        float, typer.Option(help="Of keys and loudness: below 1 safer, above 1 wilder, 0 always the likeliest.")
+        float, typer.Option(help="Of keys: below 1 safer, above 1 wilder, 0 always the likeliest.")
     ] = Sampling.temperature
     top_p: Annotated[float, typer.Option(help="Only the likeliest events that together reach this probability.")] = (
         Sampling.top_p
@@ -155,9 +155,6 @@ def generate(
     like: Annotated[
         Path | None, typer.Option(metavar="IN.mid", help="As dense, loud and high as this piece, moment for moment.")
     ] = None,
-    course: Annotated[
-        bool, typer.Option(help="Let density, loudness and register wander as people's do; else as the model likes.")
-    ] = True,
     *,
     player: Player,
     files: Rendered,
@@ -165,10 +162,8 @@ def generate(
     """Play a new piece, or several one after another where the model ends them before the time is over."""
     if single and full_length:
         raise RitornelloError("--single lets the model end the piece, --full-length forbids it; give one of them")
-    if like is not None and not course:
-        raise RitornelloError("--like gives the piece a course, --no-course takes it; give one of them")
     seed, files = player.seeded(), files.checked(out, minutes * 60, source=like)
-    how = _course_of(like) if like is not None else steering.wander if course else None
+    course = None if like is None else _course_of(like)
     performer = player.load(minutes * 60)
     if like is not None and not set(steering.labels((), ())).issubset(performer.engine.labels):
         raise RitornelloError(f"{player.model}: cannot be told how dense, loud and high to play; leave --like out")
@@ -178,7 +173,7 @@ def generate(
             seed=seed,
             may_end=not full_length,
             again=not single,
-            course=how,
+            course=course,
             progress=progress,
             stop=stop,
         )
@@ -194,8 +189,7 @@ def _course_of(path: Path) -> Any:
     piece = read_midi(path)
     if not len(piece):
         raise RitornelloError(f"{path}: has no notes, and so no course; give a piece with notes")
-    course = steering.course_of(codec.encode(piece))
-    return lambda rng, seconds: course
+    return steering.course_of(codec.encode(piece))
 
 
 @app.command("continue", epilog="Example: ritornello continue mine.mid longer.mid --prompt-seconds 30 --minutes 2")

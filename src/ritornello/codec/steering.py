@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,13 +34,6 @@ STRENGTH = {"density": 1.5, "loudness": 1.5, "register": 1.0}
 0.1 to 0.5 of one at 1, by 0.6 to 0.8 at 2, and no further at 3 (docs/notebook/2026-11-26-voice.md)"""
 COURSE_S = 2.0
 """between two rows of a course: what a piece is told of the seconds that follow, (N, 3) steps, 0 for nothing"""
-PIECE_MEAN, PIECE_SPREAD = (-0.47, -0.18, -0.21), (0.61, 0.50, 0.43)
-MOMENT_SPREAD, MEMORY_S = (0.63, 0.74, 0.79), (15.0, 11.0, 7.0)
-PIECE_ALIKE, MOMENT_ALIKE = (0.52, 0.44, 0.16), (0.54, 0.14, 0.13)
-"""how people's pieces go, in quantiles of a normal distribution that the steps cut into sevenths: a piece's mean, how
-far pieces lie apart, how far moments from their piece's mean, in how many seconds that fades to 1 / e; and how alike
-density and loudness, density and register, loudness and register are. By moments from one to three performances of
-each of ASAP's 151 training titles (docs/notebook/2026-11-26-voice.md)"""
 COLUMNS = 2 + len(EDGES)
 """labels that a token can have at once: composer, source and the steps"""
 SOURCE = 1
@@ -89,32 +81,11 @@ def course_of(tokens: ArrayLike) -> NDArray[np.int64]:
     return steps[np.searchsorted(times, moments)]
 
 
-def wander(rng: np.random.Generator, seconds: float) -> NDArray[np.int64]:
-    """A course that nobody has played: (N, 3), each label around a mean of the piece's own, as people's pieces do."""
-    rows = int(seconds // COURSE_S) + 1
-    drawn = rng.standard_normal((rows + 1, len(EDGES)))
-    fades = np.exp(-COURSE_S / np.array(MEMORY_S))
-    moments = drawn[1:] @ _mixing(MOMENT_ALIKE, MOMENT_SPREAD)
-    for row in range(1, rows):
-        moments[row] = fades * moments[row - 1] + np.sqrt(1 - fades**2) * moments[row]
-    values = PIECE_MEAN + drawn[0] @ _mixing(PIECE_ALIKE, PIECE_SPREAD) + moments
-    edges = [NormalDist().inv_cdf(step / STEPS) for step in range(1, STEPS)]
-    return 1 + np.searchsorted(edges, values)
-
-
 def course_labels(course: NDArray[np.integer], seconds: float) -> dict[str, float]:
     """What a course (N, 3) tells at a time, as labels and their weights; nothing beyond its end."""
     row = int(seconds / COURSE_S)
     steps = course[row].tolist() if row < len(course) else ()
     return {f"{name}={step}": 1.0 for name, step in zip(EDGES, steps) if step}
-
-
-def _mixing(alike: Sequence[float], spread: Sequence[float]) -> NDArray[np.float64]:
-    """The matrix that makes independent standard normal rows (N, 3) rows of that correlation and spread."""
-    correlation = np.eye(len(EDGES))
-    above = np.triu_indices(len(EDGES), 1)
-    correlation[above] = correlation.T[above] = alike
-    return np.linalg.cholesky(correlation * np.outer(spread, spread)).T
 
 
 def asked(composers: str | None = None, source: str | None = None, **steps: int | None) -> dict[str, float]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ritornello import codec
-from ritornello.codec import steering
 from ritornello.corpus import Corpus, PieceRecord
 from ritornello.errors import RitornelloError, check_limits, counted
 from ritornello.metrics.comparison import TOLERANCE
@@ -28,7 +27,6 @@ from ritornello.studies.study import claim, data_of
 PEOPLE = "other people"
 FEATURES = tuple(feature.name for feature in select(["perceivers"]))
 PAPER_TOKENS = 8192
-LONGEST_S = 3600.0  # a piece that goes on has no course from there
 PAPER_HIGHER = {
     "effective segmentation": ("PC", "NC", "PCTM", "PR", "PI", "IOI", "NLTM", "PC/seg", "NC/seg", "IOI/seg"),
     "multi-scale": ("PCH", "IOI", "NLH", "NLTM", "PCH/seg", "IOI/seg"),
@@ -94,8 +92,7 @@ def play_set(
     for number in missing:
         assert performer is not None
         seed = first_seed + number
-        course = steering.wander(np.random.default_rng((seed, 1)), LONGEST_S)
-        events = islice(performer.events(np.random.default_rng(seed), course=course), tokens)
+        events = islice(performer.events(np.random.default_rng(seed)), tokens)
         piece = codec.decode(np.array([token for token, _ in events], np.uint16))
         path = _path(folder, number)
         folder.mkdir(parents=True, exist_ok=True)

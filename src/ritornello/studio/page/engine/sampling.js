@@ -4,8 +4,8 @@ import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
 /** @typedef {{temperature?: number, topP?: number, minP?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 1, topP: 0.98, minP: 0, returns: 1.5};
-const TEMPERED = [[0, NOTE_OFF], [NOTE_OFF, SHIFT], [VELOCITY, END]];
+export const DEFAULTS = {temperature: 0.95, topP: 0.98, minP: 0, returns: 1.5};
+const TEMPERED = [[0, NOTE_OFF], [NOTE_OFF, SHIFT]];
 const KINDS = [...TEMPERED, [SHIFT, VELOCITY - 1]]; // without the longest wait
 const ALL_TOP_P = 0.95; // beyond which top-p acts within each kind, as min-p does
 const HIGHEST = {temperature: 100, topP: 1, minP: 1, returns: 60};
@@ -46,6 +46,7 @@ export function probabilities(logits, legal, {temperature, topP, minP}) {
   }
   const q = p.slice();
   cut(q, Math.max(topP, ALL_TOP_P), 0);
+  q.set(p.subarray(VELOCITY, END), VELOCITY);
   for (const [first, behind] of topP < ALL_TOP_P || minP ? KINDS : []) {
     const kind = q.subarray(first, behind), share = sum(kind), few = normalise(p.slice(first, behind));
     if (!(share > 0)) continue;
