@@ -177,23 +177,24 @@ def test_a_script_that_cannot_be_imported_again_is_one_line_and_no_wait_for_ever
 
 
 @st.composite
-def sights(draw: st.DrawFn) -> tuple[Any, list[int]]:
-    """A horizon of a rule, and where lanes stand: at starts, near them and far away."""
+def sights(draw: st.DrawFn) -> tuple[Any, list[int], list[int]]:
+    """A horizon of a rule, where lanes stand (at starts, near them and far away), and parts of it that may be seen."""
     tokens = draw(st.sampled_from((BLOCK, 2 * BLOCK, 3 * BLOCK)))
     horizon = draw(st.sampled_from((0, BLOCK, 2 * BLOCK, 5 * BLOCK)) | st.integers(1, 5 * BLOCK))
     rule = draw(st.sampled_from(("segment", "sliding")))
     segments = draw(st.lists(st.integers(0, 8) | st.just(10_000), min_size=1, max_size=4))
     config = tiny_config(schedule=HorizonSchedule((horizon,), rule), segment_tokens=tokens)
-    return config, [segment * tokens for segment in segments]
+    return config, [segment * tokens for segment in segments], draw(st.lists(st.integers(0, 6 * BLOCK), max_size=3))
 
 
-def seen_by(config: Any, positions: list[int]) -> Tensor:
+def seen_by(config: Any, positions: list[int], span: int | None = None) -> Tensor:
     """(B, T, K) bool, by the rule itself."""
     (horizon,), tokens = config.schedule.horizons, config.segment_tokens
     query = torch.tensor(positions)[:, None, None] + torch.arange(tokens)[:, None]
     key = torch.tensor(positions)[:, None, None] + torch.arange(-horizon, tokens)
     rule = config.schedule.rule
-    return visible(query, key, horizon=horizon, segment_tokens=tokens, rule=rule)  # type: ignore[no-any-return]
+    seen = horizon if span is None else min(horizon, span)
+    return visible(query, key, horizon=seen, segment_tokens=tokens, rule=rule)  # type: ignore[no-any-return]
 
 
 def listed(numbers: Tensor, columns: Tensor, width: int) -> Tensor:
@@ -208,13 +209,14 @@ def listed(numbers: Tensor, columns: Tensor, width: int) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(sights())
-def test_block_masks_name_the_blocks_that_the_rule_sees(case: tuple[Any, list[int]]) -> None:
-    config, positions = case
+def test_block_masks_name_the_blocks_that_the_rule_sees(case: tuple[Any, list[int], list[int]]) -> None:
+    config, positions, spans = case
     (horizon,), tokens = config.schedule.horizons, config.segment_tokens
-    mask = Mask(config, horizon, len(positions), CPU, dense=False)
+    mask = Mask(config, horizon, len(positions), CPU, spans=spans, dense=False)
     mask.move(torch.tensor(positions) + tokens)
-    mask.move(torch.tensor(positions))
-    seen = seen_by(config, positions)
+    span = spans[0] if spans else None
+    mask.move(torch.tensor(positions), span)
+    seen = seen_by(config, positions, span)
     rows, columns = tokens // BLOCK, -(-(horizon + tokens) // BLOCK)
     keys = torch.nn.functional.pad(seen, (0, columns * BLOCK - seen.shape[2]))
     blocks = keys.view(len(positions), rows, BLOCK, columns, BLOCK)
@@ -231,7 +233,7 @@ def test_block_masks_name_the_blocks_that_the_rule_sees(case: tuple[Any, list[in
     lane, query, key = torch.meshgrid(*map(torch.arange, seen.shape), indexing="ij")
     assert torch.equal(block_mask.mask_mod(lane, None, query, key), seen)
     dense = Mask(config, horizon, len(positions), CPU, dense=True)
-    dense.move(torch.tensor(positions))
+    dense.move(torch.tensor(positions), span)
     assert torch.equal(dense.mask[:, 0], seen)
     # For gradients of keys: all blocks of the segment's own keys, none of memories alone.
     q, full_q = (
@@ -266,8 +268,9 @@ def assert_near(one: Path, other: Path, steps: int) -> None:
         replace(PLAIN, label_share=0.6),
         replace(PLAIN, legal=False, interleave=1, model=tiny_config(schedule=HorizonSchedule((40, 0)))),
         replace(PLAIN, model=tiny_config(schedule=HorizonSchedule((37, 16), "sliding"))),
+        replace(PLAIN, horizon_warmup_share=0.6, elastic_share=0.7),
     ],
-    ids=["biases and hints, two groups", "labels", "free", "sliding"],
+    ids=["biases and hints, two groups", "labels", "free", "sliding", "memories seen in part"],
 )
 def test_losses_and_validations_are_those_of_the_plain_loop(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Any
@@ -355,15 +358,15 @@ def test_lanes_that_end_and_begin_compile_nothing_anew(
     corpus: Corpus, compiler: CompileCounterWithBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three functions, the layer for two horizons; no break in any (``fullgraph``); validations once more."""
-    monkeypatch.setattr(fast, "Mask", lambda *a, **_: Mask(*a, dense=False))
+    monkeypatch.setattr(fast, "Mask", lambda *a, **how: Mask(*a, **how | {"dense": False}))
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # a CPU's gradients: refused, not missing
     config = replace(MODEL, segment_tokens=BLOCK, schedule=HorizonSchedule((2 * BLOCK, BLOCK)), dropout=0.1)
-    recipe = replace(PLAIN, model=config, lanes=2)
+    recipe = replace(PLAIN, model=config, lanes=2, elastic_share=0.5)
     model = DSMR(config).train()
     reader = Fast(model, corpus, recipe, 0, "bf16", workers=0)
     begun, frames = set(), []
-    for batch in islice(reader.feed, 12):
-        reader.nats(batch, 0.0).sum().backward()
+    for step, batch in enumerate(islice(reader.feed, 12)):
+        reader.nats(batch, step / 12).sum().backward()
         begun |= {lane for lane in range(2) if batch.position[lane] == 0}
         frames.append(compiler.frame_count)
     assert begun == {0, 1}
@@ -418,23 +421,30 @@ def gate(corpus: Corpus, schedule: str = "32, 16, 48", **more: Any) -> dict[str,
 
 
 @pytest.mark.parametrize("schedule", ["32, 16, 48", "uniform(0)", "16, 0, 21", "3x37 sliding"])
-def test_the_gate_lets_through_what_is_right(corpus: Corpus, schedule: str) -> None:
+@pytest.mark.parametrize("spans", [(), (64, 20, 16)])
+def test_the_gate_lets_through_what_is_right(corpus: Corpus, schedule: str, spans: Any) -> None:
     random = torch.get_rng_state()
-    assert all(error < 2e-6 for error in gate(corpus, schedule, precision="fp32").values())
-    assert all(error < TOLERANCES[name] / 2 for name, error in gate(corpus, schedule).items())
+    assert all(error < 2e-6 for error in gate(corpus, schedule, spans=spans, precision="fp32").values())
+    assert all(error < TOLERANCES[name] / 2 for name, error in gate(corpus, schedule, spans=spans).items())
     assert torch.equal(torch.get_rng_state(), random)
 
 
 class _TooFar(Mask):
-    def move(self, position: Tensor) -> None:
-        super().move(torch.where(torch.arange(len(position)) == 1, position + SEGMENT_TOKENS, position))
+    def move(self, position: Tensor, span_tokens: int | None = None) -> None:
+        there = torch.where(torch.arange(len(position)) == 1, position + SEGMENT_TOKENS, position)
+        super().move(there, span_tokens)
 
 
 class _TooShort(Mask):
-    def _visible(self, query: Any, key: Any) -> Any:
-        return super()._visible(query, key) & (
+    def _visible(self, query: Any, key: Any, span: Any) -> Any:
+        return super()._visible(query, key, span) & (
             (key >= query - query % SEGMENT_TOKENS - self._horizon + 4) | (key >= query)
         )
+
+
+class _Unlimited(Mask):
+    def move(self, position: Tensor, span_tokens: int | None = None) -> None:
+        super().move(position)
 
 
 def _with_other_ids(rows: Tensor, name: str, real: Any = fast._ids) -> Tensor:
@@ -446,16 +456,17 @@ def _with_other_ids(rows: Tensor, name: str, real: Any = fast._ids) -> Tensor:
     [
         ("Mask", _TooFar),
         ("Mask", _TooShort),
+        ("Mask", _Unlimited),
         ("_ids", _with_other_ids),
         ("unpacked", lambda rows: unpacked(rows)._replace(velocity=unpacked(rows).velocity + 1)),
     ],
-    ids=["a lane sees the piece before", "horizons too short", "the oldest hint", "the grammar"],
+    ids=["a lane sees the piece before", "horizons too short", "all is seen", "the oldest hint", "the grammar"],
 )
 def test_the_gate_holds_back_what_is_wrong(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, name: str, fault: Any
 ) -> None:
     monkeypatch.setattr(fast, name, fault)
-    assert fast.wrong(gate(corpus)) is not None
+    assert fast.wrong(gate(corpus, spans=(16,))) is not None
 
 
 def test_an_error_that_is_no_number_is_held_back() -> None:
@@ -474,8 +485,7 @@ BASE = recipe_named("base")
         (BASE.changed(schedule="uniform(100) sliding"), "bf16", None),
         (BASE.changed(schedule="unlimited"), "bf16", "a limit to every memory"),
         (BASE, "fp32", "for bfloat16"),
-        (replace(BASE, horizon_warmup_share=0.5), "bf16", "seen in part"),
-        (replace(BASE, elastic_share=0.5), "bf16", "seen in part"),
+        (replace(BASE, horizon_warmup_share=0.5, elastic_share=0.5), "bf16", None),
         (recipe_named("tiny"), "bf16", "multiples of 128"),
         (recipe_named("perceivers_base"), "bf16", "a limit to every memory"),
     ],

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from ritornello.models.dsmr import DSMR, DSMRState
 from ritornello.models.protocol import Model
 from ritornello.training.fitting import Precision
 from ritornello.training.ranks import ALONE, Ranks
-from ritornello.training.readers import Streaming
+from ritornello.training.readers import Streaming, spans_of
 from ritornello.training.recipes import Recipe
 
 BLOCK = 128  # queries and keys of a block of FlexAttention's masks
@@ -56,29 +56,44 @@ class Mask:
     Args:
         horizon: M.
         lanes: B.
+        spans: of the memory that may be all that is seen, in tokens.
         dense: a mask (B, 1, T, K) in place of FlexAttention's; its gradients need a GPU.
     """
 
-    def __init__(self, config: DSMRConfig, horizon: int, lanes: int, device: torch.device, *, dense: bool) -> None:
+    def __init__(
+        self,
+        config: DSMRConfig,
+        horizon: int,
+        lanes: int,
+        device: torch.device,
+        *,
+        spans: Collection[int] = (),
+        dense: bool,
+    ) -> None:
         self._config, self._horizon = config, horizon
+        self._spans = sorted({min(horizon, span) for span in spans} | {horizon})
         self._position = torch.zeros(lanes, dtype=torch.int32, device=device)
+        self._span = torch.full_like(self._position, horizon)
         self._queries = torch.arange(config.segment_tokens, dtype=torch.int32, device=device)
         self._keys = torch.arange(-horizon, config.segment_tokens, dtype=torch.int32, device=device)
         tokens = config.segment_tokens
         self._places = torch.arange(0, horizon + tokens, tokens, dtype=torch.int32, device=device)
         self.mask = self._dense() if dense else self._block_mask()
 
-    def move(self, position: Tensor) -> None:
-        """To lanes' positions (B,), multiples of T, without waiting for the device."""
+    def move(self, position: Tensor, span_tokens: int | None = None) -> None:
+        """To lanes' positions (B,), multiples of T, without waiting for the device; so much of the memory is seen."""
+        span = self._horizon if span_tokens is None else min(self._horizon, span_tokens)
         self._position.copy_(position)
+        self._span.fill_(span)
         if isinstance(self.mask, Tensor):
             self.mask = self._dense()
             return
         place = (self._position // len(self._queries)).clamp_(max=len(self._places) - 1)
+        place += len(self._places) * self._spans.index(span)
         for listed, of_places in self._lists:
             torch.index_select(of_places, 0, place, out=listed)
 
-    def _blocks(self) -> tuple[Tensor, Tensor]:
+    def _blocks(self, span: int) -> tuple[Tensor, Tensor]:
         """(places, T / BLOCK, K / BLOCK) bool: which blocks hold a pair that is seen, and in which all are.
 
         What a query sees lies side by side and moves on with it, so the first and the last of a block decide.
@@ -86,35 +101,37 @@ class Mask:
         first = self._places[:, None, None] + self._queries[::BLOCK, None]
         lowest = self._places[:, None, None] + self._keys[::BLOCK]
         last, highest = first + BLOCK - 1, lowest + BLOCK - 1
-        some = [self._visible(query, torch.minimum(highest, query)) & (lowest <= query) for query in (first, last)]
-        return some[0] | some[1], self._visible(first, highest) & self._visible(last, lowest)
+        some = [
+            self._visible(query, torch.minimum(highest, query), span) & (lowest <= query) for query in (first, last)
+        ]
+        return some[0] | some[1], self._visible(first, highest, span) & self._visible(last, lowest, span)
 
-    def _visible(self, query: Any, key: Any) -> Any:
+    def _visible(self, query: Any, key: Any, span: Any) -> Any:
         tokens, rule = self._config.segment_tokens, self._config.schedule.rule
-        return visible(query, key, horizon=self._horizon, segment_tokens=tokens, rule=rule)
+        return visible(query, key, horizon=span, segment_tokens=tokens, rule=rule)
 
     def _dense(self) -> Tensor:
-        start = self._position[:, None, None, None]
-        seen: Tensor = self._visible(start + self._queries[:, None], start + self._keys)
+        start, span = (of_lane[:, None, None, None] for of_lane in (self._position, self._span))
+        seen: Tensor = self._visible(start + self._queries[:, None], start + self._keys, span)
         return seen
 
     def _block_mask(self) -> Any:
         from torch.nn.attention.flex_attention import BlockMask
 
-        some, full = self._blocks()
+        some, full = (torch.cat(blocks) for blocks in zip(*map(self._blocks, self._spans)))
         kinds, lanes = (some & ~full, full), torch.zeros_like(self._position)
         of_places = [_listed(blocks) for blocks in kinds]
         # The other way round, for the gradients of keys: those of memories take none. At position 0 they have no
-        # block, and to the segment's own keys positions make no difference.
+        # block, and to the segment's own keys neither positions nor spans make a difference.
         of_keys = [_listed(blocks[:1].mT) for blocks in kinds]
         kv, full_kv, q, full_q = ((numbers[lanes], columns[lanes]) for numbers, columns in of_places + of_keys)
         self._lists = list(zip(kv + full_kv, of_places[0] + of_places[1]))
-        position, horizon = self._position, self._horizon
+        position, span, horizon = self._position, self._span, self._horizon
         tokens, rule = self._config.segment_tokens, self._config.schedule.rule
 
         def seen(lane: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Any:
-            start = position[lane]
-            return visible(start + query, start + key - horizon, horizon=horizon, segment_tokens=tokens, rule=rule)
+            start, part = position[lane], cast(Any, span[lane])
+            return visible(start + query, start + key - horizon, horizon=part, segment_tokens=tokens, rule=rule)
 
         return BlockMask(
             (len(self._queries), len(self._keys)), *kv, *full_kv, *q, *full_q, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=seen
@@ -145,19 +162,28 @@ class Dropout(nn.Module):
 class FastModel:
     """A DSMR's weights, shared and not copied, that read a packed segment of B lanes at a time; horizons are finite.
 
-    Where it is not ``compiled``, the arithmetic alone shows.
+    ``spans`` are those that `read` may be asked for. Where it is not ``compiled``, the arithmetic alone shows.
     """
 
-    def __init__(self, model: DSMR, lanes: int, *, legal: bool, precision: Precision, compiled: bool = True) -> None:
+    def __init__(
+        self,
+        model: DSMR,
+        lanes: int,
+        *,
+        legal: bool,
+        precision: Precision,
+        spans: Collection[int] = (),
+        compiled: bool = True,
+    ) -> None:
         self.config = model.config
         self.twin = model.rescheduled(self.config.schedule)
         self.share = torch.full((), self.config.dropout, device=model.device)
         for block in self.twin.layers():
             block.dropout = Dropout(self.share)  # type: ignore[assignment]
         self._lanes, self._legal, self._precision = lanes, legal, precision
-        horizons = self.config.horizons
+        dense = not model.final_gain.is_cuda
         self._masks = {
-            h: Mask(self.config, h, lanes, model.device, dense=not model.final_gain.is_cuda) for h in set(horizons)
+            h: Mask(self.config, h, lanes, model.device, spans=spans, dense=dense) for h in set(self.config.horizons)
         }
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILATIONS)
 
@@ -184,14 +210,17 @@ class FastModel:
         keys, values = (tuple(map(room, part, self.config.horizons)) for part in (state.keys, state.values))
         return DSMRState(keys, values, state.position)
 
-    def read(self, rows: Tensor, position: Tensor, state: DSMRState) -> tuple[Tensor, DSMRState]:
+    def read(
+        self, rows: Tensor, position: Tensor, state: DSMRState, span_tokens: int | None = None
+    ) -> tuple[Tensor, DSMRState]:
         """Rows (B, T, bytes of a TOKEN) uint8 at (B,) positions and the state before -> (B, T) nats, the state after.
 
-        A row's target that is PAD takes 0 nats. What the state says of positions is not asked.
+        A row's target that is PAD takes 0 nats. What the state says of positions is not asked. Of its memories so much
+        is seen at most; None: all.
         """
         tokens = self.config.segment_tokens
         for mask in self._masks.values():
-            mask.move(position)
+            mask.move(position, span_tokens)
         with autocast(rows.device, self._precision):
             x, rotation = self._begin(self.twin, rows, position)
             keys, values = [], []
@@ -268,7 +297,8 @@ class Fast(Streaming):
         super().__post_init__()
         lanes = self._own.stop - self._own.start
         legal, precision = self.recipe.legal, self.precision
-        self._fast = FastModel(self.model, lanes, legal=legal, precision=precision, compiled=self.compiled)
+        spans = spans_of(self.recipe, self.model.segment_tokens, self._furthest_tokens)
+        self._fast = FastModel(self.model, lanes, legal=legal, precision=precision, spans=spans, compiled=self.compiled)
         self._states = [self._fast.roomy(state) for state in self._states]
         self._validation: list[tuple[Tensor, Tensor]] | None = None
 
@@ -277,7 +307,8 @@ class Fast(Streaming):
 
     def nats(self, batch: Any, progress: float) -> Tensor:
         """(B, S)."""
-        nats, state = self._fast.read(*sent(batch, self.model.device), self._states[batch.group])
+        rows, position = sent(batch, self.model.device)
+        nats, state = self._fast.read(rows, position, self._states[batch.group], self._drawn_span(progress))
         after = torch.from_numpy(batch.position + self.model.segment_tokens)
         self._states[batch.group] = state._replace(position=after)
         return nats
@@ -291,7 +322,7 @@ class Fast(Streaming):
         self._fast.twin.eval()
         with torch.no_grad():
             for rows, position in self._validation:
-                nats, state = self._fast.read(rows, position, state)
+                nats, state = self._fast.read(rows, position, state, self._span_tokens(progress))
                 total += nats.double().sum()
         self._fast.twin.train()
         records = self.corpus.pieces("validation")
@@ -340,9 +371,9 @@ def fast_reader(
     if isinstance(model, DSMR) and why is None:
         own = ranks.share(recipe.lanes)
         try:
-            found_errors = errors(
-                model.config, corpus, lanes=own.stop - own.start, legal=recipe.legal, device=model.device
-            )
+            spans = spans_of(recipe, model.segment_tokens, max(model.config.horizons))
+            how: dict[str, Any] = {"legal": recipe.legal, "spans": spans, "device": model.device}
+            found_errors = errors(model.config, corpus, lanes=own.stop - own.start, **how)
             why = wrong(found_errors)
         except Exception as error:  # whatever a compiler or a kernel does not like
             why = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
@@ -360,10 +391,7 @@ def refusal(config: ModelConfig, recipe: Recipe, precision: Precision) -> str | 
         return "it is for DSMR with a limit to every memory"
     if config.segment_tokens % BLOCK:
         return f"segments must be multiples of {BLOCK} tokens"
-    if precision != "bf16":
-        return "it is for bfloat16"
-    in_part = recipe.horizon_warmup_share or recipe.elastic_share
-    return "it is not for memories that are seen in part" if in_part else None
+    return "it is for bfloat16" if precision != "bf16" else None
 
 
 def wrong(errors: dict[str, float]) -> str | None:
@@ -382,6 +410,7 @@ def errors(
     *,
     lanes: int,
     legal: bool,
+    spans: Collection[int] = (),
     device: torch.device,
     precision: Precision = "bf16",
     compiled: bool = True,
@@ -389,7 +418,8 @@ def errors(
     """How far a `FastModel` is from the same weights with plain attention in float32: relative errors by name.
 
     Lanes with full memories, with half and with none read two segments of pieces to train on; one begins anew with the
-    second. Nothing is dropped. With it everything is compiled that a training and its validation run.
+    second, where the middle one of ``spans`` is all that is seen. Nothing is dropped. With it everything is compiled
+    that a training and its validation run.
 
     Returns:
         ``nats`` of all tokens, with gradients and without, and ``gradients`` of all parameters as one vector.
@@ -400,7 +430,7 @@ def errors(
         reference = DSMR(replace(config, dropout=0.0)).to(device).train()
         reference.attention = plain
         _awaken(reference)
-        fast = FastModel(reference, lanes, legal=legal, precision=precision, compiled=compiled)
+        fast = FastModel(reference, lanes, legal=legal, precision=precision, spans=spans, compiled=compiled)
         how: dict[str, Any] = {"lanes": PLACES, "segment_tokens": tokens, "piece_tokens": 2 * tokens, "grammar": legal}
         how |= {"motif_notes": config.motif_notes, "called": 0.5 * config.recalls}
         how |= {"labels": config.labels, "label_share": 0.5}
@@ -419,19 +449,19 @@ def errors(
             DSMRState(tuple(t[place] for t in keys), tuple(t[place] for t in values), state.position)
         )
         apart, size, gradients = [], [], []
-        for position in positions:
+        for position, span in zip(positions, (None, sorted(spans)[len(spans) // 2] if spans else None)):
             packed, batch = map(next, feeds)
             rows, _ = sent(packed, device)
             toward = torch.randn(lanes, tokens, device=device)
             fast.twin.eval()
             with torch.no_grad():
-                unlearned, _ = fast.read(rows[place], position[place], fast_state)
+                unlearned, _ = fast.read(rows[place], position[place], fast_state, span)
             fast.twin.train()
-            nats, fast_state = fast.read(rows[place], position[place], fast_state)
+            nats, fast_state = fast.read(rows[place], position[place], fast_state, span)
             (nats * toward).sum().backward()
             gradients.append(_gradients(reference))
             inputs, targets = (torch.from_numpy(x).to(device) for x in (batch.inputs, batch.targets))
-            logits, state = reference(inputs, state._replace(position=position.cpu()))
+            logits, state = reference(inputs, state._replace(position=position.cpu()), span_tokens=span)
             expected = token_nats(logits, targets, to_device(batch.context, device))
             (expected * torch.zeros_like(expected).index_add(0, place, toward)).sum().backward()
             gradients.append(_gradients(reference))

@@ -114,7 +114,7 @@ class Streaming(Reader):
     def logits(self, batch: Batch, inputs: Tensor, progress: float) -> Tensor:
         """(B, S, V)."""
         state = self.model.restart(self._states[batch.group], torch.from_numpy(batch.starts))
-        span_tokens = self._drawn_span(self._span_tokens(progress))
+        span_tokens = self._drawn_span(progress)
         less = {} if span_tokens is None else {"span_tokens": span_tokens}
         logits, self._states[batch.group] = self.model(inputs, state, **less)
         return logits
@@ -128,18 +128,20 @@ class Streaming(Reader):
 
     def _span_tokens(self, progress: float) -> int | None:
         """How much of its memory a layer sees: a segment, doubled until the furthest horizon; then all."""
-        segment_tokens, warmup_share = self.model.segment_tokens, self.recipe.horizon_warmup_share
-        doublings = math.ceil(math.log2(max(1, self._furthest_tokens / segment_tokens)))
-        if progress >= warmup_share or not doublings:
-            return None
-        return segment_tokens << int(doublings * progress / warmup_share)
+        warmup_share = self.recipe.horizon_warmup_share
+        spans = doubled(self.model.segment_tokens, self._furthest_tokens)[:-1]
+        return spans[int(len(spans) * progress / warmup_share)] if progress < warmup_share and spans else None
 
-    def _drawn_span(self, most: int | None) -> int | None:
-        """In the recipe's ``elastic_share`` of the steps less: even on a logarithmic scale, from `LEAST_SPAN` on."""
-        if not self.recipe.elastic_share or torch.rand(()) >= self.recipe.elastic_share:
+    def _drawn_span(self, progress: float) -> int | None:
+        """In the recipe's ``elastic_share`` of the steps less: `LEAST_SPAN` or its double or ..., each as often.
+
+        A step's is drawn by the run's seed and its progress: the same on any device, on every rank, and on resumption.
+        """
+        most, share = self._span_tokens(progress), self.recipe.elastic_share
+        rng = np.random.default_rng([self.seed, int(progress * 2**52)]) if share else None
+        if rng is None or rng.random() >= share:
             return most
-        longest = max(LEAST_SPAN, self._furthest_tokens if most is None else most)
-        return int(LEAST_SPAN * (longest / LEAST_SPAN) ** float(torch.rand(())))
+        return int(rng.choice(doubled(LEAST_SPAN, self._furthest_tokens if most is None else most)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Each group's state, of all ranks' lanes; the first group's names are those of a run without groups."""
@@ -155,6 +157,18 @@ class Streaming(Reader):
         for group, state in enumerate(self._states):
             saved = {n: tensors[f"{n}{_of(group)}"][self._own].to(t.device) for n, t in named_tensors(state).items()}
             self._states[group] = with_tensors(state, saved)
+
+
+def doubled(first: int, last: int) -> list[int]:
+    """``first``, its double, and so on, as far as one that is ``last`` or more."""
+    return [first << n for n in range(1 + math.ceil(math.log2(max(1, last / first))))]
+
+
+def spans_of(recipe: Recipe, segment_tokens: int, furthest_tokens: int) -> set[int]:
+    """All parts of memories, in tokens, that a training may come to see alone."""
+    warming = doubled(segment_tokens, furthest_tokens)[:-1] if recipe.horizon_warmup_share else []
+    drawn = doubled(LEAST_SPAN, max([furthest_tokens, *warming])) if recipe.elastic_share else []
+    return {*warming, *drawn}
 
 
 class Cropping(Reader):
