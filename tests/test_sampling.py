@@ -155,6 +155,15 @@ def test_strong_cuts_are_made_within_each_kind_of_event(sampling, strikes, relea
     assert p.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(1.0, 0.95), Sampling(1.0, 0.5, 0.5), Sampling(0.0, 0.01, 1.0)])
+def test_velocities_are_drawn_as_the_model_says(sampling):
+    """A key of 90 in 100, velocities of 9 and 1."""
+    logits = np.full(codec.N_EVENTS, -np.inf)
+    logits[[60, *VELOCITIES]] = np.log([0.9, 0.09, 0.01])
+    p = sampling.probabilities(logits, np.isfinite(logits))
+    np.testing.assert_allclose(p[[60, *VELOCITIES]], [0.9, 0.09, 0.01], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("number", "event"), [(0.0, 0), (0.06, 0), (0.07, 1), (0.56, 1), (0.57, 2), (0.68, 2), (0.69, 3), (0.99, 4)]
 )

@@ -157,11 +157,11 @@ def test_a_prompt_that_was_heard_is_not_read_again(page, performer):
 
 def test_sampling_acts_on_what_is_played_next(page):
     page.start(sampling={"temperature": 1}, until=45)
-    assert len({note[3] for note in page.played(40)}) > 2
+    assert max(note[2] for note in page.played(40)) > 75
     page.send("sampling", sampling={"temperature": 0})
     page.send("advance", until=200)
     later = [note for note in page.played(150) if note[0] > 50]
-    assert len({note[3] for note in later}) <= 2  # nothing but the likeliest that may come, in turns
+    assert max(note[2] for note in later) < 62  # of keys that are as likely the lowest that do not sound
 
 
 BLEND, LOUD = {"composer=Bach": 0.25, "composer=Chopin": 0.75, "density=2": 1}, {"loudness=7": 1}

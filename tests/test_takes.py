@@ -275,21 +275,6 @@ def test_a_passage_that_returns_ends_before_it_would_return_to_itself(monkeypatc
     assert any(strikes == most for strikes, most in lengths)
 
 
-def test_keys_are_held_a_little_longer_than_the_model_says():
-    """Where letting a key go is as likely as a wait, it is exp(-0.15) times as often drawn: 46.3 % of 6,000, not 50."""
-    even, released = np.full(codec.N_EVENTS, -1000, np.float32), {True: 0, False: 0}
-    even[codec.NOTE_OFF + 60] = even[shift(10)] = 0
-    engine, rng = Flat(), np.random.default_rng(3)
-    engine.read = lambda tokens: even
-    for playable in [True, False] * 6000:
-        take = Performer(engine).begin()
-        take.hear([codec.VELOCITY + 9, 60, shift(100)])
-        token = take.play(Sampling(top_p=1, playable=playable), rng).token
-        released[playable] += token == codec.NOTE_OFF + 60
-    assert abs(released[True] - 0.4626 * 6000) < 4 * 38.6 < (0.5 - 0.4626) * 6000
-    assert abs(released[False] - 0.5 * 6000) < 4 * 38.7
-
-
 @pytest.mark.parametrize("playable", [True, False])
 def test_keys_are_struck_no_faster_than_hands_do(playable):
     """Of an engine to which all events are equal, and then of one that would only strike and wait 10 ms.

@@ -36,13 +36,13 @@ class Sampling:
     """only the likeliest events that together reach this share; 1 keeps all (Holtzman et al. 2020)"""
     min_p: float = 0.0
     """only events at least this share as likely as the likeliest; 0 keeps all (Nguyen et al. 2024)"""
-    returns: float = 1.5
+    returns: float = 0.75
     """how often a minute, where a phrase ends, a passage is called back that was played before (see `Take.play`); 0
     leaves it to the model alone. At the default as much returns as in pianists' pieces"""
 
     playable: bool = True
-    """whether strikes that no hands play are left out, of a key that was just struck or of too many, and keys held a
-    little longer than the model says (see `Take.play`)"""
+    """whether what no hands play is left out: strikes of a key that was just struck, or too many, and ends after less
+    than any piece that the model learnt from (see `Take.play`)"""
 
     def __post_init__(self) -> None:
         check_limits(temperature=(self.temperature, 0, 100), min_p=(self.min_p, 0, 1), returns=(self.returns, 0, 60))

@@ -31,9 +31,6 @@ of people's 48 (those of 20 s ago and more, in ASAP's training split)"""
 INSIST_NATS = 5.0
 """by how much each event of what is called back is likelier than the model says, while it is told as called back: it is
 led there from music that it has just made up, and not from what a pianist led to the return"""
-SUSTAIN_NATS = 0.15
-"""by how much letting a key go is less likely than the model says: left to itself its notes grow shorter than those it
-learnt from, to a half (docs/notebook/2026-11-26-voice.md)"""
 MAX_GUIDANCE = 10.0
 RESTRIKE_S, MOST_STRIKES = 0.06, 52
 """so soon no key is struck again, and so many strikes a second are the most: 0.03 % of the strikes on a key, and 0.1 %
@@ -133,7 +130,7 @@ class Take:
 
         Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, no piece is shorter
         than those that the model learnt from, and keys are struck no faster than hands do (`RESTRIKE_S`,
-        `MOST_STRIKES`) and held a little longer (`SUSTAIN_NATS`), whatever the model would rather.
+        `MOST_STRIKES`), whatever the model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
         the beginning of a phrase `OLD_S` old or older. Three more numbers of ``rng`` decide that.
@@ -141,7 +138,7 @@ class Take:
         if self.ended:
             raise ValueError("this take has ended; begin another")
         self._read()
-        token = sampling.draw(self._weighed(sampling.playable), self._legal(may_end, sampling.playable), rng)
+        token = sampling.draw(self._weighed(), self._legal(may_end, sampling.playable), rng)
         velocity = self._decoder.velocity
         finished = self._take(token)
         if token >= codec.SHIFT:
@@ -268,11 +265,9 @@ class Take:
         strikes = RETURN_STRIKES + int(-LONGER_STRIKES * math.log1p(-rng.random()))
         self._call(first + place, strikes)
 
-    def _weighed(self, playable: bool) -> NDArray[np.float32]:
-        """The logits (V,), those of releases lowered, and that of how a passage that was called back goes on raised."""
+    def _weighed(self) -> NDArray[np.float32]:
+        """The logits (V,), that of how a passage that was called back goes on raised."""
         logits, motifs = self._logits.copy(), self._session.motifs
-        if playable:
-            logits[codec.NOTE_OFF : codec.SHIFT] -= np.float32(SUSTAIN_NATS)
         if motifs is not None and (event := motifs.insisted) >= 0:
             logits[event] += np.float32(INSIST_NATS)
         return logits

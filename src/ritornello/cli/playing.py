@@ -50,7 +50,7 @@ class Player:
         float, typer.Option(help="How often a minute a passage from before is called back; 0: as the model likes.")
     ] = Sampling.returns
     playable: Annotated[
-        bool, typer.Option(help="No strikes that no hands play, and keys held a little longer; else as the model says.")
+        bool, typer.Option(help="Nothing that no hands play, and no piece cut short; else as the model says.")
     ] = Sampling.playable
     composer: Annotated[str | None, typer.Option(help="In whose manner, or a blend: chopin:0.7,debussy:0.3.")] = None
     density: Annotated[int | None, typer.Option(help="Of notes, 1 (sparse) to 7.")] = None

@@ -7,7 +7,7 @@ const FORMAT = 'ritornello-session/1';
 const MOST_SAVED = 200; // states of the past that a file holds
 const MOST_SESSIONS = 12; // that the browser keeps
 const LEFT = 'left '; // before the number of a session whose page was left
-export const SAMPLING = Object.freeze({temperature: 0.95, topP: 0.98, minP: 0, returns: 1.5});
+export const SAMPLING = Object.freeze({temperature: 0.95, topP: 0.98, minP: 0, returns: 0.75});
 
 /** Fires `change` when the piece is another one, `growth` (detail: notes) when notes were added to it. */
 export class Session extends Emitter {

@@ -4,7 +4,7 @@ import {END, NOTE_OFF, SHIFT, VELOCITY} from './codec.js';
 
 /** @typedef {{temperature?: number, topP?: number, minP?: number, returns?: number}} Sampling */
 
-export const DEFAULTS = {temperature: 0.95, topP: 0.98, minP: 0, returns: 1.5};
+export const DEFAULTS = {temperature: 0.95, topP: 0.98, minP: 0, returns: 0.75};
 const TEMPERED = [[0, NOTE_OFF], [NOTE_OFF, SHIFT]];
 const KINDS = [...TEMPERED, [SHIFT, VELOCITY - 1]]; // without the longest wait
 const ALL_TOP_P = 0.95; // beyond which top-p acts within each kind, as min-p does

@@ -14,7 +14,6 @@ import {draw} from './sampling.js';
 const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `take.py`
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
-const SUSTAIN_NATS = Math.fround(0.15); // by which letting a key go is less likely than the model says
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
 const OLD_STEPS = 3_000; // what is called back is as old as that, or older
 const RETURN_STRIKES = 24, LONGER_STRIKES = 40; // of a passage, and more in the mean
@@ -126,10 +125,9 @@ export class Take {
     return legal;
   }
 
-  /** The logits, those of releases lowered, and that of how a passage that was called back goes on raised. */
+  /** The logits, that of how a passage that was called back goes on raised. */
   weighed() {
     const logits = this.logits.slice(), event = this.session.motifs?.insisted ?? -1;
-    for (let release = NOTE_OFF; release < SHIFT; release++) logits[release] -= SUSTAIN_NATS;
     if (event >= 0) logits[event] += INSIST_NATS;
     return logits;
   }
