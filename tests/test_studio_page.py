@@ -24,6 +24,7 @@ from ritornello import read_midi
 from ritornello.codec import steering
 from ritornello.notes import Piece
 from ritornello.performing import Performer, load
+from ritornello.sampling import Sampling
 from ritornello.studio import static
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -564,6 +565,9 @@ def test_what_the_music_is_to_be_is_told_to_the_player_kept_and_let_go(page, ser
     page.click("#usual")
     told()
     assert "density" not in page.url
+    usual = Sampling()
+    sliders = [float(page.input_value(f"#{name}")) for name in ("temperature", "topP", "minP", "returns")]
+    assert sliders == [usual.temperature, usual.top_p, usual.min_p, usual.returns]
     page.evaluate("text => studio.session.fromText(text)", session)
     page.evaluate("studio.maker.goOn()")
     told(density_3=1, composer_Chopin=0.55, composer_Bach=0.45)
