@@ -35,9 +35,9 @@ MAX_GUIDANCE = 10.0
 RESTRIKE_S, MOST_STRIKES = 0.06, 52
 """so soon no key is struck again, and so many strikes a second are the most: 0.03 % of the strikes on a key, and 0.1 %
 of the seconds before strikes, are beyond in ASAP's training performances (200 of them)"""
-OPENING_S, REST_S, HELD_S = 8.0, 9.0, 16.0
+OPENING_S, REST_S, HELD_S = 8.0, 4.5, 9.0
 """how long nothing may happen before the first note, while no key sounds and while one does: what ASAP's training
-performances hold (99 % begin within 8.4 s; the longest rest is of 9.0 s, the longest wait on held keys of 16.3 s)"""
+performances hold: 99 % begin within 8.4 s, have no rest above 4.6 s, and no wait between strikes above 9.0 s"""
 
 
 class KeyEvent(NamedTuple):

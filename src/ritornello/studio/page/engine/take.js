@@ -11,7 +11,7 @@ import {draw} from './sampling.js';
 
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 
-const OPENING_S = 8, REST_S = 9, HELD_S = 16; // without a note so far, while no key sounds, while one does
+const OPENING_S = 8, REST_S = 4.5, HELD_S = 9; // without a note so far, while no key sounds, while one does
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `take.py`
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
