@@ -6,8 +6,8 @@ First density, loudness and register: nothing told, and the lowest, the middle a
 seeds 0 and on, the means of strikes a second, velocity and pitch. Then composers: a linear discriminant with shared,
 shrunken covariance learns from beginnings of training performances, as long as the pieces, to tell composers by the
 features of ``ritornello.metrics`` (each standardised; people's accuracy is cross-validated over titles, with composers
-weighted alike); it then names those of pieces that were told one. No course, no guidance unless it is asked for. One
-line of JSON each.
+weighted alike); it then names those of pieces that were told one. No guidance unless it is asked for. One line of
+JSON each.
 """
 
 from __future__ import annotations
