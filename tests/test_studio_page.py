@@ -23,7 +23,7 @@ from studio_server import Program, Served, Tinkling, site
 from ritornello import read_midi
 from ritornello.codec import steering
 from ritornello.notes import Piece
-from ritornello.performing import Performer, load
+from ritornello.performing import Performer
 from ritornello.sampling import Sampling
 from ritornello.studio import static
 
@@ -62,9 +62,9 @@ def one_page(request, browser, served, tmp_path_factory):
     with ExitStack() as stack:
         address, kind = served.address, getattr(request, "param", "costless")
         if kind == "remote":
-            model = Served(load("base"))
-            stack.callback(model.stop)
-            address = model.address
+            program = Program()  # as musicians start it: what other tests did to this process is not felt
+            stack.callback(program.kill)
+            address = program.address
         elif kind == "local":
             folder = tmp_path_factory.mktemp("web") / "base"
             static.write_web("base", folder)
@@ -101,11 +101,16 @@ def opened(context, address, *, sound=True):
     return page
 
 
+STATE = """[window.studio?.maker.live?.upTo, window.studio?.samples.buffers.size, document.visibilityState,
+document.getElementById('status')?.textContent, window.studio?.transport.context?.state]"""
+
+
 def until(page, condition, seconds=120) -> None:
     """Waits; playwright's own way evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
-        assert time.monotonic() < end, f"never: {condition}"
+        state = time.monotonic() < end or page.evaluate(STATE)
+        assert state is True, f"never: {condition}; {state}, {page.wrong}"
         time.sleep(0.05)
 
 
