@@ -168,9 +168,9 @@ def test_new_music_is_heard_and_the_address_plays_it_again(page, browser):
     other = opened(browser.new_context(), f"{page.url.split('#')[0]}#seed=5", sound=False)
     assert "seed=5" in other.url
     until(other, "studio.maker.live.upTo > 10")
-    first = [note for note in shown(page) if note[0] < 15]
+    first = [note for note in shown(page) if note[0] < 10]
     assert first
-    assert [note for note in shown(other) if note[0] < 15] == first
+    assert [note for note in shown(other) if note[0] < 10] == first
     assert page.wrong + page.others + other.others == []
     other.context.close()
 
