@@ -70,3 +70,15 @@ test('a piece is as long as the shortest that the model learnt from', () => {
   assert.equal(take.legal(true)[END], 1);
   assert.equal(take.legal(false)[END], 0);
 });
+
+test('nothing happens for no longer than people make it: at first, while a key sounds, in silence', () => {
+  const longest = (tokens) => { // in steps
+    const take = new Take(model);
+    take.hear(tokens);
+    return 1 + take.legal(true).slice(SHIFT, VELOCITY).lastIndexOf(1);
+  };
+  const second = SHIFT + 99, held = [VELOCITY, 60], silent = [...held, second, NOTE_OFF + 60];
+  assert.deepEqual([7, 8].map((n) => longest(Array(n).fill(second))), [100, 0]);
+  assert.deepEqual([8, 9].map((n) => longest([...held, ...Array(n).fill(second)])), [100, 0]);
+  assert.deepEqual([3, 4].map((n) => longest([...silent, ...Array(n).fill(second)])), [100, 50]);
+});
