@@ -222,6 +222,13 @@ def test_the_rest_that_a_prompt_ends_with_counts():
     assert struck_s == 0.5 + 4.5
 
 
+def test_a_key_that_is_held_is_not_held_alone_for_longer_than_people_do():
+    """Of 9 s 5 are over."""
+    prompt = np.array([codec.VELOCITY + 9, 60, *[shift(100)] * 5])
+    events = Performer(waiting_engine(), Greedy()).events(np.random.default_rng(0), prompt=prompt)
+    assert next(now_s for token, now_s in events if token < codec.SHIFT) == 9
+
+
 def test_a_stream_strikes_a_key_though_its_model_would_rather_wait():
     first = next(Performer(waiting_engine(), Greedy()).stream(seed=0))
     assert first.time_s == 8
