@@ -25,7 +25,7 @@ PLAY = """async ({options, until}) => {
     stream.on('end', resolve);
     stream.on('error', reject);
     setTimeout(() => reject(new Error('nothing more was heard')), 120_000);
-    stream.advance(until + 20); // what is held then is final later
+    stream.advance(until);
   });
   stream.close();
   return heard.filter(({start}) => start < until);

@@ -310,15 +310,19 @@ def played(model: Path, prompt: Piece) -> dict[str, Any]:
     told, changed = ({"composer=Bach": 0.75, "composer=Chopin": 0.25}, {"density=7": 1}) if engine.labels else ({}, {})
     take, rng, found = Performer(engine, told=told).begin(), np.random.default_rng(seed), []
     take.hear(codec.encode(prompt)[:-1])
-    struck_s = take.seconds
-    while not take.ended and take.seconds < until_s:
-        early = take.seconds < first_s
+    struck_s, keys = take.seconds, {}
+    while not take.ended and (final_s := min([take.seconds, *keys.values()])) < until_s:
+        early = final_s < first_s
         take.tell(told if early else changed)
         motifs = take._session.motifs
         before = motifs and motifs.called
         event = take.play(Sampling(1.0, 0.9, returns=40) if early else Sampling(0.6, 1.0, 0.05, 40), rng)
         calls += bool(motifs and motifs.called > before)
         found += [list(note) for note in event.finished if note.onset >= struck_s]
+        if event.key is not None and event.key.velocity:
+            keys[event.key.pitch] = event.key.time_s
+        elif event.key is not None:
+            keys.pop(event.key.pitch, None)
     assert calls or motifs is None, "or the vector would not show that both engines call back the same"
     return {
         "seed": seed,

@@ -229,6 +229,30 @@ def test_a_key_that_is_held_is_not_held_alone_for_longer_than_people_do():
     assert next(now_s for token, now_s in events if token < codec.SHIFT) == 9
 
 
+@pytest.mark.parametrize("playable", [True, False])
+def test_a_key_is_held_no_longer_than_people_do(playable):
+    """The model lets none go by itself; those of the prompt were struck at 0 and, two of them, at 1.5 s."""
+    engine = waiting_engine()
+    engine.rest[codec.NOTE_OFF : codec.SHIFT] = -1000
+    prompt = np.array([codec.VELOCITY + 9, 60, shift(100), shift(50), 55, 64])
+    events = Performer(engine, Sampling(playable=playable)).events(np.random.default_rng(0), prompt=prompt)
+    until_60 = list(itertools.takewhile(lambda event: event[1] < 60, events))
+    assert_legal([*prompt, *(token for token, _ in until_60)])
+    let_go = [(token - codec.NOTE_OFF, now_s) for token, now_s in until_60 if codec.NOTE_OFF <= token < codec.SHIFT]
+    assert let_go[:3] == ([(60, 38), (55, 39.5), (64, 39.5)] if playable else [])
+    assert len(let_go) > 3 or not playable
+
+
+def test_keys_that_others_held_for_longer_are_let_go_as_soon_as_the_grammar_allows():
+    """Within a step none is let go after a strike, and none before the time from which the model may play."""
+    prompt = np.array([codec.VELOCITY + 9, 60, 62, *[shift(100)] * 41, 64])
+    for until_s, waits in ((0, [shift(1)]), (43.2, [shift(100), shift(100), shift(20)])):
+        take = Performer(waiting_engine()).begin()
+        take.hear(prompt, until_s=until_s)
+        played = [take.play(Greedy(), np.random.default_rng(0)).token for _ in range(5)]
+        assert played[: len(waits) + 2] == [*waits, codec.NOTE_OFF + 60, codec.NOTE_OFF + 62]
+
+
 def test_a_stream_strikes_a_key_though_its_model_would_rather_wait():
     first = next(Performer(waiting_engine(), Greedy()).stream(seed=0))
     assert first.time_s == 8

@@ -84,7 +84,7 @@ def one_page(request, launch, served, tmp_path_factory):
 
 @pytest.fixture
 def page(one_page):
-    """The page, with new music in it: 20 s are made, and all strikes in 11 of them are known at the latest."""
+    """The page, with new music in it: 12 s of it are there."""
     one_page.wrong.clear()
     one_page.evaluate(
         "studio.transport.pause(); studio.transport.seek(0); studio.roll.setRegion(null); studio.maker.begin(5)"
@@ -167,7 +167,7 @@ def test_new_music_is_heard_and_the_address_plays_it_again(page, browser):
     until(page, "!studio.transport.playing")
     other = opened(browser.new_context(), f"{page.url.split('#')[0]}#seed=5", sound=False)
     assert "seed=5" in other.url
-    for one in (page, other):  # 26 s are made then, and all strikes in 17 of them are known at the latest
+    for one in (page, other):  # 18 s are there then
         one.evaluate("studio.roll.emit('seek', 6)")
         until(one, "studio.maker.live.upTo > 15")
     first = [note for note in shown(page) if note[0] < 15]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import RELAXED
+from scripted import RELAXED, Scripted
 from studio_server import Program, Served, Tinkling
 from tiny import random_model
 
@@ -104,15 +104,14 @@ def test_it_goes_on_where_a_prompt_is_cut_and_not_before(page):
 def test_what_sounds_still_is_told_as_if_it_were_let_go(page, performer):
     """Whenever the page goes: what it was told is the music up to then, as the player ends it there."""
     page.start(seed=7)
-    notes, sounded = [], 0
+    notes, sounding, up_to, sounded = [], [], 0.0, 0
     for until_s in range(3, 33, 3):
         page.send("advance", until=until_s)
-        now_s = 0.0
-        while now_s < until_s:
+        while up_to < until_s:
             message = page.socket.receive_json()
             notes += message["notes"]
-            sounding = message["sounding"]
-            now_s = sounding[0][1] if sounding else message["upTo"]
+            sounding, up_to = message["sounding"], message["upTo"]
+        now_s = sounding[0][1] if sounding else up_to
         assert sorted(notes + sounding) == sorted(rows(performer.generate(seconds=now_s, seed=7).piece))
         sounded += len(sounding)
     assert sounded
@@ -128,6 +127,31 @@ def test_music_waits_for_its_credit(page, performer):
         counts.append(performer.engine.read_tokens)
     page.send("advance", until=60)
     assert page.played(40)
+
+
+def test_a_key_held_for_long_does_not_stop_the_music():
+    """What is asked for is made until it can be heard: here that is when the first key is let go."""
+    written = [(0, 30, 50, 64), *((second, second + 0.5, 60, 64) for second in range(1, 60))]
+    tokens = codec.encode(Piece.from_notes(written))[:-1]
+    engine, told = Scripted(tokens.tolist()), []
+    voice = Voice(
+        Performer(engine).begin(),
+        tokens[:0],
+        from_s=0.0,
+        seed=1,
+        sampling=Sampling(temperature=0, returns=0),
+        told={},
+        tell=told.append,
+    )
+    turns = voice.turns()
+    for until_s, made_s in ((12.0, 30.0), (41.0, 41.0)):
+        voice.until_s = until_s
+        while next(turns) == NOW:
+            pass
+        assert told[-1]["upTo"] == voice.take.seconds == made_s
+        heard = [note for message in told for note in message["notes"]]
+        expected = rows(codec.decode(tokens))
+        assert sorted(heard) == [note for note in expected if note[1] <= made_s]
 
 
 def test_forks_go_on_from_one_moment_with_seeds_of_their_own(page):
@@ -172,12 +196,17 @@ def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it()
     prompt = codec.encode(Piece.from_notes(SCALE))[:-1]
 
     def expected(later):
-        take, rng, notes = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), []
+        take, rng, notes, keys = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), [], {}
         take.hear(prompt)
-        while take.seconds < 15 and not take.ended:
-            if take.seconds >= 6:
+        while (final_s := min([take.seconds, *keys.values()])) < 15 and not take.ended:
+            if final_s >= 6:
                 take.tell(later)
-            notes += take.play(Sampling(), rng).finished
+            event = take.play(Sampling(), rng)
+            notes += event.finished
+            if event.key is not None and event.key.velocity:
+                keys[event.key.pitch] = event.key.time_s
+            elif event.key is not None:
+                keys.pop(event.key.pitch, None)
         return [list(note) for note in notes if note.onset >= 3.9]
 
     def play(voice, until_s):

@@ -38,6 +38,8 @@ of the seconds before strikes, are beyond in ASAP's training performances (200 o
 OPENING_S, REST_S, HELD_S = 8.0, 4.5, 9.0
 """how long nothing may happen before the first note, while no key sounds and while one does: what ASAP's training
 performances hold: 99 % begin within 8.4 s, have no rest above 4.6 s, and no wait between strikes above 9.0 s"""
+LONGEST_S = 38.0
+"""so long a key is held at most: 99 % of ASAP's training performances hold none for more than 38.1 s"""
 
 
 class KeyEvent(NamedTuple):
@@ -130,7 +132,7 @@ class Take:
 
         Rests are no longer than `OPENING_S`, `REST_S` and `HELD_S`, and, if `Sampling.playable`, no piece is shorter
         than those that the model learnt from, and keys are struck no faster than hands do (`RESTRIKE_S`,
-        `MOST_STRIKES`), whatever the model would rather.
+        `MOST_STRIKES`) and held no longer than `LONGEST_S`, whatever the model would rather.
 
         A model that can be called back (`recalls`) is, where a phrase ends, as often as `Sampling.returns` says: to
         the beginning of a phrase `OLD_S` old or older. Three more numbers of ``rng`` decide that.
@@ -286,7 +288,7 @@ class Take:
             self._unread = []
 
     def _legal(self, may_end: bool, playable: bool) -> NDArray[np.bool_]:
-        legal, step = self._grammar.legal(), self._decoder.step
+        legal, sounding, step = self._grammar.legal(), self._grammar.sounding, self._decoder.step
         legal[codec.END] &= may_end and self._has_notes
         if playable:
             legal[codec.END] &= self.seconds >= self._engine.trained_on.get("shortest_s", 0)
@@ -294,12 +296,20 @@ class Take:
             slower[: codec.NOTE_OFF] &= step - self._struck_steps >= round(RESTRIKE_S * STEPS_PER_S)
             if (wait := STEPS_PER_S + int(self._strike_steps[self._strikes % MOST_STRIKES]) - step) > 0:
                 slower[: codec.NOTE_OFF] = slower[codec.VELOCITY : codec.END] = False
-                if not self._grammar.sounding.any():  # after a shorter one nothing could come
+                if not sounding.any():  # after a shorter one nothing could come
                     slower[codec.SHIFT : codec.SHIFT + wait - 1] = False
             legal = slower if slower.any() else legal
-        most_s = OPENING_S if not self._has_notes else HELD_S if self._grammar.sounding.any() else REST_S
+        most_s = OPENING_S if not self._has_notes else HELD_S if sounding.any() else REST_S
+        last = self._key_step + round(most_s * STEPS_PER_S)
         least = min(max(0, self._silent_until - step), MAX_SHIFT_STEPS)
-        most = min(max(least, self._key_step + round(most_s * STEPS_PER_S) - step), MAX_SHIFT_STEPS)
+        if playable and sounding.any():
+            let_go = self._struck_steps + round(LONGEST_S * STEPS_PER_S)  # at the latest
+            overdue = legal[codec.NOTE_OFF : codec.SHIFT] & (let_go <= step)
+            if overdue.any() and not least:
+                legal[:] = False
+                legal[codec.NOTE_OFF + int(overdue.argmax())] = True
+            last = min(last, max(int(let_go[sounding].min()), step + 1))
+        most = min(max(least, last - step), MAX_SHIFT_STEPS)
         legal[codec.SHIFT + most : codec.VELOCITY] = False
         if least and legal[codec.SHIFT + most - 1]:
             legal[: codec.SHIFT + least - 1] = False

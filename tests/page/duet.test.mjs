@@ -82,3 +82,22 @@ test('nothing happens for no longer than people make it: at first, while a key s
   assert.deepEqual([8, 9].map((n) => longest([...held, ...Array(n).fill(second)])), [100, 0]);
   assert.deepEqual([3, 4].map((n) => longest([...silent, ...Array(n).fill(second)])), [100, 50]);
 });
+
+test('a key is held no longer than people do: it is let go, the lowest first, as soon as the grammar allows', () => {
+  const legal = (tokens, silentUntil = 0) => {
+    const take = new Take(model);
+    take.hear(tokens, silentUntil);
+    const may = take.legal(true);
+    return [...may.keys()].filter((token) => may[token] && (token < VELOCITY));
+  };
+  const second = SHIFT + 99, strikes = (key) => [second, second, second, second, key];
+  const held = [VELOCITY, 60, 62, ...[64, 65, 66, 67, 68, 69, 70, 71, 72].flatMap(strikes), second]; // 37 s
+  const shifts = (tokens) => tokens.filter((token) => token >= SHIFT);
+  assert.deepEqual(shifts(legal([...held, SHIFT + 49])), []);
+  assert.deepEqual(shifts(legal([...held, SHIFT + 49, 90])).at(-1), SHIFT + 49);
+  assert.deepEqual(legal([...held, second]), [NOTE_OFF + 60]);
+  assert.deepEqual(legal([...held, second, NOTE_OFF + 60]), [NOTE_OFF + 62]);
+  assert.ok(legal([...held, second, NOTE_OFF + 60, NOTE_OFF + 62]).length > 100);
+  assert.deepEqual(shifts(legal([...held, second, 90])), [SHIFT]);
+  assert.deepEqual(legal([...held, second], 4_100), [second]);
+});

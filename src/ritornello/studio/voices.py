@@ -1,7 +1,7 @@
 """Music in the making: voices that play when they are asked to, by turns, in one thread.
 
-A voice is one stream of the page's: it reads what stands before it, then plays until its music reaches the time that
-it was asked for, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and
+A voice is one stream of the page's: it reads what stands before it, then plays until the notes up to the time that it
+was asked for are over, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and
 what changes a voice happens between two turns. Times are seconds of music from the start of the prompt. A partner plays
 with the person at the page, by the page's clock.
 """
@@ -139,7 +139,7 @@ class Voice:
         """Hears what stands before, and plays: until the model ends the piece, or the voice is closed."""
         yield from self._hear()
         while not self.closed:
-            if self.take.seconds >= self.until_s:
+            if self._final_s >= self.until_s:
                 self._tell_notes()
                 yield LATER
                 continue
@@ -197,6 +197,11 @@ class Voice:
             self._open = {}
         self._finished += [note for note in event.finished if note.onset > self._from_s - codec.STEP_S / 2]
 
+    @property
+    def _final_s(self) -> float:
+        """Every note that starts before is over."""
+        return min([self.take.seconds, *(key.time_s for key in self._open.values())])
+
     def _tell_notes(self) -> None:
         """Everything that starts before ``upTo`` has been told then."""
         now_s = self.take.seconds
@@ -205,8 +210,7 @@ class Voice:
             sounding = [
                 [key.time_s, now_s, key.pitch, key.velocity] for key in self._open.values() if key.time_s < now_s
             ]
-            up_to = min([now_s, *(key.time_s for key in self._open.values())])
-            self._tell({"op": "notes", "notes": notes, "sounding": sounding, "upTo": up_to})
+            self._tell({"op": "notes", "notes": notes, "sounding": sounding, "upTo": self._final_s})
         self._finished, self._told_s, self._told_at = [], now_s, time.monotonic()
 
 

@@ -4,7 +4,7 @@
 import {Emitter} from './emitter.js';
 import {NOTHING, before, endOf, insert, replaced} from './music.js';
 
-export const AHEAD_S = 20; // how far music is made beyond what is heard
+export const AHEAD_S = 12; // that are final beyond what is heard
 const FIRST_S = 3; // that the other ways are made at once
 const WAYS = 4;
 const BRIDGES = 6; // that are drawn; the best four are offered
@@ -83,7 +83,7 @@ export class Maker extends Emitter {
   tick() {
     if (this.choice) {
       const {from, to, ways, current} = this.choice;
-      const until = Math.max(from, this.heard(), to ?? 0) + AHEAD_S; // beyond a gap, to know when its keys go up
+      const until = to ?? Math.max(from, this.heard()) + AHEAD_S;
       const heard = ways[current];
       for (const way of ways) { // what is listened to goes first
         if (!way.ended) way.stream.advance(way === heard || heard.ended ? until : Math.min(until, Math.max(from + FIRST_S, heard.upTo)));

@@ -10,7 +10,7 @@
 //       sound still, as if they were let go now; everything that starts before `upTo` seconds is final then
 //   stream.on('end', ({upTo}) => ...)                    the model has ended the piece
 //   stream.on('error', (error) => ...)
-//   stream.advance(untilSeconds)     credit: it plays until its music reaches this time, then waits
+//   stream.advance(untilSeconds)     credit: it plays until what starts before is final, then waits
 //   stream.setSampling(sampling)     acts on what is played next
 //   stream.setTold(told)             acts on what is played next
 //   stream.fork(seed) -> stream      an independent stream that goes on from this one's present moment

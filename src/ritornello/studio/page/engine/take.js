@@ -1,6 +1,6 @@
 // One performance in the making, at one moment: a session, the grammar, and the notes that sound. The rules are those of
-// `ritornello.take.Take`: no END before a piece is as long as the shortest that the model learnt from, and no rest
-// longer than people make.
+// `ritornello.take.Take`: no END before a piece is as long as the shortest that the model learnt from, and no rest and
+// no note longer than people make them.
 
 import {
   END, MAX_SHIFT_STEPS, N_EVENTS, N_PITCHES, NOTE_OFF, SHIFT, START, STEPS_PER_S, StreamDecoder, VELOCITY,
@@ -12,6 +12,7 @@ import {draw} from './sampling.js';
 /** @typedef {import('./sampling.js').Sampling} Sampling */
 
 const OPENING_S = 8, REST_S = 4.5, HELD_S = 9; // without a note so far, while no key sounds, while one does
+const LONGEST_STEPS = 3_800; // so long a key is held at most
 const BREATH_STEPS = 10, BREATH_QUANTILE = 0.95, BREATH_ONSETS = 256; // when a phrase ends: see `take.py`
 const RESTRIKE_STEPS = 6, MOST_STRIKES = 52; // so soon no key is struck again; of all keys the most in a second
 const INSIST_NATS = 5; // by which what is called back is likelier than the model says
@@ -104,19 +105,24 @@ export class Take {
 
   /** What may come next: by the grammar, within the longest rests, and nothing before `silentUntil`. */
   legal(mayEnd) {
-    const legal = this.grammar.legal(), {step} = this;
+    const legal = this.grammar.legal(), {step} = this, {sounding, anySounds} = this.grammar;
     if (!mayEnd || !this.hasNotes || step < this.shortestSteps) legal[END] = 0;
     const slower = legal.slice();
     for (let key = 0; key < N_PITCHES; key++) if (step - this.struckSteps[key] < RESTRIKE_STEPS) slower[key] = 0;
     const wait = STEPS_PER_S + this.strikeSteps[this.strikes % MOST_STRIKES] - step;
     if (wait > 0) {
       slower.fill(0, 0, NOTE_OFF).fill(0, VELOCITY, END);
-      if (!this.grammar.anySounds) slower.fill(0, SHIFT, SHIFT + wait - 1); // after a shorter one nothing could come
+      if (!anySounds) slower.fill(0, SHIFT, SHIFT + wait - 1); // after a shorter one nothing could come
     }
     if (slower.some(Boolean)) legal.set(slower);
-    const rest = !this.hasNotes ? OPENING_S : this.grammar.anySounds ? HELD_S : REST_S;
+    const rest = !this.hasNotes ? OPENING_S : anySounds ? HELD_S : REST_S;
     const least = Math.min(Math.max(0, this.silentUntil - step), MAX_SHIFT_STEPS);
-    const most = Math.min(Math.max(least, this.keyStep + rest * STEPS_PER_S - step), MAX_SHIFT_STEPS);
+    const letGo = this.struckSteps.map((struck) => struck + LONGEST_STEPS); // at the latest
+    const overdue = letGo.findIndex((last, key) => last <= step && legal[NOTE_OFF + key]);
+    if (overdue >= 0 && !least) legal.fill(0)[NOTE_OFF + overdue] = 1;
+    const first = Math.min(...letGo.filter((_, key) => sounding[key])); // Infinity if none sounds
+    const last = Math.min(this.keyStep + rest * STEPS_PER_S, Math.max(first, step + 1));
+    const most = Math.min(Math.max(least, last - step), MAX_SHIFT_STEPS);
     legal.fill(0, SHIFT + most, VELOCITY);
     if (least && legal[SHIFT + most - 1]) {
       legal.fill(0, 0, SHIFT + least - 1);

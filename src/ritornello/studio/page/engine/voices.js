@@ -14,7 +14,7 @@ const TURN_MS = 12; // after which messages are let in
 const LEAD_S = 0.1; // how long before their time a partner's keys are told
 const NOW = 0, LATER = Infinity; // seconds until there is something to do again
 
-/** One stream of notes. It reads what stands before it, plays until its music reaches `until`, and waits. */
+/** One stream of notes. It reads what stands before it, plays until the notes up to `until` are over, and waits. */
 class Voice {
   /** @param {Model} model @param {any} asked @param {(message: object) => void} tell */
   constructor(model, {notes = [], pedals = [], seed, sampling, told, from}, tell) {
@@ -72,7 +72,7 @@ class Voice {
   async turn() {
     if (this.source) return this.follow();
     const {take} = this;
-    if (this.ready && take.step >= this.until * STEPS_PER_S) {
+    if (this.ready && this.finalStep >= this.until * STEPS_PER_S) {
       this.tellNotes();
       return LATER;
     }
@@ -92,14 +92,22 @@ class Voice {
     return NOW;
   }
 
+  /** The keys struck since `from` that sound. */
+  get open() {
+    return [...this.take.decoder.open].filter(([, struck]) => struck.step >= this.from);
+  }
+
+  /** Every note that starts before is over. */
+  get finalStep() {
+    return Math.min(this.take.step, ...this.open.map(([, struck]) => struck.step));
+  }
+
   tellNotes() {
-    const {decoder, step} = this.take;
-    const open = [...decoder.open].filter(([, struck]) => struck.step >= this.from);
+    const {step} = this.take;
     if (this.finished.length || step > this.toldStep) {
-      const sounding = open.filter(([, struck]) => struck.step < step)
+      const sounding = this.open.filter(([, struck]) => struck.step < step)
         .map(([pitch, struck]) => ({pitch, velocity: struck.velocity, start: struck.step / STEPS_PER_S, end: step / STEPS_PER_S}));
-      const upTo = Math.min(step, ...open.map(([, struck]) => struck.step)) / STEPS_PER_S;
-      this.tell({op: 'notes', notes: this.finished, sounding, pedals: [], upTo});
+      this.tell({op: 'notes', notes: this.finished, sounding, pedals: [], upTo: this.finalStep / STEPS_PER_S});
     }
     [this.finished, this.toldStep, this.toldAt] = [[], step, performance.now()];
   }
