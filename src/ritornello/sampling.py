@@ -41,8 +41,8 @@ class Sampling:
     leaves it to the model alone. At the default as much returns as in pianists' pieces"""
 
     playable: bool = True
-    """whether what no hands play is left out: strikes of a key that was just struck, or too many, keys held for ever, and
-    ends after less than any piece that the model learnt from (see `Take.play`)"""
+    """whether what no hands play is left out: strikes of a key that was just struck, or too many, keys held for ever,
+    and ends after less than any piece that the model learnt from (see `Take.play`)"""
 
     def __post_init__(self) -> None:
         check_limits(temperature=(self.temperature, 0, 100), min_p=(self.min_p, 0, 1), returns=(self.returns, 0, 60))

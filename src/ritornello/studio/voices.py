@@ -1,9 +1,9 @@
 """Music in the making: voices that play when they are asked to, by turns, in one thread.
 
 A voice is one stream of the page's: it reads what stands before it, then plays until the notes up to the time that it
-was asked for are over, and waits. All voices of all pages take turns token by token, so that a long prompt stops nobody, and
-what changes a voice happens between two turns. Times are seconds of music from the start of the prompt. A partner plays
-with the person at the page, by the page's clock.
+was asked for are over, and waits. All voices of all pages take turns token by token, so that a long prompt stops
+nobody, and what changes a voice happens between two turns. Times are seconds of music from the start of the prompt. A
+partner plays with the person at the page, by the page's clock.
 """
 
 from __future__ import annotations
