@@ -25,6 +25,7 @@ from tiny import made_up_tokens, write_corpus
 import ritornello
 from ritornello import cli, codec
 from ritornello.checkpoint import load_checkpoint
+from ritornello.cli.tuning import recipe_for
 from ritornello.corpus import Corpus
 from ritornello.midi import read_midi
 from ritornello.models import from_checkpoint
@@ -171,6 +172,20 @@ def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after
     settings = load_checkpoint("runs/mine/last").run["recipe"]
     assert (settings["name"], settings["lanes"], settings["interleave"]) == ("tune", 8, 1)
     assert_refused(command("train", *options), "runs/mine", "--resume")
+
+
+def test_a_model_is_fine_tuned_in_two_passes_at_most(model, tmp_path):
+    """However many lanes; with more it knows held-out pieces no better (`docs/tuning.md`)."""
+    tokens = [codec.encode(song(20 + size)) for size in range(8)]
+    few = write_corpus(tmp_path / "few", {"train": tokens, "validation": tokens[:1]})
+    many = write_corpus(tmp_path / "many", {"train": tokens * 1000, "validation": tokens[:1]})
+    total, segment = sum(map(len, tokens)), load_checkpoint(model).config["segment_tokens"]
+    for lanes in (1, 8):
+        steps = math.ceil(2 * total / (lanes * segment))
+        recipe = recipe_for(few, model, torch.device("cpu"), lanes)
+        assert recipe.steps == steps < recipe_named("tune").steps
+        assert 4 * recipe.warmup_steps <= steps <= 5 * recipe.validate_every_steps
+    assert recipe_for(many, model, torch.device("cpu")) == replace(recipe_named("tune"), lanes=16)
 
 
 def test_a_model_is_fine_tuned_as_gently_on_a_packed_corpus_as_on_files(command, model, corpus, tmp_path):

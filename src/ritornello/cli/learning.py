@@ -90,7 +90,7 @@ def train(
         console.print(f"{data}: {NOTHING_HELD_OUT}")
     fits = own_files and recipe is None and not resume
     chosen = (
-        (tuning.recipe_for(corpus, init, place) if fits else named)
+        (tuning.recipe_for(corpus, init, place, lanes) if fits else named)
         .changed(schedule=schedule, legal=False if free else None, lanes=lanes, piece_tokens=piece_tokens)
         .with_settings(dict(map(read_setting, settings)))
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from ritornello.errors import RitornelloError, counted
 
 COMPARED_PIECES = 16  # that are held out, read before and after
 PLAYED_S = 60.0
+PASSES = 2
+"""over the files that a model is fine-tuned on, at most: with more it knew held-out pieces no better"""
 
 
 def is_packed(data: Path) -> bool:
@@ -55,8 +59,11 @@ def packed(files: Path, out: Path, init: str | None, *, resume: bool) -> Any:
     return Corpus.open(folder)
 
 
-def recipe_for(corpus: Any, init: str | None, device: Any) -> Any:
-    """A recipe of a size that the device and the corpus can make use of: to fine-tune ``init``, or to begin anew."""
+def recipe_for(corpus: Any, init: str | None, device: Any, lanes: int | None = None) -> Any:
+    """A recipe of a size that the device and the corpus can make use of: to fine-tune ``init``, or to begin anew.
+
+    Its steps are of so many ``lanes`` if they are given.
+    """
     from ritornello.checkpoint import load_checkpoint
     from ritornello.models.config import read_config
     from ritornello.training.fitting import fitting
@@ -68,7 +75,12 @@ def recipe_for(corpus: Any, init: str | None, device: Any) -> Any:
     start, recipe = load_checkpoint(init), recipe_named("tune")
     if start.family != recipe.model.family:
         raise RitornelloError(f"{init}: is of the family {start.family}; name a recipe of that family with --recipe")
-    return fitting(recipe, read_config(start.family, start.config), corpus, device)
+    model = read_config(start.family, start.config)
+    recipe = fitting(recipe, model, corpus, device)
+    tokens = sum(piece.tokens for piece in corpus.pieces("train"))
+    steps = min(recipe.steps, math.ceil(PASSES * tokens / (model.step_tokens * (lanes or recipe.lanes))))
+    often = {"warmup_steps": steps // 4, "validate_every_steps": max(1, steps // 4)}
+    return replace(recipe, steps=steps, **{name: min(n, getattr(recipe, name)) for name, n in often.items()})
 
 
 def likelihood(model: str | Path, corpus: Any, device: Any, *, legal: bool) -> dict[str, Any]:
