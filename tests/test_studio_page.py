@@ -177,6 +177,21 @@ def test_new_music_is_heard_and_the_address_plays_it_again(page, browser):
     other.context.close()
 
 
+def test_new_music_is_heard_from_its_first_key_on_though_others_are_let_go_before(page):
+    """What has finished is told first: of a chord's keys one may still sound that was struck before the others."""
+    finished, sounding = (
+        "[{start: 2.5, end: 9, pitch: 60, velocity: 60}]",
+        "[{start: 2, end: 9, pitch: 48, velocity: 60}]",
+    )
+    page.evaluate("studio.maker.stop(); studio.session.begin(0); studio.transport.seek(0)")
+    page.evaluate(f"studio.session.grow({finished}, {sounding})")
+    page.click("#play")
+    until(page, "studio.transport.playing")
+    page.click("#play")
+    until(page, "!studio.transport.playing")
+    assert 1.9 <= page.evaluate("studio.transport.position") < 2.4
+
+
 @every_engine
 def test_a_dropped_file_is_gone_on_with_and_saved_as_it_is_shown(page, tmp_path):
     drop(page, MELODY, tmp_path)

@@ -190,8 +190,9 @@ const play = doing(async () => {
 
 /** Nobody waits for the first note of new music. */
 function skipRest() {
-  const first = maker.shown.notes[0];
-  if (first && !first.given && !transport.position) transport.seek(Math.max(0, first.start - REST_S));
+  if (transport.position) return;
+  const [first] = maker.whole.notes; // one that was struck before others may sound still
+  if (first && !first.given) transport.seek(Math.max(0, first.start - REST_S));
 }
 
 const goOn = doing(async () => {
