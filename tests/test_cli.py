@@ -172,6 +172,9 @@ def test_a_folder_of_files_is_packed_held_out_in_part_and_heard_before_and_after
     settings = load_checkpoint("runs/mine/last").run["recipe"]
     assert (settings["name"], settings["lanes"], settings["interleave"]) == ("tune", 8, 1)
     assert_refused(command("train", *options), "runs/mine", "--resume")
+    assert command("train", *options[:4], "--out", "two", "--lanes", "2", "--device", "cpu").code == 0
+    two, tokens = load_checkpoint("two/last"), sum(p.tokens for p in Corpus.open("two/corpus").pieces("train"))
+    assert two.run["step"] == math.ceil(2 * tokens / (2 * two.config["segment_tokens"]))
 
 
 def test_a_model_is_fine_tuned_in_two_passes_at_most(model, tmp_path):
@@ -184,7 +187,7 @@ def test_a_model_is_fine_tuned_in_two_passes_at_most(model, tmp_path):
         steps = math.ceil(2 * total / (lanes * segment))
         recipe = recipe_for(few, model, torch.device("cpu"), lanes)
         assert recipe.steps == steps < recipe_named("tune").steps
-        assert 4 * recipe.warmup_steps <= steps <= 5 * recipe.validate_every_steps
+        assert 4 * max(recipe.warmup_steps, recipe.validate_every_steps) <= steps
     assert recipe_for(many, model, torch.device("cpu")) == replace(recipe_named("tune"), lanes=16)
 
 

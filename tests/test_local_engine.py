@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import made_up_piece
+from scripted import final_s
 from test_duet import PHRASE, scenario
 from test_duet import performed as duet_of
 from test_midi_mending import SMALL
@@ -310,19 +311,15 @@ def played(model: Path, prompt: Piece) -> dict[str, Any]:
     told, changed = ({"composer=Bach": 0.75, "composer=Chopin": 0.25}, {"density=7": 1}) if engine.labels else ({}, {})
     take, rng, found = Performer(engine, told=told).begin(), np.random.default_rng(seed), []
     take.hear(codec.encode(prompt)[:-1])
-    struck_s, keys = take.seconds, {}
-    while not take.ended and (final_s := min([take.seconds, *keys.values()])) < until_s:
-        early = final_s < first_s
+    struck_s, keys, event = take.seconds, {}, None
+    while (now_s := final_s(take, keys, event)) < until_s and not take.ended:
+        early = now_s < first_s
         take.tell(told if early else changed)
         motifs = take._session.motifs
         before = motifs and motifs.called
         event = take.play(Sampling(1.0, 0.9, returns=40) if early else Sampling(0.6, 1.0, 0.05, 40), rng)
         calls += bool(motifs and motifs.called > before)
         found += [list(note) for note in event.finished if note.onset >= struck_s]
-        if event.key is not None and event.key.velocity:
-            keys[event.key.pitch] = event.key.time_s
-        elif event.key is not None:
-            keys.pop(event.key.pitch, None)
     assert calls or motifs is None, "or the vector would not show that both engines call back the same"
     return {
         "seed": seed,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import RELAXED, Scripted
+from scripted import RELAXED, Scripted, final_s
 from studio_server import Program, Served, Tinkling
 from tiny import random_model
 
@@ -196,17 +196,13 @@ def test_what_is_told_acts_from_the_prompt_on_and_may_change_and_forks_keep_it()
     prompt = codec.encode(Piece.from_notes(SCALE))[:-1]
 
     def expected(later):
-        take, rng, notes, keys = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), [], {}
+        take, rng, notes, keys, event = Performer(engine, told=BLEND).begin(), np.random.default_rng(3), [], {}, None
         take.hear(prompt)
-        while (final_s := min([take.seconds, *keys.values()])) < 15 and not take.ended:
-            if final_s >= 6:
+        while (now_s := final_s(take, keys, event)) < 15 and not take.ended:
+            if now_s >= 6:
                 take.tell(later)
             event = take.play(Sampling(), rng)
             notes += event.finished
-            if event.key is not None and event.key.velocity:
-                keys[event.key.pitch] = event.key.time_s
-            elif event.key is not None:
-                keys.pop(event.key.pitch, None)
         return [list(note) for note in notes if note.onset >= 3.9]
 
     def play(voice, until_s):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from ritornello import codec
 from ritornello.notes import Piece
 from ritornello.sampling import Sampling
+from ritornello.take import Event, Take
 
 STEP_S = 0.01
 ROUNDING_S = 0.005 + 1e-9  # how far a note moves on its way to the grid
@@ -50,6 +51,15 @@ class Scripted:
         logits = np.zeros(codec.N_EVENTS, np.float32)
         logits[self.left.pop(0)] = 1000
         return logits
+
+
+def final_s(take: Take, keys: dict[int, float], event: Event | None = None) -> float:
+    """Up to when the notes of a take are over; ``keys`` holds when those that sound were struck, and follows events."""
+    if event is not None and event.key is not None:
+        keys.pop(event.key.pitch, None)
+        if event.key.velocity:
+            keys[event.key.pitch] = event.key.time_s
+    return min([take.seconds, *keys.values()])
 
 
 def notes(piece: Piece) -> list[tuple[float, float, int, int]]:

@@ -79,8 +79,12 @@ def recipe_for(corpus: Any, init: str | None, device: Any, lanes: int | None = N
     recipe = fitting(recipe, model, corpus, device)
     tokens = sum(piece.tokens for piece in corpus.pieces("train"))
     steps = min(recipe.steps, math.ceil(PASSES * tokens / (model.step_tokens * (lanes or recipe.lanes))))
-    often = {"warmup_steps": steps // 4, "validate_every_steps": max(1, steps // 4)}
-    return replace(recipe, steps=steps, **{name: min(n, getattr(recipe, name)) for name, n in often.items()})
+    return replace(
+        recipe,
+        steps=steps,
+        warmup_steps=min(recipe.warmup_steps, steps // 4),
+        validate_every_steps=min(recipe.validate_every_steps, max(1, steps // 4)),
+    )
 
 
 def likelihood(model: str | Path, corpus: Any, device: Any, *, legal: bool) -> dict[str, Any]:
